@@ -1,0 +1,84 @@
+"""How good are probabilities: accuracy, likelihood, calibration, confusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import normalize
+
+from .data import Dataset, Preprocessing, Split
+
+EVALUATION_BATCH = 512
+
+
+def to_input(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Float pixels [B, 3, H, W] in 0..1, normalised, in the memory layout that convolutions like best."""
+    normalised = normalize(pixels, list(preprocessing.mean), list(preprocessing.std))
+    return normalised.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, split: Split, preprocessing: Preprocessing) -> Tensor:
+    """A model's answers for whole, untouched pictures, float32 [N, classes], on the split's device."""
+    was_training = model.training
+    model.eval()
+    answers = []
+    for images in split.images.split(EVALUATION_BATCH):
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32) / 255
+        answers.append(model(to_input(pixels, preprocessing)).float())
+    model.train(was_training)
+    return torch.cat(answers)
+
+
+def top1(logits: Tensor, labels: Tensor) -> float:
+    """Share of samples whose largest logit is the label's."""
+    return (logits.argmax(-1) == labels).float().mean().item()
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al., 2017): |confidence - accuracy| over equal-width bins."""
+    confidence, answer = probabilities.max(-1)
+    right = (answer == labels).to(confidence.dtype)
+    bin_of = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=confidence.dtype, device=confidence.device).index_add_(0, bin_of, confidence - right)
+    return (gaps.abs().sum() / len(labels)).item()
+
+
+def confusion(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Counts, int64 [true class, answered class]."""
+    return torch.bincount(labels * classes + answers, minlength=classes**2).reshape(classes, classes)
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature that makes held-out samples most likely (Guo et al., 2017); logits are then divided by it."""
+    log_temperature = torch.zeros((), device=logits.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(logits / log_temperature.exp(), labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    # Fifty or so right answers with no wrong one would drive it to 0.
+    return log_temperature.exp().clamp(0.05, 20).item()
+
+
+def score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """The figures of one model on one split."""
+    return {
+        "images": len(labels),
+        "top1": top1(logits, labels),
+        "nll": F.cross_entropy(logits, labels).item(),
+        "ece": calibration_error(logits.softmax(-1), labels),
+    }
+
+
+def judge(model: nn.Module, data: Dataset, device: torch.device) -> dict[str, dict[str, Any]]:
+    """The figures on the held-out data; nothing in a run is chosen by those of the test set."""
+    splits = {"validation": data.validation.to(device), "test": data.test.to(device)}
+    return {name: score(logits_of(model, split, data.preprocessing), split.labels) for name, split in splits.items()}

@@ -1,0 +1,124 @@
+"""Involution (Li et al., CVPR 2021, arXiv 2103.06255): a kernel of its own for every place, shared over channels.
+
+Shapes: B batch, C channels, G groups, K kernel size, H x W places.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def involution(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    """Weigh the K x K neighbourhood of every place with that place's own kernel.
+
+    `y[b, c, i, j] = sum_uv weight[b, c // (C/G), u*K + v, i, j] * x[b, c, i*stride + u - K//2, j*stride + v - K//2]`
+
+    The sum runs over K*K shifted views of the padded input, so that no K*K-fold copy is ever held, as unfolding does;
+    the backward pass walks the same shifts.
+
+    Args:
+        x: [B, C, H, W].
+        weight: [B, G, K*K, H', W'] with H' = ceil(H / stride); C is a multiple of G.
+        stride: distance of neighbouring outputs in the input.
+
+    Returns:
+        [B, C, H', W'], of x's dtype.
+    """
+    if torch.is_grad_enabled() and not torch.compiler.is_exporting():
+        return _Involution.apply(x, weight, stride)
+    return _gather(_padded(x, weight), weight, stride)
+
+
+def _padded(x: Tensor, weight: Tensor) -> Tensor:
+    pad = _kernel_size(weight) // 2
+    return F.pad(x, (pad, pad, pad, pad))
+
+
+def _kernel_size(weight: Tensor) -> int:
+    return round(weight.shape[2] ** 0.5)
+
+
+def _shifts(x_padded: Tensor, weight: Tensor, stride: int) -> list[Tensor]:
+    """The K*K neighbours of all places, as views [B, G, C/G, H', W'] of the padded input."""
+    kernel, groups = _kernel_size(weight), weight.shape[1]
+    height, width = weight.shape[-2:]
+    grouped = x_padded.unflatten(1, (groups, -1))
+    return [
+        grouped[..., u : u + (height - 1) * stride + 1 : stride, v : v + (width - 1) * stride + 1 : stride]
+        for u in range(kernel)
+        for v in range(kernel)
+    ]
+
+
+def _gather(x_padded: Tensor, weight: Tensor, stride: int) -> Tensor:
+    kernels = weight.unsqueeze(3).unbind(2)  # K*K of [B, G, 1, H', W']
+    shifts = _shifts(x_padded, weight, stride)
+    total = shifts[0] * kernels[0]
+    for shift, kernel in zip(shifts[1:], kernels[1:], strict=True):
+        total = torch.addcmul(total, shift, kernel)
+    return total.flatten(1, 2)
+
+
+class _Involution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        x_padded = _padded(x, weight)
+        ctx.save_for_backward(x_padded, weight)
+        ctx.stride = stride
+        return _gather(x_padded, weight, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x_padded, weight = ctx.saved_tensors
+        grad = grad.unflatten(1, (weight.shape[1], -1))
+        grad_x, grad_weight = torch.zeros_like(x_padded), torch.empty_like(weight)
+        shifts, into = _shifts(x_padded, weight, ctx.stride), _shifts(grad_x, weight, ctx.stride)
+        for place, (shift, target) in enumerate(zip(shifts, into, strict=True)):
+            target.addcmul_(grad, weight[:, :, place].unsqueeze(2))
+            torch.sum(grad * shift, dim=2, out=grad_weight[:, :, place])
+        pad = _kernel_size(weight) // 2
+        return F.pad(grad_x, (-pad, -pad, -pad, -pad)), grad_weight, None
+
+
+class Involution(nn.Module):
+    """The layer: kernels come from the picture itself through a bottleneck of two 1x1 convolutions.
+
+    `[B, channels, H, W] -> [B, channels, ceil(H / stride), ceil(W / stride)]`
+
+    Args:
+        channels: in and out.
+        kernel_size: odd.
+        stride: kernels are then generated from the input averaged over stride x stride.
+        group_channels: channels that share a kernel.
+        reduction: of the bottleneck that generates the kernels.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 7,
+        stride: int = 1,
+        *,
+        group_channels: int = 16,
+        reduction: int = 4,
+    ) -> None:
+        super().__init__()
+        if kernel_size % 2 == 0 or channels % group_channels:
+            raise ValueError(
+                f"kernel_size {kernel_size} must be odd, channels {channels} a multiple of {group_channels}"
+            )
+        self.groups = channels // group_channels
+        self.stride = stride
+        self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        self.reduce = nn.Conv2d(channels, channels // reduction, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels // reduction)
+        self.act = nn.ReLU(inplace=True)
+        self.span = nn.Conv2d(channels // reduction, kernel_size**2 * self.groups, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernels = self.span(self.act(self.norm(self.reduce(self.pool(x)))))
+        return involution(x, kernels.unflatten(1, (self.groups, -1)), self.stride)

@@ -1,0 +1,177 @@
+"""One typed recipe: all that decides a run's outcome, its data aside. Read from TOML; an unknown key is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from .errors import RecipeError
+from .views import ViewSpec
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of a recipe."""
+
+
+class Data(Struct, kw_only=True):
+    """How pictures become pixels and which of them are held back.
+
+    Attributes:
+        size: height and width, in pixels, of what the nets see. Default: the pictures' own median size, at most 96.
+        holdout: share of each class that is held back for validation (and, where the data has no test set either,
+            the same again for the test).
+        mean, std: of the normalisation, a channel each, for pixels in 0..1; ImageNet's by default.
+    """
+
+    size: int | None = None
+    holdout: float = 0.1
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 8 <= self.size <= 1024:
+            raise ValueError("size is between 8 and 1024 pixels")
+        if not 0 < self.holdout <= 0.4:
+            raise ValueError("holdout is above 0 and at most 0.4")
+
+
+class Views(Struct, kw_only=True):
+    """The stored views: `count` of them, taken in turn by the epochs; from `count` = epochs on, each has its own."""
+
+    count: int = 10
+    spec: ViewSpec = ViewSpec(scale=(0.5, 1.0), ratio=(0.75, 1.3333), flip=0.5, erase=0.25, mixup=0.8, cutmix=1.0)
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError("count is at least 1")
+
+
+class Training(Struct, kw_only=True):
+    """A schedule: AdamW, linear warm-up and cosine decay, clipping, an average of the weights.
+
+    Attributes:
+        epochs, batch: a batch is even, for pictures are laid out in pairs.
+        lr: the peak, at that batch; it ends at a hundredth.
+        warmup: epochs, may be a fraction.
+        weight_decay: of matrices; biases, norms and tokens have none.
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights, which are the ones that are kept; 0 is off.
+        smoothing: of the labels.
+        precision: of the arithmetic; `auto` is bf16 where the device has it in hardware.
+    """
+
+    epochs: int = 100
+    batch: int = 128
+    lr: float = 1e-3
+    warmup: float = 5.0
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    ema: float = 0.998
+    smoothing: float = 0.1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2 or self.batch % 2:
+            raise ValueError("epochs is at least 1; batch is even and at least 2")
+        if self.lr <= 0 or self.clip <= 0 or self.warmup < 0 or self.weight_decay < 0:
+            raise ValueError("lr and clip are above 0; warmup and weight_decay are not negative")
+        if not (0 <= self.ema < 1 and 0 <= self.smoothing < 1):
+            raise ValueError("ema and smoothing are at least 0 and below 1")
+
+
+class Teacher(Struct, kw_only=True):
+    """One teacher: any timm name, how it is trained, and how the student listens to it.
+
+    Attributes:
+        model: a name that `timm.create_model` knows.
+        args: further arguments for it.
+        views: what is done to the pictures while it is trained.
+        training: its schedule.
+        weight: of its term in the student's loss.
+        temperature: that its and the student's logits are divided by there.
+    """
+
+    model: str
+    args: dict[str, Any] = {}
+    views: ViewSpec = ViewSpec(scale=(0.5, 1.0), ratio=(0.75, 1.3333), flip=0.5, erase=0.25)
+    training: Training = Training()
+    weight: float = 1.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0 or self.temperature <= 0:
+            raise ValueError("weight and temperature are above 0")
+
+
+class Student(Struct, kw_only=True):
+    """The student's shape; see `trainer.models.Student`. `label_weight` is that of the labels in its loss."""
+
+    stem: Literal["patch", "conv"] = "conv"
+    patch: int = 4
+    width: int = 192
+    depth: int = 9
+    heads: int = 3
+    mlp_ratio: float = 2.0
+    drop_path: float = 0.0
+    label_weight: float = 1.0
+    training: Training = Training()
+
+    def __post_init__(self) -> None:
+        if min(self.patch, self.width, self.depth, self.heads) < 1 or self.mlp_ratio <= 0 or self.width % self.heads:
+            raise ValueError("the shape is of positive numbers, and width a multiple of heads")
+        if self.stem == "conv" and (self.patch < 2 or self.patch & (self.patch - 1)):
+            raise ValueError("with stem = 'conv', patch is a power of two from 2 on")
+        if not 0 <= self.drop_path < 1 or self.label_weight < 0:
+            raise ValueError("drop_path is at least 0 and below 1, label_weight not negative")
+
+
+class Recipe(Struct, kw_only=True):
+    """A run. Teachers are named tables; their order is that of the bias tokens."""
+
+    seed: int = 0
+    data: Data = Data()
+    views: Views = Views()
+    teachers: dict[str, Teacher]
+    student: Student = Student()
+
+    def __post_init__(self) -> None:
+        if not self.teachers:
+            raise ValueError("at least one [teachers.NAME] table is needed")
+        for name in self.teachers:
+            if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+                raise ValueError(f"a teacher's name is of letters, digits, - and _, not {name!r}")
+
+
+RECIPES = Path(__file__).parent / "recipes"
+LARGEST_SMALL = 48
+"""Up to this many pixels a side, the default recipe is the one for small pictures."""
+
+
+def read_recipe(source: str | Path) -> Recipe:
+    """A recipe from a TOML file, or one that comes with the package by its name (`small`, `demo`).
+
+    Raises:
+        RecipeError: there is none, it is not TOML, a key is unknown, or a value is out of range.
+    """
+    shipped = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+    path = shipped.get(str(source), Path(source))
+    if not path.is_file():
+        raise RecipeError(f"{source}: no such recipe; name a TOML file or one of {', '.join(shipped)}")
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Recipe)
+    except msgspec.ValidationError as fault:
+        raise RecipeError(f"{path}: {fault}; see `Recipe` in the README for the keys") from None
+    except (msgspec.DecodeError, ValueError) as fault:
+        raise RecipeError(f"{path}: not TOML: {fault}") from None
+
+
+def recipe_for(size: int) -> Recipe:
+    """The recipe that is taken where none is named, for pictures of `size` pixels."""
+    return read_recipe("small" if size <= LARGEST_SMALL else "large")
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """The recipe, whose `data.size` is settled, as TOML with every value spelled out."""
+    return msgspec.toml.encode(recipe).decode()

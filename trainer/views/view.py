@@ -1,0 +1,191 @@
+"""From uint8 pictures to the float pixels of one view. All of it batched, on the pictures' device.
+
+Shapes: B batch, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .keys import Keys
+from .spec import ViewSpec
+
+_ERASED_AREA, _ERASED_RATIO, _ERASED_VALUE = (0.02, 0.33), (0.3, 3.3), 0.5
+_GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as Pillow and torchvision have it
+
+
+class View(NamedTuple):
+    """`pixels` float32 [B, 3, H, W] in 0..1, and `own`, float32 [B]: the share of each picture that is its own.
+
+    The rest, `1 - own`, is its pair's: row 2i is mixed with row 2i+1.
+    """
+
+    pixels: Tensor
+    own: Tensor
+
+    def targets(self, labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
+        """Soft labels [B, classes] of the mixed pictures, from int64 labels [B]."""
+        hard = F.one_hot(labels, classes).to(self.own.dtype)
+        own = self.own[:, None]
+        mixed = own * hard + (1 - own) * _partners(hard)
+        return mixed * (1 - smoothing) + smoothing / classes
+
+
+def render(images: Tensor, samples: Tensor, *, seed: int, view: int, spec: ViewSpec) -> View:
+    """The view number `view` of some pictures.
+
+    Args:
+        images: uint8 [B, H, W, 3], laid out in pairs: rows 2i and 2i+1 are mixed with each other where the spec mixes;
+            a last row without a partner stays whole.
+        samples: int64 ids [B].
+        seed, view, spec: with the ids, all that the result depends on.
+    """
+    keys = Keys(seed, samples, view)
+    pixels = images.permute(0, 3, 1, 2).to(torch.float32) / 255
+    pixels = _resample(pixels, keys, spec)
+    pixels = _recolour(pixels, images, keys, spec)
+    pixels = _erase(pixels, keys, spec)
+    return _mix(pixels, Keys(seed, samples ^ _partners(samples), view), spec)
+
+
+def _partners(rows: Tensor) -> Tensor:
+    """Every row's pair: 2i and 2i+1 change places; a last single row is its own."""
+    even = rows.shape[0] // 2 * 2
+    swapped = rows[:even].unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    return torch.cat([swapped, rows[even:]]) if even < rows.shape[0] else swapped
+
+
+def _resample(pixels: Tensor, keys: Keys, spec: ViewSpec) -> Tensor:
+    """Crop, shift, flip and rotation as one bilinear resampling."""
+    if not (spec.shift or spec.scale != (1, 1) or spec.ratio != (1, 1) or spec.flip or spec.rotate):
+        return pixels
+    height, width = pixels.shape[-2:]
+    area = keys.uniform("crop area", *spec.scale)
+    ratio = _log_uniform(keys, "crop ratio", spec.ratio)
+    kept_x = (area * ratio).sqrt().clamp(max=1)
+    kept_y = (area / ratio).sqrt().clamp(max=1)
+    centre_x = (1 - kept_x) * keys.uniform("crop x", -1, 1) + 2 * spec.shift * keys.uniform("shift x", -1, 1)
+    centre_y = (1 - kept_y) * keys.uniform("crop y", -1, 1) + 2 * spec.shift * keys.uniform("shift y", -1, 1)
+    mirror = 1 - 2 * keys.chance("flip", spec.flip).to(pixels.dtype)
+    angle = keys.uniform("rotate", -spec.rotate, spec.rotate).double() * (math.pi / 180)
+    cos, sin = angle.cos().float(), angle.sin().float()
+    aspect = width / height
+    # output place -> input place, both in [-1, 1]: mirror, rotate in square pixels, scale to the crop, move
+    x, y = _centres(width, pixels)[None, None, :] * 2 - 1, _centres(height, pixels)[None, :, None] * 2 - 1
+    from_x = _each(kept_x * cos * mirror) * x - _each(kept_x * sin / aspect) * y + _each(centre_x)
+    from_y = _each(kept_y * sin * mirror * aspect) * x + _each(kept_y * cos) * y + _each(centre_y)
+    grid = torch.stack([from_x, from_y], dim=-1)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=spec.fill, align_corners=False)
+
+
+def _log_uniform(keys: Keys, name: str, bounds: tuple[float, float]) -> Tensor:
+    # In float64: float32's vectorised exp, sin and cos differ in the last bit from their scalar forms, which torch
+    # takes for the end of a batch, and a pixel must not depend on its place in a batch.
+    return keys.uniform(name, *map(math.log, bounds)).double().exp().float()
+
+
+def _centres(size: int, like: Tensor) -> Tensor:
+    return (torch.arange(size, device=like.device) + 0.5) / size
+
+
+def _each(value: Tensor) -> Tensor:
+    return value[:, None, None]
+
+
+def _recolour(pixels: Tensor, images: Tensor, keys: Keys, spec: ViewSpec) -> Tensor:
+    if spec.brightness:
+        pixels = pixels * _factor(keys, "brightness", spec.brightness)
+    if spec.contrast:
+        # The pivot is the untouched picture's mean, summed in integers: the same in any batch and on any device.
+        pivot = (images.sum((1, 2, 3), dtype=torch.int64).to(torch.float32) / (255 * images[0].numel()))[
+            :, None, None, None
+        ]
+        pixels = pivot + (pixels - pivot) * _factor(keys, "contrast", spec.contrast)
+    if spec.saturation:
+        grey = sum(weight * channel for weight, channel in zip(_GREY, pixels.split(1, dim=1), strict=True))
+        pixels = grey + (pixels - grey) * _factor(keys, "saturation", spec.saturation)
+    return pixels.clamp(0, 1) if spec.brightness or spec.contrast or spec.saturation else pixels
+
+
+def _factor(keys: Keys, name: str, change: float) -> Tensor:
+    return keys.uniform(name, 1 - change, 1 + change)[:, None, None, None]
+
+
+def _erase(pixels: Tensor, keys: Keys, spec: ViewSpec) -> Tensor:
+    if not spec.erase:
+        return pixels
+    area = keys.uniform("erase area", *_ERASED_AREA)
+    ratio = _log_uniform(keys, "erase ratio", _ERASED_RATIO)
+    sides = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
+    start = [(1 - side) * keys.uniform(f"erase {axis}") for axis, side in zip("yx", sides, strict=True)]
+    inside = _box(pixels, start[0], start[0] + sides[0], start[1], start[1] + sides[1])
+    return torch.where(inside & keys.chance("erase", spec.erase)[:, None, None, None], _ERASED_VALUE, pixels)
+
+
+def _box(pixels: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """True inside boxes given in shares of the sides, each [B]: bool [B, 1, H, W], by the centres of the pixels."""
+    y, x = _centres(pixels.shape[-2], pixels), _centres(pixels.shape[-1], pixels)
+    rows = (y >= top[:, None]) & (y < bottom[:, None])
+    columns = (x >= left[:, None]) & (x < right[:, None])
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _mix(pixels: Tensor, pair: Keys, spec: ViewSpec) -> View:
+    """Mixup or CutMix of each row with its pair, by keys that the two of a pair share."""
+    whole = torch.ones(pixels.shape[0], device=pixels.device)
+    if not (spec.mixup or spec.cutmix):
+        return View(pixels, whole)
+    partners = _partners(pixels)
+    unit = pair.uniform("mix share")
+    mixed = pair.chance("mix", spec.mix)
+    cut = pair.chance("mix kind", 0.5 if spec.mixup and spec.cutmix else float(spec.cutmix > 0))
+
+    share = torch.where(cut, _beta(unit, spec.cutmix), _beta(unit, spec.mixup))
+    share = torch.where(mixed, share, 1.0)
+    side = (1 - share).sqrt()
+    top, left = (1 - side) * pair.uniform("mix y"), (1 - side) * pair.uniform("mix x")
+    inside = _box(pixels, top, top + side, left, left + side)
+    cut_own = 1 - inside.to(torch.float32).mean((1, 2, 3))
+
+    column = share[:, None, None, None]
+    blended = column * pixels + (1 - column) * partners
+    pasted = torch.where(inside, partners, pixels)
+    pixels = torch.where(cut[:, None, None, None], pasted, blended)
+    own = torch.where(cut, cut_own, share)
+    if pixels.shape[0] % 2:  # a last row without a partner is mixed with itself: it is whole
+        own = torch.cat([own[:-1], whole[-1:]])
+    return View(pixels, own)
+
+
+def _beta(unit: Tensor, alpha: float) -> Tensor:
+    """Uniform draws to draws of Beta(alpha, alpha), by its quantiles."""
+    if alpha in (0, 1):
+        return unit
+    table = _beta_quantiles(alpha).to(unit.device)
+    place = unit * (len(table) - 1)
+    left = place.long().clamp(max=len(table) - 2)
+    return table[left] + (table[left + 1] - table[left]) * (place - left)
+
+
+@lru_cache
+def _beta_quantiles(alpha: float, steps: int = 4096) -> Tensor:
+    """Quantiles of Beta(alpha, alpha) at steps + 1 even places.
+
+    With x = sin^2 the density in the angle, (sin * cos)^(2 alpha - 1), has no pole for alpha from 0.5 and a mild one
+    below, so midpoint sums are exact enough.
+    """
+    edges = torch.linspace(0, math.pi / 2, 16 * steps + 1, dtype=torch.float64)
+    middle = (edges[1:] + edges[:-1]) / 2
+    density = (middle.sin() * middle.cos()) ** (2 * alpha - 1)
+    mass = torch.cat([torch.zeros(1, dtype=torch.float64), density.cumsum(0)])
+    mass = mass / mass[-1]
+    wanted = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    right = torch.searchsorted(mass, wanted).clamp(1, len(mass) - 1)
+    within = (wanted - mass[right - 1]) / (mass[right] - mass[right - 1])
+    return torch.lerp(edges[right - 1], edges[right], within).sin().square().to(torch.float32)
