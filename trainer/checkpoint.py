@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -33,7 +33,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], **about: str) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata=about)
+        # not by save_file, whose files nobody but their owner may read
+        plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        partial.write_bytes(save(plain, metadata=about))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""One folder per engine: how its files are made, and how they are run."""

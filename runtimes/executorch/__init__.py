@@ -1,0 +1,1 @@
+"""ExecuTorch: one .pte file whose graph is delegated to XNNPACK."""

@@ -1,0 +1,132 @@
+"""Runs `model.pte` with ExecuTorch and XNNPACK on the CPU. The only session that needs torch: the engine's own need."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch  # has to come first: the engine's library is linked against it
+from executorch.extension.pybindings import _C as engine
+from numpy.typing import NDArray
+
+from runtimes.base import METADATA_KEY, EngineFailed, Signature, check_signature, engine_failures, usable_cores
+
+FILE = "model.pte"
+
+
+class Session:
+    """One method behind a lock; ExecuTorch does not promise that a method may be run by two threads.
+
+    All sessions of a process share one pool of threads, whose size can't change while any of them is open.
+    """
+
+    def __init__(self, folder: Path, signature: Signature, threads: int | None) -> None:
+        self._turn = threading.Lock()
+        _pool.join(self, threads)
+        try:
+            self._load(folder, signature)
+        except BaseException:
+            _pool.leave(self)
+            raise
+
+    def _load(self, folder: Path, signature: Signature) -> None:
+        with _loading(folder) as program:
+            shapes = program.method_meta("forward")
+            _, height, width, _ = shapes.input_tensor_meta(0).sizes()
+            _, classes = shapes.output_tensor_meta(0).sizes()
+            check_signature(FILE, (height, width, classes), signature)
+            self._forward: Any = program.load_method("forward")
+            self._program = program  # the method points into it
+            self._classes = signature.classes
+
+    def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        probabilities = np.empty((len(pixels), self._classes), np.float32)
+        batch = torch.from_numpy(np.ascontiguousarray(pixels))  # any other layout is silently misread
+        with self._turn, engine_failures("ExecuTorch"):
+            for index, answer in enumerate(probabilities):  # the graph takes one picture at a time
+                answer[:] = self._forward([batch[index : index + 1]])[0].numpy()[0]
+        return probabilities
+
+    def close(self) -> None:
+        with self._turn:
+            self._forward = self._program = None
+        _pool.leave(self)
+
+
+def read_manifest(folder: Path) -> str:
+    with _loading(folder) as program:
+        methods = [program.get_method_name(index) for index in range(program.num_methods())]
+        return str(program.load_method(METADATA_KEY)([])[0]) if METADATA_KEY in methods else ""
+
+
+class _Pool:
+    """The process's one thread pool. Resetting it under a loaded model is not safe, so only the first comer may."""
+
+    def __init__(self) -> None:
+        self._members: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def join(self, session: Session, threads: int | None) -> None:
+        with self._lock, quiet():
+            current = engine._threadpool_get_thread_count()
+            if not self._members:
+                wanted = threads or usable_cores()
+                if wanted != current:
+                    engine._unsafe_reset_threadpool(wanted)
+            elif threads not in (None, current):
+                raise EngineFailed(
+                    f"ExecuTorch already runs with threads={current} in this process; "
+                    f"close what is open or ask for the same, not {threads}"
+                )
+            self._members.add(session)
+
+    def leave(self, session: Session) -> None:
+        with self._lock:
+            self._members.discard(session)
+
+
+_pool = _Pool()
+
+
+@contextmanager
+def _loading(folder: Path) -> Iterator[Any]:
+    with quiet() as said, engine_failures(f"loading {FILE}"):
+        try:
+            yield engine._load_program(str(folder / FILE), program_verification=engine.Verification.InternalConsistency)
+        except RuntimeError as fault:
+            raise EngineFailed(f"loading {FILE} failed: {said() or fault}") from fault
+
+
+_stderr_lock = threading.RLock()
+
+
+@contextmanager
+def quiet() -> Iterator[Callable[[], str]]:
+    """Keep what native code writes to standard error from the user; gives a function that returns its last line."""
+    with _stderr_lock, tempfile.TemporaryFile() as kept:
+
+        def said() -> str:
+            kept.seek(0)
+            return (kept.read().decode(errors="replace").strip().splitlines() or [""])[-1]
+
+        with suppress(AttributeError, OSError, ValueError):
+            sys.stderr.flush()
+        try:
+            stderr = os.dup(2)
+        except OSError:  # a daemon without standard error
+            yield said
+            return
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

@@ -1,0 +1,1 @@
+"""ONNX: made by torch.onnx, run by ONNX Runtime."""

@@ -1,0 +1,53 @@
+"""Runs `model.onnx` with ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from runtimes.base import INPUT, METADATA_KEY, OUTPUT, Signature, check_signature, engine_failures, usable_cores
+
+FILE = "model.onnx"
+_ERRORS_ONLY = 3
+
+
+class Session:
+    """ONNX Runtime's own session is safe to share between threads."""
+
+    def __init__(self, folder: Path, signature: Signature, threads: int | None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or usable_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        # Threads that spin while they wait take the cores from the app, and from each other where cores are few.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        with engine_failures(f"loading {FILE}"):
+            self._session: Any = _open(folder, options)
+            ((_, height, width, _),) = (tensor.shape for tensor in self._session.get_inputs())
+            ((_, classes),) = (tensor.shape for tensor in self._session.get_outputs())
+        check_signature(FILE, (height, width, classes), signature)
+
+    def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        with engine_failures("ONNX Runtime"):
+            (probabilities,) = self._session.run([OUTPUT], {INPUT: pixels})
+        return cast("NDArray[np.float32]", probabilities)
+
+    def close(self) -> None:
+        self._session = None
+
+
+def read_manifest(folder: Path) -> str:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with engine_failures(f"reading {FILE}"):
+        properties = _open(folder, options).get_modelmeta().custom_metadata_map
+    return cast(str, properties.get(METADATA_KEY, ""))
+
+
+def _open(folder: Path, options: Any) -> Any:
+    return onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])

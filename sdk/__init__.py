@@ -1,0 +1,76 @@
+"""Pictures in, names out, on a device: `Classifier(bundle).predict(image)`. And how a bundle is made: `export`.
+
+Everything is loaded on first use; importing this package loads neither torch nor an engine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import benchmark
+    from .bundle import Bundle, verify
+    from .classifier import Classifier, Prediction
+    from .errors import (
+        BundleError,
+        EngineError,
+        EngineMissing,
+        ExportError,
+        ImageError,
+        LibkdError,
+        ProofError,
+        UsageError,
+    )
+    from .exporter import export
+    from .images import Input, Preprocessing, Resize
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "Classifier",
+    "EngineError",
+    "EngineMissing",
+    "ExportError",
+    "ImageError",
+    "Input",
+    "LibkdError",
+    "Prediction",
+    "Preprocessing",
+    "ProofError",
+    "Resize",
+    "UsageError",
+    "benchmark",
+    "export",
+    "verify",
+]
+
+_HOMES = {
+    "bundle": ("Bundle", "verify"),
+    "classifier": ("Classifier", "Prediction"),
+    "errors": (
+        "BundleError",
+        "EngineError",
+        "EngineMissing",
+        "ExportError",
+        "ImageError",
+        "LibkdError",
+        "ProofError",
+        "UsageError",
+    ),
+    "exporter": ("export",),
+    "images": ("Input", "Preprocessing", "Resize"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name == "benchmark":
+        return import_module(".benchmark", __name__)
+    if name in _HOME_OF:
+        return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,307 @@
+"""Images in, predictions out: one, a batch, a stream."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self, TypeGuard, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from runtimes.base import Session, usable_cores
+
+from .bundle import Bundle
+from .errors import ImageError, UsageError, did_you_mean, engine_faults
+from .images import ImageSource, Input, Pixels, pixels, source_name
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What a picture shows.
+
+    `label` and `score` repeat the first of `top`; if nothing passed the threshold and the lists, `label` is None,
+    `score` 0.0 and `top` empty. `top` holds (label, score), best first. `probabilities` are those of all classes,
+    whatever was filtered: float32 [classes], in the order of `Classifier.labels`. `source` names the picture.
+    """
+
+    label: str | None
+    score: float
+    top: tuple[tuple[str, float], ...]
+    probabilities: NDArray[np.float32]
+    source: str
+
+
+class Classifier:
+    """A bundle, loaded. Safe to share between threads; a context manager."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        top_k: int = 5,
+        score_threshold: float = 0.0,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+        self_test: bool = False,
+    ) -> None:
+        """Load the bundle in the folder `path`.
+
+        Args:
+            threads: how many the engine computes with; by default, the cores that this process may use.
+            top_k: how many (label, score) a prediction lists at most.
+            score_threshold: what scores less is not listed, 0.0 to 1.0.
+            allow: only these labels are listed.
+            deny: these labels are not listed.
+            self_test: compare the golden answers on this machine before anything is predicted.
+
+        Raises:
+            UsageError: an argument that can't be meant.
+            BundleError: the bundle is missing, damaged, foreign, or written by a newer version.
+            EngineMissing, EngineError: the engine is not installed, or can't load the file.
+            ProofError: the self-test failed.
+        """
+        bundle = Bundle.open(path)
+        choice = _Choice(bundle.labels, top_k, score_threshold, allow, deny)
+        session = bundle.session(threads)
+        try:
+            if self_test and bundle.self_test(session) is None:
+                raise UsageError(f"{bundle.path}: has no golden pictures to test itself with; export with some")
+        except BaseException:
+            session.close()
+            raise
+        self._set_up(session, bundle.input, choice, bundle)
+
+    @classmethod
+    def with_session(
+        cls,
+        session: Session,
+        *,
+        labels: Sequence[str],
+        input: Input,
+        top_k: int = 5,
+        score_threshold: float = 0.0,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] | None = None,
+    ) -> Self:
+        """A classifier on a session of your own: an engine that is not known here, or a fake in a test.
+
+        It has no bundle.
+        """
+        classifier = cls.__new__(cls)
+        classifier._set_up(session, input, _Choice(labels, top_k, score_threshold, allow, deny), None)
+        return classifier
+
+    def _set_up(self, session: Session, input: Input, choice: _Choice, bundle: Bundle | None) -> None:
+        self._session: Session | None = session
+        self._input = input
+        self._choice = choice
+        self._bundle = bundle
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes' names, in the order of `Prediction.probabilities`."""
+        return self._choice.labels
+
+    @property
+    def input(self) -> Input:
+        """What the model takes, and how a picture becomes that."""
+        return self._input
+
+    @property
+    def bundle(self) -> Bundle | None:
+        return self._bundle
+
+    def predict(self, image: ImageSource) -> Prediction:
+        """What one picture shows: a path, bytes, a binary file, a PIL image, or a uint8 array [height, width, 3].
+
+        Raises:
+            ImageError: it can't be read.
+            EngineError: the engine gave up.
+        """
+        return self._choice.prediction(self._run(pixels(image, self._input)[None])[0], source_name(image))
+
+    @overload
+    def predict_batch(self, images: Iterable[ImageSource], *, errors: Literal["raise"] = ...) -> list[Prediction]: ...
+    @overload
+    def predict_batch(
+        self, images: Iterable[ImageSource], *, errors: Literal["return"]
+    ) -> list[Prediction | ImageError]: ...
+    def predict_batch(
+        self, images: Iterable[ImageSource], *, errors: Literal["raise", "return"] = "raise"
+    ) -> Sequence[Prediction | ImageError]:
+        """What several pictures show, in their order.
+
+        With `errors="return"`, a picture that can't be read leaves its `ImageError` in its place.
+        """
+        return list(self._stream(images, _BATCH, None, errors))
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = ...,
+        workers: int | None = ...,
+        errors: Literal["raise"] = ...,
+    ) -> Iterator[Prediction]: ...
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = ...,
+        workers: int | None = ...,
+        errors: Literal["return"],
+    ) -> Iterator[Prediction | ImageError]: ...
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = 1,
+        workers: int | None = None,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Iterator[Prediction | ImageError]:
+        """Predictions for pictures that keep coming, in their order, decoding ahead while the engine runs.
+
+        `images` may be endless: `batch_size + max(batch_size, workers)` of them are held at a time, and the first
+        prediction comes when so many were taken; for a live camera, `workers=1` keeps that to one picture of delay.
+        `workers` threads decode (default: the usable cores, at most 4).
+        """
+        return self._stream(images, batch_size, workers, errors)
+
+    def warm_up(self) -> None:
+        """Run the engine on nothing, so that the first prediction takes no longer than the hundredth."""
+        blank = np.zeros((1, self._input.height, self._input.width, 3), np.uint8)
+        for _ in range(3):
+            self._run(blank)
+
+    def close(self) -> None:
+        """Let go of the engine; predicting afterwards is a `UsageError`."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, batch: Pixels) -> NDArray[np.float32]:
+        session = self._session
+        if session is None:
+            raise UsageError("this classifier is closed; make a new one")
+        with engine_faults(str(self._bundle.path) if self._bundle else "session"):
+            return session.run(batch)
+
+    def _stream(
+        self, images: Iterable[ImageSource], batch_size: int, workers: int | None, errors: str
+    ) -> Iterator[Prediction | ImageError]:
+        """Checks its arguments at once, not when the first prediction is asked for."""
+        if _is_one_picture(images):
+            raise UsageError(f"{source_name(images)} is one picture; use predict, or give a list")
+        if errors not in ("raise", "return"):
+            raise UsageError(f'errors={errors!r}: "raise" or "return"')
+        if batch_size < 1 or (workers is not None and workers < 1):
+            raise UsageError("batch_size and workers are at least 1")
+        return self._predictions(images, batch_size, workers or min(4, usable_cores()), errors == "return")
+
+    def _predictions(
+        self, images: Iterable[ImageSource], batch_size: int, workers: int, keep_errors: bool
+    ) -> Iterator[Prediction | ImageError]:
+        ahead: deque[tuple[str, Future[Pixels]]] = deque()
+        held = batch_size + max(batch_size, workers)
+        decoders = ThreadPoolExecutor(workers, thread_name_prefix="libkd-decode")
+        try:
+            for image in images:
+                ahead.append((source_name(image), decoders.submit(pixels, image, self._input)))
+                if len(ahead) == held:
+                    yield from self._predict_decoded([ahead.popleft() for _ in range(batch_size)], keep_errors)
+            while ahead:
+                batch = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
+                yield from self._predict_decoded(batch, keep_errors)
+        finally:
+            decoders.shutdown(wait=True, cancel_futures=True)
+
+    def _predict_decoded(
+        self, batch: list[tuple[str, Future[Pixels]]], keep_errors: bool
+    ) -> Iterator[Prediction | ImageError]:
+        """In order; with `keep_errors` false, what comes before an unreadable picture is still predicted."""
+        outcomes: list[Pixels | ImageError] = []
+        for _, future in batch:
+            fault = future.exception()
+            if fault is not None and not isinstance(fault, ImageError):
+                raise fault
+            outcomes.append(fault or future.result())
+            if fault is not None and not keep_errors:
+                break
+        readable = [outcome for outcome in outcomes if not isinstance(outcome, ImageError)]
+        answers = iter(self._run(np.stack(readable))) if readable else iter(())
+        for outcome, (source, _) in zip(outcomes, batch, strict=False):
+            if not isinstance(outcome, ImageError):
+                yield self._choice.prediction(next(answers), source)
+            elif keep_errors:
+                yield outcome
+            else:
+                raise outcome
+
+
+def _is_one_picture(images: object) -> TypeGuard[ImageSource]:
+    if isinstance(images, np.ndarray):
+        return images.ndim != 4
+    return isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image) or hasattr(images, "read")
+
+
+class _Choice:
+    """Which of the probabilities a prediction lists."""
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        top_k: int,
+        score_threshold: float,
+        allow: Iterable[str] | None,
+        deny: Iterable[str] | None,
+    ) -> None:
+        if top_k < 1:
+            raise UsageError(f"top_k={top_k}: at least 1")
+        if not 0.0 <= score_threshold <= 1.0:
+            raise UsageError(f"score_threshold={score_threshold}: between 0.0 and 1.0")
+        if allow is not None and deny is not None:
+            raise UsageError("allow and deny are given both; what is not allowed is denied already")
+        self.labels = tuple(labels)
+        self._top_k = top_k
+        self._threshold = score_threshold
+        allowed = np.ones(len(self.labels), bool)
+        if allow is not None:
+            allowed = self._named(allow)
+        elif deny is not None:
+            allowed = ~self._named(deny)
+        if not allowed.any():
+            raise UsageError("allow or deny leaves no label to predict")
+        self._candidates = np.flatnonzero(allowed)
+
+    def prediction(self, probabilities: NDArray[np.float32], source: str) -> Prediction:
+        best = np.argsort(-probabilities[self._candidates], kind="stable")[: self._top_k]
+        scored = [(self.labels[index], float(probabilities[index])) for index in self._candidates[best]]
+        top = tuple((label, score) for label, score in scored if score >= self._threshold)
+        label, score = top[0] if top else (None, 0.0)
+        return Prediction(label, score, top, probabilities, source)
+
+    def _named(self, names: Iterable[str]) -> NDArray[np.bool_]:
+        """Which labels are among `names`; a name that several classes share means all of them."""
+        names = {names} if isinstance(names, str) else set(names)
+        for name in sorted(names - set(self.labels)):
+            raise UsageError(f"{name!r} is none of the {len(self.labels)} labels; {did_you_mean(name, self.labels)}")
+        return np.array([label in names for label in self.labels])

@@ -1,0 +1,56 @@
+"""`libkd-sdk distill`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .output import Bars, JsonOption, percent, remark, show_json, show_table
+from .training import (
+    DataOption,
+    DeviceOption,
+    OutOption,
+    RecipeOption,
+    RootOption,
+    SeedOption,
+    prepare,
+    run_summary,
+    training_extra,
+)
+
+
+def distill(
+    data: DataOption = None,
+    out: OutOption = Path("run"),
+    recipe: RecipeOption = None,
+    root: RootOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Teach a student: train the teachers, store their answers, distil. Run again, it goes on where it stopped.
+
+    Example: libkd-sdk distill --data pictures/ --out run/
+    """
+    with training_extra():
+        from trainer.run import pick_device
+        from trainer.stages import run_all
+
+    with Bars() as bars:
+        run, dataset = prepare(out, data, root, recipe, seed, bars)
+        run_all(run, dataset, pick_device(device), bars)
+    summary = run_summary(run)
+    if json:
+        show_json({"run": str(run.folder), "skipped": len(dataset.skipped), "stages": summary})
+        return
+    rows = [
+        [
+            stage,
+            f"{config['parameters'] / 1e6:.2f} M",
+            percent(config["results"]["validation"]["top1"]),
+            percent(config["results"]["test"]["top1"]),
+            f"{config['seconds']:.0f} s",
+        ]
+        for stage, config in summary.items()
+    ]
+    show_table(str(run.folder), ["", "parameters", "validation", "test", "trained in"], rows)
+    remark(f"next: libkd-sdk export {run.folder} --target onnx")

@@ -1,0 +1,60 @@
+"""`libkd-sdk teach`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+from .output import Bars, JsonOption, percent, show_facts, show_json
+from .training import (
+    DataOption,
+    DeviceOption,
+    OutOption,
+    RecipeOption,
+    RootOption,
+    SeedOption,
+    prepare,
+    training_extra,
+)
+
+
+def teach(
+    name: Annotated[str, typer.Argument(help="Which of the recipe's teachers.")],
+    data: DataOption = None,
+    out: OutOption = Path("run"),
+    recipe: RecipeOption = None,
+    root: RootOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Train one teacher of a run.
+
+    Example: libkd-sdk teach conv --data pictures/ --out run/
+    """
+    with training_extra():
+        from trainer.run import pick_device
+        from trainer.teach import teach as train_teacher
+
+    with Bars() as bars:
+        run, dataset = prepare(out, data, root, recipe, seed, bars)
+        if name not in run.recipe.teachers:
+            raise UsageError(f"the recipe has no teacher {name!r}; it has {', '.join(run.recipe.teachers)}")
+        train_teacher(run, name, dataset, pick_device(device), bars)
+    config = run.config(f"teachers/{name}")
+    if json:
+        show_json({"teacher": name, **config})
+    else:
+        results = config["results"]
+        show_facts(
+            f"teacher {name} ({config['model']})",
+            [
+                ("parameters", f"{config['parameters']:,}"),
+                ("validation top-1", percent(results["validation"]["top1"])),
+                ("test top-1", percent(results["test"]["top1"])),
+                ("kept in", str(run.folder / "teachers" / name)),
+            ],
+        )

@@ -1,0 +1,48 @@
+"""The graph of a bundle as a torch module: pixels in, probabilities out, so that no caller normalises by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from .images import Pixels, Preprocessing
+
+
+class Deployed(nn.Module):
+    """uint8 [batch, height, width, 3] to float32 [batch, classes]: scale, normalise, classify, softmax."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, classifier: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).reshape(3, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std).reshape(3, 1, 1))
+        self.eval()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.logits(pixels).softmax(-1)
+
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the classifier returns, unchanged."""
+        scaled = pixels.permute(0, 3, 1, 2).float() / 255
+        logits: torch.Tensor = self.classifier((scaled - self.mean) / self.std)
+        return logits
+
+
+class Reference:
+    """A `Deployed` module behind the same call as an engine's session: what lowered models are compared with."""
+
+    def __init__(self, module: Deployed) -> None:
+        self._module = module
+
+    @torch.inference_mode()
+    def run(self, pixels: Pixels, /) -> NDArray[np.float32]:
+        probabilities: NDArray[np.float32] = self._module(torch.from_numpy(pixels)).numpy()
+        return probabilities
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,220 @@
+"""Pictures in, uint8 pixels out: the one way a picture is read, in training, calibration, proof and on the device.
+
+A caller in another language does the same four steps, and `bundle.json` says their parameters: decode (turned as
+EXIF says, transparency on white), convert to RGB, resize, crop. Everything after that is inside the model file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import IO, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from .errors import ImageError
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""uint8, RGB, [height, width, 3] or with a leading batch dimension."""
+
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | Pixels
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+MAX_BYTES = 256 * 2**20
+MAX_PIXELS = 80_000_000  # below Pillow's own alarm (89 million), and 240 MB once decoded
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a picture is scaled before the crop.
+
+    `squash` scales to exactly `size`; `cover` keeps the aspect and scales until the picture just covers `size`
+    (torchvision's `Resize` of the shorter side). `size` is (height, width). `filter` is Pillow's, with antialiasing.
+    """
+
+    mode: Literal["squash", "cover"]
+    size: tuple[int, int]
+    filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
+
+
+class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a model takes: uint8 RGB pixels [batch, height, width, 3], and how a picture becomes that."""
+
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+    channels: Literal["RGB"] = "RGB"
+    height: int
+    width: int
+    resize: Resize
+    crop: Literal["center", "none"] = "center"
+
+    def __post_init__(self) -> None:
+        lengths = (self.height, self.width, *self.resize.size)
+        if min(lengths) < 1 or max(lengths) > 8192:
+            raise ValueError("height, width and resize.size are between 1 and 8192 pixels")
+        if self.crop == "none" and (self.resize.mode != "squash" or self.resize.size != (self.height, self.width)):
+            raise ValueError("without a crop, resize has to squash to exactly height x width")
+        if self.resize.size[0] < self.height or self.resize.size[1] < self.width:
+            raise ValueError("resize.size is smaller than the crop")
+
+
+class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands between a picture and a torch model: `input` makes pixels, then `(pixels / 255 - mean) / std`.
+
+    Only `input` concerns a caller of a bundle; the normalisation is lowered into the model file.
+    """
+
+    input: Input
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def square(
+        cls,
+        size: int,
+        *,
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        crop_fraction: float = 1.0,
+        filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic",
+    ) -> Preprocessing:
+        """The field's usual: cover `size / crop_fraction` pixels, crop the middle; ImageNet's statistics."""
+        edge = int(size / crop_fraction)
+        resize = Resize(mode="cover", size=(edge, edge), filter=filter)
+        return cls(input=Input(height=size, width=size, resize=resize), mean=mean, std=std)
+
+
+def source_name(source: ImageSource) -> str:
+    """How errors and predictions name a picture: its path, or what kind of thing it was."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"<{len(source)} bytes>"
+    if isinstance(source, np.ndarray):
+        return f"<array {'x'.join(map(str, source.shape))}>"
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or f"<image {source.width}x{source.height}>")
+    return str(getattr(source, "name", "<file>"))
+
+
+def read(source: ImageSource) -> Image.Image:
+    """Decode a picture to an RGB image, upright.
+
+    Takes a path, bytes, a binary file, a PIL image or a uint8 array ([H, W], [H, W, 1|3|4]). The first frame of an
+    animation is taken; 16-bit grey keeps its upper byte; transparency is laid on white.
+
+    Raises:
+        ImageError: the picture is missing, damaged, too large, or of a kind that is not read here.
+    """
+    name = source_name(source)
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name)
+    try:
+        image = source if isinstance(source, Image.Image) else _open(source, name)
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(f"{name}: {image.width}x{image.height} pixels, {MAX_PIXELS:,} are allowed; scale it down")
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), name)
+    except ImageError:
+        raise
+    except Exception as fault:  # on damaged files Pillow's readers raise almost anything
+        raise ImageError(f"{name}: not a readable picture ({_reason(fault)}); check or remove the file") from fault
+
+
+def pixels(source: ImageSource, input: Input) -> Pixels:
+    """The uint8 RGB pixels [height, width, 3], C-contiguous, that a model with this `input` takes.
+
+    Raises:
+        ImageError: the picture can't be read.
+    """
+    size = (input.height, input.width)
+    ready = isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.shape == (*size, 3)
+    if ready and input.resize.size == size:
+        return np.ascontiguousarray(source)  # what resize and crop would leave
+    return np.array(crop(resize(read(source), input.resize), size))
+
+
+def resize(image: Image.Image, how: Resize) -> Image.Image:
+    """Scale an RGB image as `how` says; lengths are rounded down like torchvision's."""
+    height, width = how.size
+    if how.mode == "cover":
+        if width * image.height >= height * image.width:
+            height = int(width * image.height / image.width)
+        else:
+            width = int(height * image.width / image.height)
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), _FILTERS[how.filter])
+
+
+def crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle (height, width) of an image at least that large."""
+    height, width = size
+    if image.size == (width, height):
+        return image
+    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes], name: str) -> Image.Image:
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.is_dir():
+            raise ImageError(f"{name}: a folder, not a picture; name the pictures in it")
+        if not path.exists():
+            raise ImageError(f"{name}: no such file; check the path")
+        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+    elif isinstance(source, bytes | bytearray | memoryview):
+        data = bytes(source) if len(source) <= MAX_BYTES else None
+    elif hasattr(source, "read"):
+        data = source.read(MAX_BYTES + 1)
+        data = data if len(data) <= MAX_BYTES else None
+    else:
+        raise ImageError(
+            f"{type(source).__name__} is no picture; give a path, bytes, a binary file, a PIL image or a uint8 array"
+        )
+    if data is None:
+        raise ImageError(f"{name}: larger than {MAX_BYTES // 2**20} MB; scale it down")
+    if not data:
+        raise ImageError(f"{name}: empty; check or remove the file")
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ImageError(f"{name}: floating-point pixels have no agreed range; save it with 8 bits")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_array(array: NDArray[np.generic], name: str) -> Image.Image:
+    if array.dtype != np.uint8:
+        raise ImageError(f"{name}: {array.dtype} pixels; give uint8 with values 0 to 255")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
+        raise ImageError(f"{name}: an array is [height, width] or [height, width, 1, 3 or 4]")
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
+
+
+def _reason(fault: BaseException) -> str:
+    text = str(fault).strip().splitlines()
+    return text[0] if text and "BytesIO" not in text[0] else "its content is no picture format that is read here"

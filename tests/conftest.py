@@ -1,0 +1,115 @@
+"""What many tests share: pictures with structure in them, a small transformer, and its three bundles, lowered once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sdk
+from clothes import TINY_RECIPE, unpack_clothes
+
+LABELS = ("t-shirt", "ankle boot", "näh/garn", "bag", "coat")
+SIZE = 32
+
+
+def patterns(count: int, seed: int, size: int = SIZE) -> np.ndarray:
+    """uint8 [count, size, size, 3]: waves of any direction with a box in front of them, no two alike."""
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    pictures = []
+    for _ in range(count):
+        across, down, phase = draw.uniform(-25, 25, 3), draw.uniform(-25, 25, 3), draw.uniform(0, 6, 3)
+        picture = 127 + 127 * np.sin(across * x[..., None] + down * y[..., None] + phase)
+        top, left, height, width = draw.integers(2, size // 2, 4)
+        picture[top : top + height, left : left + width] = draw.integers(0, 256, 3)
+        pictures.append(picture.astype(np.uint8))
+    return np.stack(pictures)
+
+
+@pytest.fixture(scope="session")
+def preprocessing() -> sdk.Preprocessing:
+    return sdk.Preprocessing.square(SIZE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+
+
+@pytest.fixture(scope="session")
+def vit():
+    """A timm transformer of two blocks and two register tokens that does not answer the same to every picture."""
+    import timm
+    import torch
+
+    torch.manual_seed(3)
+    module = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=SIZE,
+        patch_size=8,
+        embed_dim=48,
+        depth=2,
+        num_heads=3,
+        reg_tokens=2,
+        num_classes=len(LABELS),
+    )
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.ndim > 1 and "token" not in name:
+                parameter += 0.1 * torch.randn_like(parameter)
+        module.head.weight *= 4
+    return module.eval()
+
+
+@pytest.fixture(scope="session")
+def validation(vit, preprocessing) -> tuple[np.ndarray, np.ndarray]:
+    """96 patterns and the class that `vit` sees in each, every eighth one mislabelled."""
+    import torch
+
+    pixels = patterns(96, seed=1)
+    with torch.no_grad():
+        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        labels = vit((scaled - mean) / std).argmax(1).numpy()
+    labels[::8] = (labels[::8] + 1) % len(LABELS)
+    return pixels, labels
+
+
+@pytest.fixture(scope="session")
+def bundles(vit, preprocessing, validation, tmp_path_factory) -> dict[str, sdk.Bundle]:
+    """The transformer, exported for every engine. Shared: change a copy, see `own_copy`."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return {
+        target: sdk.export(
+            vit,
+            target=target,
+            out=folder / target,
+            labels=LABELS,
+            preprocessing=preprocessing,
+            validation=validation,
+            model={"arch": "vit", "teachers": ["conv", "involution"], "trained_on": "patterns"},
+        )
+        for target in ("onnx", "openvino", "executorch")
+    }
+
+
+@pytest.fixture
+def own_copy(bundles, tmp_path) -> Callable[[str], Path]:
+    """Copies the bundle for an engine to where a test may damage it."""
+
+    def copy(target: str) -> Path:
+        return Path(shutil.copytree(bundles[target].path, tmp_path / f"{target}-copy"))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def clothes(tmp_path_factory) -> Path:
+    """A folder of real pictures, `{train,test}/CLASS/NUMBER.png`. Shared: change a copy."""
+    return unpack_clothes(tmp_path_factory.mktemp("clothes"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_RECIPE)
+    return path

@@ -1,0 +1,79 @@
+"""The programs in examples/ do what they say, run as their docstrings say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import sdk
+from conftest import LABELS, patterns
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, EXAMPLES / name, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_app_is_short():
+    assert len((EXAMPLES / "sort_pictures.py").read_text().splitlines()) < 60
+
+
+def test_pictures_are_sorted_by_class(bundles, tmp_path):
+    inbox, target = tmp_path / "inbox", tmp_path / "sorted"
+    inbox.mkdir()
+    expected = {}
+    with sdk.Classifier(bundles["onnx"].path) as classifier:
+        for index, picture in enumerate(patterns(12, 21)):
+            Image.fromarray(picture).save(inbox / f"{index}.png")
+            found = classifier.predict(picture)
+            label = found.label if found.score >= 0.5 else "unsure"
+            expected[f"{index}.png"] = label.replace("/", "-")
+    (inbox / "notes.txt").write_text("no picture")
+
+    done = run("sort_pictures.py", bundles["onnx"].path, inbox, target, "--sure", "0.5")
+    assert {file.name: file.parent.name for file in target.glob("*/*")} == expected
+    assert len(set(expected.values()) & {label.replace("/", "-") for label in LABELS}) > 1
+    assert [file.name for file in inbox.iterdir()] == ["notes.txt"]
+    assert done.returncode == 1
+    assert "notes.txt: not a readable picture" in done.stderr
+
+
+def test_nothing_that_was_sorted_is_overwritten(bundles, tmp_path):
+    inbox, target = tmp_path / "inbox", tmp_path / "sorted"
+    inbox.mkdir()
+    for _ in range(2):
+        Image.fromarray(patterns(1, 21)[0]).save(inbox / "a.png")
+        done = run("sort_pictures.py", bundles["onnx"].path, inbox, target)
+    assert done.returncode == 1
+    assert "has one of this name; rename it" in done.stderr
+    assert (inbox / "a.png").exists()
+
+
+@pytest.mark.parametrize(("bundle", "inbox"), [("nowhere", "."), (".", "nowhere")])
+def test_what_is_missing_is_named(tmp_path, bundle, inbox):
+    done = run("sort_pictures.py", tmp_path / bundle, tmp_path / inbox, tmp_path / "sorted")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "nowhere: no" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["onnx", "executorch"])
+def test_a_module_of_one_s_own(tmp_path, target):
+    done = run("export_your_own.py", target, tmp_path / "bundle")
+    assert done.returncode == 0, done.stderr
+    bundle = sdk.Bundle.open(tmp_path / "bundle")
+    assert (bundle.target, bundle.labels) == (target, ("left", "middle", "right"))
+    assert bundle.manifest.proof.top1 > 0.9
+    guess, truth = done.stdout.splitlines()[-1].split(", and truly ")
+    assert guess.split(" ")[0] == truth
+
+
+def test_a_target_that_is_not_known(tmp_path):
+    done = run("export_your_own.py", "onx", tmp_path / "bundle")
+    assert done.returncode == 1
+    assert done.stderr == "target 'onx' is unknown; did you mean 'onnx'?\n"

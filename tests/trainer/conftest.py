@@ -1,0 +1,20 @@
+"""The recipe and the data set that the trainer's tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer.data import Dataset, load
+from trainer.recipe import Data, Recipe, read_recipe
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_recipe_file: Path) -> Recipe:
+    return read_recipe(tiny_recipe_file)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(clothes: Path) -> Dataset:
+    return load([clothes], Data())

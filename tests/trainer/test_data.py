@@ -1,0 +1,199 @@
+"""Data: every layout that the help names, stable ids, keyed splits, and what bad data gets."""
+
+import gzip
+import io
+import shutil
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sdk
+from clothes import CLASSES, unpack_clothes
+from sdk.images import pixels
+from trainer.data import load, load_labelled
+from trainer.data.named import FASHION_MNIST_LABELS, read_idx
+from trainer.errors import DataError
+from trainer.recipe import Data
+
+
+def test_the_embedded_pictures_are_a_balanced_tenth():
+    data = load(["fashion-mnist-mini"])
+    assert sorted(data.labels) == sorted(FASHION_MNIST_LABELS)
+    assert torch.bincount(data.train.labels).tolist() == [720] * 10
+    assert torch.bincount(data.validation.labels).tolist() == [80] * 10
+    assert torch.bincount(data.test.labels).tolist() == [200] * 10
+    assert data.train.images.shape == (7200, 28, 28, 3)
+    assert len({*data.train.ids.tolist(), *data.validation.ids.tolist(), *data.test.ids.tolist()}) == 10_000
+
+
+def test_pixels_are_those_that_the_device_sees(clothes):
+    data = load([clothes], Data(size=20))
+    for row in (0, 30):
+        expected = pixels(clothes / data.train.names[row], data.preprocessing.input)
+        assert np.array_equal(data.train.images[row].numpy(), expected)
+
+
+def archive_zip(folder, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.png"), reverse=True):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def test_a_folder_a_zip_and_a_tar_are_the_same_data(clothes, tmp_path):
+    wrapped = tmp_path / "photos.tar.gz"
+    with tarfile.open(wrapped, "w:gz") as archive:
+        archive.add(clothes, "photos")
+        archive.addfile(tarfile.TarInfo("photos/train/Bag/._0.png"), io.BytesIO())
+    hashes = {load([source]).hash() for source in (clothes, archive_zip(clothes, tmp_path / "photos.zip"), wrapped)}
+    assert len(hashes) == 1
+
+
+def test_archives_named_after_their_split_are_joined(clothes, tmp_path):
+    train = archive_zip(clothes / "train", tmp_path / "clothes-train-0.zip")
+    test = archive_zip(clothes / "test", tmp_path / "clothes-test.zip")
+    assert load([train, test]).hash() == load([clothes]).hash()
+
+
+def test_class_folders_alone_are_split_by_key(clothes, tmp_path):
+    data = load([clothes / "train"], Data(holdout=0.25))
+    for split, each in ((data.train, 12), (data.validation, 6), (data.test, 6)):
+        assert torch.bincount(split.labels).tolist() == [each] * 3
+    assert not set(data.train.names) & {*data.validation.names, *data.test.names}
+    assert set(data.validation.names).isdisjoint(data.test.names)
+
+    fewer = shutil.copytree(clothes / "train", tmp_path / "fewer")
+    for name in data.test.names[:3]:
+        (fewer / name).unlink()
+    again = load([fewer], Data(holdout=0.25))
+    assert set(again.test.names) - set(data.test.names) <= {*data.validation.names, *data.train.names}
+    kept = set(data.test.names) & set(again.test.names)
+    assert kept == set(data.test.names[3:])  # a picture stays where it was when others go
+
+
+def test_given_val_and_test_are_used_as_they_are(clothes, tmp_path):
+    folder = shutil.copytree(clothes, tmp_path / "three")
+    for name in CLASSES:
+        (folder / "val" / name).mkdir(parents=True)
+        (folder / "train" / name / "0.png").rename(folder / "val" / name / "0.png")
+    data = load([folder])
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [69, 3, 24]
+    assert all(name.startswith("val/") for name in data.validation.names)
+
+
+def test_large_pictures_are_scaled_to_the_default_size(tmp_path):
+    draw = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            picture = Image.fromarray(draw.integers(0, 256, (150, 200, 3), np.uint8))
+            picture.save(tmp_path / label / f"{number}.jpg")
+    assert load([tmp_path]).train.images.shape[1:] == (96, 96, 3)
+    assert load([tmp_path], Data(size=64)).train.images.shape[1:] == (64, 64, 3)
+
+
+def test_an_unreadable_picture_is_named_and_skipped(tmp_path):
+    folder = unpack_clothes(tmp_path, train=40, test=8)
+    whole = load([folder])
+    victim = folder / whole.train.names[0]
+    victim.write_bytes(victim.read_bytes()[:80])
+    data = load([folder])
+    assert len(data.train) + len(data.validation) == 119
+    assert whole.train.names[0] not in data.train.names
+    (reason,) = data.skipped
+    assert "not a readable picture" in reason
+
+
+def test_more_than_one_percent_unreadable_stops(tmp_path):
+    folder = unpack_clothes(tmp_path)
+    for name in ("0.png", "1.png"):
+        (folder / "train" / "Bag" / name).write_bytes(b"no picture")
+    with pytest.raises(
+        DataError, match=r"2 of 96 pictures can't be read \(train/Bag/0.png, train/Bag/1.png\), more than"
+    ):
+        load([folder])
+
+
+def test_a_model_is_judged_by_the_test_part_or_by_all(clothes):
+    input = sdk.Preprocessing.square(28).input
+    assert len(load_labelled([clothes], CLASSES, input)) == 24
+    everything = load_labelled([clothes / "train"], ("x", *CLASSES), input)
+    assert torch.bincount(everything.labels).tolist() == [0, 24, 24, 24]
+    with pytest.raises(DataError, match="class 'Bag' is none of the model's 2"):
+        load_labelled([clothes], ("Sneaker", "Trouser"), input)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "no pictures in it"),
+        (["notes.txt"], "no pictures in it"),
+        (["0.png", "1.png"], "lies in no class folder"),
+        (["a/0.png", "a/1.png", "a/2.png"], "only one class"),
+        (["a/0.png", "a/1.png", "a/2.png", "b/0.png"], "class 'b' has 1 readable picture, but needs 3"),
+        (["train/a/0.png", "train/a/1.png", "train/b/0.png", "test/a/2.png"], "class 'b' has 1 readable picture"),
+        (
+            ["train/a/0.png", "train/a/1.png", "train/b/0.png", "train/b/1.png", "test/c/0.png"],
+            "class 'c' has no training",
+        ),
+        (["train/a/0.png", "a/1.png"], "beside class folders"),
+        (["test/a/0.png", "test/b/1.png"], "beside class folders"),
+    ],
+)
+def test_data_that_can_not_be_used_is_named(tmp_path, clothes, files, message):
+    picture = next(clothes.rglob("*.png")).read_bytes()
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture)
+    with pytest.raises(DataError, match=message):
+        load([tmp_path])
+
+
+def test_things_that_are_no_data_are_named(tmp_path, clothes):
+    with pytest.raises(DataError, match="no such folder or archive"):
+        load([tmp_path / "nowhere"])
+    (tmp_path / "file.bin").write_bytes(b"abc")
+    with pytest.raises(DataError, match="neither a folder nor a zip nor a tar"):
+        load([tmp_path / "file.bin"])
+    with pytest.raises(DataError, match="stands in two of the sources"):
+        load([clothes, clothes])
+
+
+def test_too_many_pixels_for_memory_are_refused_before_any_work(clothes, monkeypatch):
+    monkeypatch.setattr("trainer.data.pictures.MAX_MEMORY", 1000)
+    with pytest.raises(DataError, match=r"set a smaller data\.size"):
+        load([clothes])
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def test_fashion_mnist_is_read_from_its_own_files(tmp_path):
+    draw = np.random.default_rng(0)
+    for stem, count in (("train", 100), ("t10k", 20)):
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte.gz", draw.integers(0, 256, (count, 28, 28), np.uint8))
+        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte.gz", (np.arange(count) % 10).astype(np.uint8))
+    data = load(["fashion-mnist"], root=tmp_path)
+    assert (len(data.train), len(data.validation), len(data.test)) == (90, 10, 20)
+    assert data.labels == FASHION_MNIST_LABELS
+    assert data.test.images.shape == (20, 28, 28, 3)
+    original = read_idx(tmp_path / "t10k-images-idx3-ubyte.gz")
+    assert np.array_equal(data.test.images[..., 2].numpy(), original)
+    with pytest.raises(DataError, match=r"leave data\.size out"):
+        load(["fashion-mnist"], Data(size=32), root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not gzip", gzip.compress(b"\0\0\x08"), gzip.compress(b"\0\0\x0d\x01\0\0\0\1z")]
+)
+def test_a_damaged_idx_file_is_named(tmp_path, content):
+    path = tmp_path / "x.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.gz: .*fetch it again"):
+        read_idx(path)

@@ -1,0 +1,77 @@
+"""Recipes: what is written is what is read, and what nobody understands is an error."""
+
+import pytest
+from msgspec.structs import replace
+
+from trainer.errors import RecipeError
+from trainer.recipe import RECIPES, Data, read_recipe, recipe_for, write_recipe
+from trainer.run import create_student, create_teacher
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_recipes_that_come_along_can_be_trained(name):
+    recipe = read_recipe(name)
+    size = {"large": 96}.get(name, 28)
+    assert len(recipe.teachers) >= 2
+    for teacher in recipe.teachers.values():
+        assert create_teacher(teacher, 10).num_classes == 10
+    assert len(create_student(recipe, 10, size).heads) == 1 + len(recipe.teachers)
+
+
+def test_small_and_large_pictures_get_a_recipe_of_their_own():
+    assert recipe_for(32) == read_recipe("small")
+    assert recipe_for(96) == read_recipe("large")
+
+
+def test_a_written_recipe_reads_the_same(tiny_recipe, tmp_path):
+    settled = replace(tiny_recipe, data=Data(size=28))
+    path = tmp_path / "recipe.toml"
+    path.write_text(write_recipe(settled))
+    assert read_recipe(path) == settled
+    assert "weight_decay" in path.read_text()  # spelled out, though the recipe left it to its default
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = 3", "unknown field `epochs`"),
+        ("[teachers.a]\nmodel = 'resnet18'\nwigth = 2.0", r"unknown field `wigth`.*teachers"),
+        ("[views]\ncount = 0", "count is at least 1"),
+        ("[views.spec]\nflip = 1.5", "flip is between 0 and 1"),
+        ("[views]\ncount = 'many'", "Expected `int`, got `str`.*views.count"),
+        ("[student]\npatch = 6", "power of two"),
+        ("[student]\nwidth = 100\nheads = 3", "multiple of heads"),
+        ("[student.training]\nbatch = 33", "batch is even"),
+        ("[student.training]\nlr = -1.0", "lr and clip are above 0"),
+        ("[data]\nholdout = 0.9", "holdout is above 0"),
+        ("[teachers]", "at least one"),
+        ("[teachers.'a/b']\nmodel = 'resnet18'", "letters, digits"),
+        ("[views", "not TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_that_names_the_key(tmp_path, text, message):
+    path = tmp_path / "wrong.toml"
+    path.write_text(text if "teachers" in text else f"{text}\n[teachers.a]\nmodel = 'resnet18'")
+    with pytest.raises(RecipeError, match=message) as caught:
+        read_recipe(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_recipe_names_those_that_come_along(tmp_path):
+    with pytest.raises(RecipeError, match=r"no such recipe; name a TOML file or one of demo, large, small"):
+        read_recipe(tmp_path / "none.toml")
+
+
+def test_an_unknown_model_is_named_with_its_likeness(tiny_recipe):
+    teacher = tiny_recipe.teachers["conv"]
+    with pytest.raises(RecipeError, match=r"timm has no model 'rednet_26'; did you mean 'rednet26'\?"):
+        create_teacher(replace(teacher, model="rednet_26"), 10)
+    with pytest.raises(RecipeError, match="unexpected keyword argument 'deepness'"):
+        create_teacher(replace(teacher, args={"deepness": 3}), 10)
+
+
+def test_pictures_that_do_not_divide_into_patches_are_refused(tiny_recipe):
+    recipe = replace(tiny_recipe, student=replace(tiny_recipe.student, stem="patch", patch=5))
+    with pytest.raises(RecipeError, match=r"set data.size to 25"):
+        create_student(recipe, 10, 28)

@@ -1,0 +1,193 @@
+"""Training: it learns, it goes on after a kill as if nothing had happened, and it refuses what it should not touch."""
+
+import json
+import math
+
+import pytest
+import torch
+from msgspec.structs import replace
+from safetensors.torch import load_file, save_file
+
+import trainer
+from trainer.data import Dataset, load
+from trainer.distill import distill
+from trainer.errors import Diverged, RunError
+from trainer.evaluate import logits_of, top1
+from trainer.loop import batches
+from trainer.recipe import Data
+from trainer.run import Source, open_run, start_run
+from trainer.stages import run_all
+from trainer.views import ViewSpec
+from trainer.watch import Unwatched
+
+CPU = torch.device("cpu")
+SOURCE = Source(("clothes",))
+
+
+class Interrupt(Unwatched):
+    """Stops the work after a number of steps of one stage, as Ctrl-C would."""
+
+    def __init__(self, stage: str, steps: int) -> None:
+        self.wanted, self.left, self.here = stage, steps, False
+
+    def begin(self, stage: str, steps: int) -> None:
+        self.here = stage == self.wanted
+
+    def step(self, steps: int = 1, note: str = "") -> None:
+        self.left -= steps * self.here
+        if self.left <= 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_recipe, tiny_data, tmp_path_factory):
+    """A run from its first to its last stage, undisturbed."""
+    run = start_run(tmp_path_factory.mktemp("finished"), tiny_recipe, tiny_data, SOURCE)
+    run_all(run, tiny_data, CPU, Unwatched())
+    distill(run, tiny_data, None, CPU, Unwatched())
+    return run
+
+
+def weights(run, stage):
+    return load_file(run.folder / stage / "model.safetensors")
+
+
+def test_a_run_leaves_what_its_folder_promises(finished, tiny_data):
+    folder = finished.folder
+    for stage in ("teachers/conv", "teachers/involution", "student", "plain"):
+        assert {path.name for path in (folder / stage).iterdir()} == {"model.safetensors", "config.json"}
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["epoch"]) for row in rows if row["stage"] == "student"] == [
+        ("student", epoch) for epoch in range(4)
+    ]
+    assert all(math.isfinite(row["loss"]) and 0 <= row["validation_top1"] <= 1 for row in rows)
+    assert len(list((folder / "tensorboard").rglob("events.*"))) == 4
+    assert json.loads((folder / "data.json").read_text())["hash"] == tiny_data.hash()
+    assert finished.config("student")["teachers"] == ["conv", "involution"]
+    assert finished.config("plain")["teachers"] == []
+
+
+def test_it_learns_three_kinds_of_clothes(finished):
+    for stage in ("teachers/conv", "student"):
+        assert finished.config(stage)["results"]["test"]["top1"] > 0.6  # chance is a third
+
+
+@pytest.mark.parametrize("stage", ["teachers/conv", "student"])
+@pytest.mark.parametrize("steps", [1, 9, 14])
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
+    stage, steps, finished, tiny_recipe, tiny_data, tmp_path
+):
+    folder = tmp_path / "run"
+    run = start_run(folder, tiny_recipe, tiny_data, SOURCE)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(run, tiny_data, CPU, Interrupt(f"training {stage}", steps))
+    assert not run.has(stage)
+    torch.manual_seed(12345)  # the state that a new process happens to have must not matter
+    run_all(start_run(folder, tiny_recipe, tiny_data, SOURCE), tiny_data, CPU, Unwatched())
+    for kept in ("teachers/conv", "teachers/involution", "student"):
+        once, again = weights(finished, kept), weights(run, kept)
+        assert once.keys() == again.keys()
+        assert all(torch.equal(once[name], again[name]) for name in once), kept
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    epochs = [row["epoch"] for row in rows if row["stage"] == stage]
+    assert epochs == sorted(set(epochs))
+
+
+def test_the_loaded_student_answers_as_it_was_judged(finished, tiny_data):
+    student, labels, preprocessing = trainer.load_student(finished.folder)
+    assert labels == tiny_data.labels
+    assert preprocessing == tiny_data.preprocessing
+    assert not student.training
+    assert student.temperature.item() != 1
+    logits = logits_of(student, tiny_data.test, preprocessing)
+    assert top1(logits, tiny_data.test.labels) == finished.config("student")["results"]["test"]["top1"]
+
+
+def test_the_plain_student_starts_from_the_same_weights_and_differs_by_its_teachers_alone(finished):
+    taught, plain = weights(finished, "student"), weights(finished, "plain")
+    assert {name: tensor.shape for name, tensor in taught.items()} == {
+        name: tensor.shape for name, tensor in plain.items()
+    }
+    assert not torch.equal(taught["heads.1.weight"], plain["heads.1.weight"])
+
+
+def test_every_epoch_shows_every_pair_once_and_keeps_pairs_together(tiny_data):
+    split = tiny_data.train
+    spec = ViewSpec(mixup=1.0)
+    by_epoch = []
+    for epoch in (0, 1):
+        seen = list(batches(split, seed=3, view=5, epoch=epoch, size=16, spec=spec))
+        assert [len(batch.indices) for batch in seen] == [16] * (len(split) // 16)
+        by_epoch.append(torch.cat([batch.places for batch in seen]))
+        assert len(set(torch.cat([batch.indices for batch in seen]).tolist())) == len(split) // 16 * 16
+        assert torch.equal(by_epoch[-1][0::2] + 1, by_epoch[-1][1::2])
+    assert not torch.equal(*by_epoch)  # another epoch lays the same pairs out differently
+
+    fewer = list(batches(split.take(torch.arange(5)), seed=3, view=5, epoch=0, size=16, spec=spec))
+    assert [len(batch.indices) for batch in fewer] == [4]
+
+
+def test_other_data_or_another_recipe_are_refused(finished, tiny_recipe, tiny_data, clothes):
+    before = (finished.folder / "recipe.toml").read_bytes()
+    with pytest.raises(RunError, match=r"belongs to other data \(clothes\); choose another --out"):
+        start_run(finished.folder, tiny_recipe, load([clothes], Data(size=24)), SOURCE)
+    other = replace(tiny_recipe, seed=8, student=replace(tiny_recipe.student, depth=3))
+    with pytest.raises(RunError, match=r"another recipe \(it differs in seed, student.depth\)"):
+        start_run(finished.folder, other, tiny_data, SOURCE)
+    assert (finished.folder / "recipe.toml").read_bytes() == before
+    assert start_run(finished.folder, tiny_recipe, tiny_data, SOURCE).has("student")
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tiny_recipe, tiny_data, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RunError, match="not empty, and no run"):
+        start_run(tmp_path, tiny_recipe, tiny_data, SOURCE)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(RunError, match="no run there"):
+        open_run(tmp_path)
+
+
+def test_a_student_that_is_not_finished_is_not_loaded(tiny_recipe, tiny_data, tmp_path):
+    start_run(tmp_path, tiny_recipe, tiny_data, SOURCE)
+    with pytest.raises(RunError, match=r"no finished student there; run `libkd-sdk distill --out .*` again"):
+        trainer.load_student(tmp_path)
+
+
+def test_damaged_weights_are_named(finished, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(finished.folder, tmp_path / "copy")
+    path = copy / "student" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(RunError, match=r"student/model\.safetensors: missing or damaged"):
+        trainer.load_student(copy)
+    save_file({"something": torch.zeros(1)}, path)
+    with pytest.raises(RunError, match=r"student/model\.safetensors: missing or damaged"):
+        trainer.load_student(copy)
+
+
+def test_a_diverging_run_stops_with_its_last_checkpoint(tiny_recipe, tiny_data, tmp_path):
+    conv = tiny_recipe.teachers["conv"]
+    wild = replace(conv, training=replace(conv.training, lr=1e30, warmup=0.0))
+    run = start_run(tmp_path, replace(tiny_recipe, teachers={"conv": wild}), tiny_data, SOURCE)
+    with pytest.raises(Diverged, match=r"teachers/conv: the loss is .* lower its training\.lr"):
+        run_all(run, tiny_data, CPU, Unwatched())
+    assert not run.has("teachers/conv")
+
+
+def test_bf16_arithmetic_trains_too(tiny_recipe, tiny_data, tmp_path):
+    conv = tiny_recipe.teachers["involution"]
+    bf16 = replace(conv, training=replace(conv.training, precision="bf16"))
+    student = replace(tiny_recipe.student, training=replace(tiny_recipe.student.training, precision="bf16"))
+    run = start_run(tmp_path, replace(tiny_recipe, teachers={"involution": bf16}, student=student), tiny_data, SOURCE)
+    model = run_all(run, tiny_data, CPU, Unwatched())
+    assert model.temperature.dtype == torch.float32
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert run.config("student")["results"]["test"]["top1"] > 0.5
+
+
+def test_a_dataset_is_never_judged_by_what_it_was_trained_on(tiny_data: Dataset):
+    names = [set(split.names) for split in (tiny_data.train, tiny_data.validation, tiny_data.test)]
+    assert not names[0] & names[1]
+    assert not names[0] & names[2]
+    assert not names[1] & names[2]
