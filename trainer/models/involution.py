@@ -121,4 +121,5 @@ class Involution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.span(self.act(self.norm(self.reduce(self.pool(x)))))
-        return involution(x, kernels.unflatten(1, (self.groups, -1)), self.stride)
+        # In float32 whatever autocast made of them: K*K products are summed one by one, too many for bf16's 8 bits.
+        return involution(x.float(), kernels.float().unflatten(1, (self.groups, -1)), self.stride)
