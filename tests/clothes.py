@@ -20,7 +20,7 @@ spec = { scale = [0.6, 1.0], ratio = [0.8, 1.25], flip = 0.5, mixup = 0.8, cutmi
 model = "resnet18_small"
 args = { layers = [1, 1, 1, 1], channels = [16, 16, 16, 16], stem_stride = 2 }
 temperature = 2.0
-training = { epochs = 10, batch = 16, lr = 3e-3, warmup = 1.0, ema = 0.9 }
+training = { epochs = 10, batch = 16, lr = 1e-2, warmup = 1.0, ema = 0.9 }
 
 [teachers.involution]
 model = "rednet26_small_k3"

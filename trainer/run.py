@@ -84,6 +84,7 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
 
     Raises:
         RunError: the folder holds something else.
+        RecipeError: the recipe's nets can't be made.
     """
     size = data.preprocessing.input.height
     recipe = msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, size=size))
@@ -101,6 +102,10 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
         return Run(folder, recipe)
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: not empty, and no run; choose another --out")
+    # Now, while nothing is written: what the recipe asks for can be made at all.
+    create_student(recipe, len(data.labels), size)
+    for teacher in recipe.teachers.values():
+        create_teacher(teacher, len(data.labels))
     counts = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
     about = {
         "hash": data.hash(),

@@ -54,9 +54,9 @@ def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device:
         from trainer.run import load_student, pick_device
         from trainer.stages import run_all
 
+    torch_device = pick_device(device)
     with Bars() as bars:
         run, dataset = prepare(out / "run", [data], None, recipe, seed, bars)
-        torch_device = pick_device(device)
         run_all(run, dataset, torch_device, bars)
         distill(run, dataset, None, torch_device, bars)
         student = load_student(run.folder)

@@ -35,9 +35,10 @@ def distill(
         from trainer.run import pick_device
         from trainer.stages import run_all
 
+    torch_device = pick_device(device)
     with Bars() as bars:
         run, dataset = prepare(out, data, root, recipe, seed, bars)
-        run_all(run, dataset, pick_device(device), bars)
+        run_all(run, dataset, torch_device, bars)
     summary = run_summary(run)
     if json:
         show_json({"run": str(run.folder), "skipped": len(dataset.skipped), "stages": summary})

@@ -32,9 +32,9 @@ def precompute(
         from trainer.run import load_teacher, pick_device
         from trainer.stages import open_store
 
+    torch_device = pick_device(device)
     with Bars() as bars:
         run, dataset = prepare(out, data, root, None, None, bars)
-        torch_device = pick_device(device)
         teachers = {name: load_teacher(run, name).to(torch_device) for name in run.recipe.teachers}
         store = open_store(run, dataset, teachers)
         header, missing = store.header, len(store.missing())

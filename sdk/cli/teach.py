@@ -39,11 +39,12 @@ def teach(
         from trainer.run import pick_device
         from trainer.teach import teach as train_teacher
 
+    torch_device = pick_device(device)
     with Bars() as bars:
         run, dataset = prepare(out, data, root, recipe, seed, bars)
         if name not in run.recipe.teachers:
             raise UsageError(f"the recipe has no teacher {name!r}; it has {', '.join(run.recipe.teachers)}")
-        train_teacher(run, name, dataset, pick_device(device), bars)
+        train_teacher(run, name, dataset, torch_device, bars)
     config = run.config(f"teachers/{name}")
     if json:
         show_json({"teacher": name, **config})

@@ -25,7 +25,7 @@ def verify(
     if json:
         show_json({"bundle": str(bundle), "ok": True, **msgspec.to_builtins(found)})
         return
-    facts = [("files", f"{found.files}, each as it was written"), ("model file", f"made for this {bundle.name}")]
+    facts = [("files", f"{found.files}, each as it was written"), ("model file", "carries the manifest of this bundle")]
     if found.max_abs_difference is None:
         facts.append(("golden answers", "none in this bundle, so its answers were not checked"))
     else:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import trainer
 from trainer.data import Dataset, load
 from trainer.distill import distill
-from trainer.errors import Diverged, RunError
+from trainer.errors import Diverged, RecipeError, RunError
 from trainer.evaluate import logits_of, top1
 from trainer.loop import batches
 from trainer.recipe import Data
@@ -136,6 +136,17 @@ def test_other_data_or_another_recipe_are_refused(finished, tiny_recipe, tiny_da
         start_run(finished.folder, other, tiny_data, SOURCE)
     assert (finished.folder / "recipe.toml").read_bytes() == before
     assert start_run(finished.folder, tiny_recipe, tiny_data, SOURCE).has("student")
+
+
+def test_a_recipe_that_can_not_be_followed_leaves_no_run(tiny_recipe, tiny_data, tmp_path):
+    conv = tiny_recipe.teachers["conv"]
+    for wrong in (
+        replace(tiny_recipe, teachers={"conv": replace(conv, model="resnet_of_dreams")}),
+        replace(tiny_recipe, student=replace(tiny_recipe.student, stem="patch", patch=5)),
+    ):
+        with pytest.raises(RecipeError):
+            start_run(tmp_path / "run", wrong, tiny_data, SOURCE)
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tiny_recipe, tiny_data, tmp_path):

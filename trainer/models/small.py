@@ -16,7 +16,7 @@ class SmallResNet(ResNet):
 
     Args:
         stem_stride: 1 keeps the resolution.
-        channels: of the four stages; the stem has those of the first.
+        channels: of the four stages; the stem has 64.
         **kwargs: timm's ResNet arguments.
     """
 
