@@ -144,12 +144,13 @@ def test_help_has_an_example_and_loads_nothing_heavy(command, monkeypatch):
 
 
 def fails(capfd, *arguments) -> str:
-    """The one line on stderr of a command that exits with 2 and prints nothing else."""
+    """What a command says that exits with 2: one line on stderr, after its progress, and nothing on stdout."""
     assert run_command([str(argument) for argument in arguments]) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    (line,) = err.splitlines()
+    *progress, line = err.splitlines()
     assert line.startswith("libkd-sdk: ")
+    assert all(before.startswith("reading pictures") for before in progress)
     return line
 
 
