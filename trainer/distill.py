@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from .evaluate import fit_temperature, judge, logits_of
 from .logits import LogitStore
 from .loop import Plan, fit
 from .losses import labels_alone, per_token
+from .metrics import training_seconds
 from .models import Student
 from .recipe import Recipe
 from .run import Run, create_student, load_student
@@ -33,7 +32,6 @@ def distill(run: Run, data: Dataset, store: LogitStore | None, device: torch.dev
     recipe = run.recipe
     torch.manual_seed(seed_of(recipe.seed, "student"))
     student = create_student(recipe, len(data.labels), data.preprocessing.input.height)
-    started = time.perf_counter()
     student = fit(
         student,
         data,
@@ -55,7 +53,7 @@ def distill(run: Run, data: Dataset, store: LogitStore | None, device: torch.dev
         "parameters": sum(parameter.numel() for parameter in student.parameters()),
         "temperature": student.temperature.item(),
         "teachers": [] if store is None else list(recipe.teachers),
-        "seconds": time.perf_counter() - started,
+        "seconds": training_seconds(run.folder, stage),
         "results": judge(student, data, device),
     }
     run.keep(stage, student, config)

@@ -10,6 +10,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 from .checkpoint import write_text
 
+FILE = "metrics.jsonl"
+
+
+def training_seconds(run: Path, stage: str) -> float:
+    """How long a stage's epochs took together, over all sittings."""
+    return sum(row["seconds"] for row in _rows(run) if row["stage"] == stage)
+
+
+def _rows(run: Path) -> list[dict]:
+    """All whole rows; a last one that was cut off is of an epoch that is done again."""
+    path = run / FILE
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
 
 class Metrics:
     """The rows of one stage, in the run's `metrics.jsonl` and under `tensorboard/STAGE`.
@@ -18,11 +32,9 @@ class Metrics:
     """
 
     def __init__(self, run: Path, stage: str, epoch: int) -> None:
-        self.path, self.stage = run / "metrics.jsonl", stage
-        if self.path.exists():
-            rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-            kept = [row for row in rows if row["stage"] != stage or row["epoch"] < epoch]
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self.path, self.stage = run / FILE, stage
+        kept = [row for row in _rows(run) if row["stage"] != stage or row["epoch"] < epoch]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._curves = SummaryWriter(str(run / "tensorboard" / stage.replace("/", "-")), purge_step=epoch)
 
     def row(self, epoch: int, **figures: float) -> None:

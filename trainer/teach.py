@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +9,7 @@ from .data import Dataset
 from .evaluate import judge
 from .loop import Plan, fit
 from .losses import soft_cross_entropy
+from .metrics import training_seconds
 from .run import Run, create_teacher, load_teacher
 from .views import seed_of
 from .watch import Watch
@@ -28,7 +27,6 @@ def teach(run: Run, name: str, data: Dataset, device: torch.device, watch: Watch
     seed = seed_of(run.recipe.seed, "teach", name)
     torch.manual_seed(seed)
     model = create_teacher(teacher, len(data.labels))
-    started = time.perf_counter()
 
     def objective(logits: Tensor, targets: Tensor, places: Tensor) -> dict[str, Tensor]:
         return {"labels": soft_cross_entropy(logits, targets)}
@@ -50,7 +48,7 @@ def teach(run: Run, name: str, data: Dataset, device: torch.device, watch: Watch
         "args": teacher.args,
         "classes": len(data.labels),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seconds": time.perf_counter() - started,
+        "seconds": training_seconds(run.folder, stage),
         "results": judge(model, data, device),
     }
     run.keep(stage, model, config)

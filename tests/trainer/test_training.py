@@ -82,6 +82,8 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     with pytest.raises(KeyboardInterrupt):
         run_all(run, tiny_data, CPU, Interrupt(f"training {stage}", steps))
     assert not run.has(stage)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "a row that was cut o')
     torch.manual_seed(12345)  # the state that a new process happens to have must not matter
     run_all(start_run(folder, tiny_recipe, tiny_data, SOURCE), tiny_data, CPU, Unwatched())
     for kept in ("teachers/conv", "teachers/involution", "student"):
