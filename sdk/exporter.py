@@ -88,7 +88,7 @@ def export(
         ImageError: a validation picture can't be read.
     """
     out = Path(out)
-    lowering = _lowering(target, precision)
+    lowering = find_lowering(target, precision)
     _check_arguments(labels, preprocessing, calibration, golden)
     check_replaceable(out)
     pictures = None if validation is None else proof.as_pictures(validation, len(labels))
@@ -109,7 +109,14 @@ def export(
     return Bundle.open(out)
 
 
-def _lowering(target: str, precision: str) -> Lowering:
+def find_lowering(target: str, precision: str) -> Lowering:
+    """The way to lower for an engine, or the reason why there is none, before any long work.
+
+    Raises:
+        UsageError: an unknown target.
+        ExportError: an unknown precision.
+        EngineMissing: the engine, or torch, is not installed.
+    """
     if target not in ENGINES:
         raise UsageError(f"target {target!r} is unknown; {did_you_mean(target, ENGINES)}")
     with engine_faults(target):

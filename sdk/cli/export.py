@@ -9,6 +9,7 @@ import typer
 
 from ..bundle import Bundle
 from ..exporter import export as export_module
+from ..exporter import find_lowering
 from ..images import Preprocessing
 from .output import Bars, JsonOption, percent, remark, show_facts, show_json
 from .training import RootOption, prepare, training_extra
@@ -41,6 +42,7 @@ def export(
         from trainer.run import load_student
 
     student, labels, preprocessing = load_student(run)
+    find_lowering(target, precision)  # what can't be lowered is said before any picture is read
     with Bars() as bars:
         if validation:
             pictures = load_labelled(validation, labels, preprocessing.input, root=root, watch=bars)

@@ -157,10 +157,29 @@ def test_things_that_are_no_data_are_named(tmp_path, clothes):
     with pytest.raises(DataError, match="no such folder or archive"):
         load([tmp_path / "nowhere"])
     (tmp_path / "file.bin").write_bytes(b"abc")
-    with pytest.raises(DataError, match="neither a folder nor a zip nor a tar"):
+    with pytest.raises(DataError, match="neither a folder nor a whole zip or tar"):
         load([tmp_path / "file.bin"])
     with pytest.raises(DataError, match="stands in two of the sources"):
         load([clothes, clothes])
+
+
+def test_a_truncated_archive_is_named(clothes, tmp_path):
+    whole = archive_zip(clothes, tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as archive:
+        archive.add(clothes, "photos")
+    packed = (tmp_path / "whole.tar.gz").read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(packed[: len(packed) // 2])
+    for name in ("cut.zip", "cut.tar.gz"):
+        with pytest.raises(DataError, match=rf"{name}: (neither a folder nor a whole zip|a damaged archive)"):
+            load([tmp_path / name])
+
+    damaged = bytearray(whole)
+    start = damaged.index(b"\x89PNG") + 40
+    damaged[start : start + 20] = b"\xff" * 20
+    (tmp_path / "damaged.zip").write_bytes(damaged)
+    with pytest.raises(DataError, match="1 of 96 pictures can't be read"):
+        load([tmp_path / "damaged.zip"])
 
 
 def test_too_many_pixels_for_memory_are_refused_before_any_work(clothes, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,9 @@ def _download(root: Path | None) -> Path:
     try:
         FashionMNIST(str(root), download=True)
     except (OSError, RuntimeError) as fault:
+        for folder in (root / "FashionMNIST/raw", root / "FashionMNIST"):
+            with suppress(OSError):  # holds something, so it stays
+                folder.rmdir()
         raise DataError(
             f"fashion-mnist is not in {root} or {DEBIAN_FOLDER}, and its download failed ({fault}); "
             "`apt-get install dataset-fashion-mnist`, or name a folder with its four .gz files by --root"

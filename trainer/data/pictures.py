@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,12 +43,8 @@ def find(source: Path) -> list[Picture]:
         found = _in_folder(source)
     elif not source.is_file():
         raise DataError(f"{source}: no such folder or archive; check the path")
-    elif zipfile.is_zipfile(source):
-        found = _in_zip(source)
-    elif tarfile.is_tarfile(source):
-        found = _in_tar(source)
     else:
-        raise DataError(f"{source}: neither a folder nor a zip nor a tar; give one of these")
+        found = _in_archive(source)
     pictures = sorted((picture for picture in found if _is_picture(picture.name)), key=lambda picture: picture.name)
     if not pictures:
         raise DataError(f"{source}: no pictures in it; expected CLASS/NAME.jpg, or train/CLASS/NAME.jpg and test/...")
@@ -65,6 +62,17 @@ def _in_folder(folder: Path) -> Iterator[Picture]:
             yield Picture(path.relative_to(folder).as_posix(), path.read_bytes)
 
 
+def _in_archive(path: Path) -> list[Picture]:
+    try:
+        if zipfile.is_zipfile(path):
+            return _in_zip(path)
+        if tarfile.is_tarfile(path):
+            return _in_tar(path)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as fault:
+        raise DataError(f"{path}: a damaged archive ({fault}); fetch or make it again") from fault
+    raise DataError(f"{path}: neither a folder nor a whole zip or tar; give one of these")
+
+
 def _in_zip(path: Path) -> list[Picture]:
     archive = zipfile.ZipFile(path)
 
@@ -74,7 +82,7 @@ def _in_zip(path: Path) -> list[Picture]:
                 raise ImageError(f"{member.filename}: larger than {MAX_BYTES // 2**20} MB")
             try:
                 return archive.read(member)
-            except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as fault:
+            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as fault:
                 raise ImageError(f"{member.filename}: {fault}") from fault
 
         return load
