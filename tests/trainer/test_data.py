@@ -85,6 +85,15 @@ def test_given_val_and_test_are_used_as_they_are(clothes, tmp_path):
     assert all(name.startswith("val/") for name in data.validation.names)
 
 
+def test_a_class_may_be_called_train(clothes, tmp_path):
+    folder = shutil.copytree(clothes / "train", tmp_path / "vehicles")
+    (folder / "Bag").rename(folder / "train")
+    for source in (folder, archive_zip(folder, tmp_path / "vehicles-train.zip")):
+        data = load([source])
+        assert data.labels == ("Sneaker", "Trouser", "train")
+        assert len(data.train) + len(data.validation) + len(data.test) == 72
+
+
 def test_large_pictures_are_scaled_to_the_default_size(tmp_path):
     draw = np.random.default_rng(0)
     for label in ("a", "b"):
@@ -140,8 +149,8 @@ def test_a_model_is_judged_by_the_test_part_or_by_all(clothes):
             ["train/a/0.png", "train/a/1.png", "train/b/0.png", "train/b/1.png", "test/c/0.png"],
             "class 'c' has no training",
         ),
-        (["train/a/0.png", "a/1.png"], "beside class folders"),
-        (["test/a/0.png", "test/b/1.png"], "beside class folders"),
+        (["train/a/0.png", "a/1.png"], "train/ stands beside class folders"),
+        (["test/a/0.png", "test/b/1.png"], "pictures for training are missing"),
     ],
 )
 def test_data_that_can_not_be_used_is_named(tmp_path, clothes, files, message):

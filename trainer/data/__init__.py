@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from .. import recipe
 from ..errors import DataError
 from ..watch import Unwatched, Watch
+from .layout import Labelled, labelled
 from .named import FASHION_MNIST_LABELS, FASHION_MNIST_MINI, fashion_mnist
-from .pictures import Input, Picture, Preprocessing, Resize, decode, find, native_size
+from .pictures import Input, Preprocessing, Resize, decode, native_size
 from .split import Split, sample_ids
 
 __all__ = ["Dataset", "Input", "Preprocessing", "Split", "load", "load_labelled"]
@@ -75,7 +75,7 @@ def load(
     how = how or recipe.Data()
     if list(sources) == ["fashion-mnist"]:
         return _from_named(fashion_mnist(root), FASHION_MNIST_LABELS, how)
-    return _from_pictures(_pictures(sources), how, watch or Unwatched())
+    return _from_pictures(labelled(_places(sources)), how, watch or Unwatched())
 
 
 def load_labelled(
@@ -97,29 +97,26 @@ def load_labelled(
         if tuple(labels) != FASHION_MNIST_LABELS or tuple(test.images.shape[1:3]) != (input.height, input.width):
             raise DataError("fashion-mnist: has other classes, or another size, than this model")
         return test
-    pictures = _pictures(sources)
-    places = [_place(picture) for picture in pictures]
-    wanted = next((split for split in ("test", "val") if any(place == split for place, _ in places)), None)
-    chosen = [i for i, (split, _) in enumerate(places) if wanted in (None, split)]
-    strangers = {places[i][1] for i in chosen} - set(labels)
+    found = labelled(_places(sources))
+    wanted = next((split for split in ("test", "val") if any(item.split == split for item in found)), None)
+    chosen = [item for item in found if wanted in (None, item.split)]
+    strangers = {item.label for item in chosen} - set(labels)
     if strangers:
         raise DataError(f"class {min(strangers)!r} is none of the model's {len(labels)}; rename or remove its folder")
-    rows, bad = decode([pictures[i] for i in chosen], input, watch or Unwatched())
-    kept = [row for row in range(len(chosen)) if row not in bad]
-    names = [pictures[chosen[row]].name for row in kept]
-    classes = [list(labels).index(places[chosen[row]][1]) for row in kept]
-    return Split(torch.from_numpy(rows[kept]), torch.tensor(classes), sample_ids(names), names)
+    rows, bad = decode([item.picture for item in chosen], input, watch or Unwatched())
+    return _split(chosen, rows, [index for index in range(len(chosen)) if index not in bad], labels)
 
 
-def _pictures(sources: Sequence[str | Path]) -> list[Picture]:
-    """The picture files of all sources, none twice."""
-    if list(sources) == ["fashion-mnist-mini"]:
-        sources = [FASHION_MNIST_MINI]
-    pictures = [picture for source in sources for picture in _with_split(Path(source))]
-    twice = [name for name, times in Counter(picture.name for picture in pictures).items() if times > 1]
-    if twice:
-        raise DataError(f"{twice[0]}: stands in two of the sources; give each picture once")
-    return pictures
+def _places(sources: Sequence[str | Path]) -> list[Path]:
+    return [FASHION_MNIST_MINI if source == "fashion-mnist-mini" else Path(source) for source in sources]
+
+
+def _split(found: list[Labelled], rows: np.ndarray, indices: list[int], labels: Sequence[str]) -> Split:
+    """Some of the decoded pictures."""
+    number = {label: index for index, label in enumerate(labels)}
+    names = [found[index].picture.name for index in indices]
+    classes = torch.tensor([number[found[index].label] for index in indices], dtype=torch.int64)
+    return Split(torch.from_numpy(rows[indices]), classes, sample_ids(names), names)
 
 
 def _from_named(splits: dict[str, Split], labels: tuple[str, ...], how: recipe.Data) -> Dataset:
@@ -136,77 +133,56 @@ def _preprocessing(size: int, how: recipe.Data) -> Preprocessing:
     )
 
 
-def _with_split(source: Path) -> list[Picture]:
-    """The pictures of one source as `SPLIT/CLASS/...` or, where nothing says the split, `CLASS/...`."""
-    pictures = find(source)
-    roots = {PurePosixPath(picture.name).parts[0] for picture in pictures}
-    if len(roots) == 1 and not roots & _SPLIT_WORDS.keys() and all(picture.name.count("/") > 1 for picture in pictures):
-        pictures = [Picture(picture.name.partition("/")[2], picture.load) for picture in pictures]
-    if not source.is_dir():
-        words = {_SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", source.stem.lower()) if word in _SPLIT_WORDS}
-        inside = {PurePosixPath(picture.name).parts[0] for picture in pictures} & _SPLIT_WORDS.keys()
-        if len(words) == 1 and not inside:
-            pictures = [Picture(f"{min(words)}/{picture.name}", picture.load) for picture in pictures]
-    return pictures
-
-
-def _place(picture: Picture) -> tuple[str, str]:
-    """(split or '', class) of a picture."""
-    first, *rest = PurePosixPath(picture.name).parts
-    split = _SPLIT_WORDS.get(first, "")
-    if len(rest) < 1 + bool(split):
-        raise DataError(f"{picture.name}: lies in no class folder; expected CLASS/NAME.jpg or train/CLASS/NAME.jpg")
-    return split, rest[0] if split else first
-
-
-def _from_pictures(pictures: list[Picture], how: recipe.Data, watch: Watch) -> Dataset:
-    names = [picture.name for picture in pictures]
-    places = [_place(picture) for picture in pictures]
-    given = {split for split, _ in places}
-    if given not in ({""}, {"train"}) and not ("train" in given and "" not in given):
-        raise DataError(
-            f"found {sorted(given)} beside class folders; expected train/, with val/ or test/, and no other"
-        )
-    labels = tuple(sorted({label for split, label in places if split in ("", "train")}))
+def _from_pictures(found: list[Labelled], how: recipe.Data, watch: Watch) -> Dataset:
+    given = {item.split for item in found}
+    if not ("train" in given and "" not in given) and given != {""}:
+        raise DataError("pictures for training are missing, or lie beside the others; put them into train/")
+    labels = tuple(sorted({item.label for item in found if item.split in ("", "train")}))
     if len(labels) < 2:
         raise DataError(f"only one class ({labels[0]}); a classifier needs two or more class folders")
-    strangers = {label for _, label in places} - set(labels)
+    strangers = {item.label for item in found} - set(labels)
     if strangers:
         raise DataError(f"class {min(strangers)!r} has no training pictures; add some to train/ or remove it")
 
+    pictures = [item.picture for item in found]
     size = how.size or min(native_size(pictures), LARGEST_DEFAULT_SIZE)
     preprocessing = _preprocessing(size, how)
     rows, bad = decode(pictures, preprocessing.input, watch)
 
     def split(*wanted: str) -> Split:
-        kept = [i for i, (place, _) in enumerate(places) if place in wanted and i not in bad]
-        classes = torch.tensor([labels.index(places[i][1]) for i in kept], dtype=torch.int64)
-        kept_names = [names[i] for i in kept]
-        return Split(torch.from_numpy(rows[kept]), classes, sample_ids(kept_names), kept_names)
+        indices = [index for index, item in enumerate(found) if item.split in wanted and index not in bad]
+        return _split(found, rows, indices, labels)
 
     train = split("", "train")
     if {"val", "test"} <= given:
         validation, test = split("val"), split("test")
-        _hold_back(train, labels, how.holdout)  # only for its check that each class has pictures enough
+        _check_enough(train, labels, 1)
     elif given & {"val", "test"}:
+        _check_enough(train, labels, 2)
         train, validation = _hold_back(train, labels, how.holdout)
         test = split("val", "test")
     else:
-        rest, test = _hold_back(train, labels, how.holdout, needed=3)
+        _check_enough(train, labels, 3)
+        rest, test = _hold_back(train, labels, how.holdout)
         train, validation = _hold_back(rest, labels, how.holdout / (1 - how.holdout))
     return Dataset(train, validation, test, labels, preprocessing, [bad[index] for index in sorted(bad)])
 
 
-def _hold_back(split: Split, labels: tuple[str, ...], share: float, needed: int = 2) -> tuple[Split, Split]:
+def _check_enough(split: Split, labels: tuple[str, ...], needed: int) -> None:
+    counts = torch.bincount(split.labels, minlength=len(labels)).tolist()
+    for label, count in zip(labels, counts, strict=True):
+        if count < needed:
+            raise DataError(
+                f"class {label!r} has {count} readable picture{'s' * (count != 1)}, but needs {needed} or more: "
+                "one in each split; add pictures or remove the class"
+            )
+
+
+def _hold_back(split: Split, labels: tuple[str, ...], share: float) -> tuple[Split, Split]:
     """Two parts of a split, `share` of each class (at least one picture) in the second, chosen by the ids alone."""
     held: list[int] = []
-    for number, label in enumerate(labels):
+    for number in range(len(labels)):
         members = (split.labels == number).nonzero().flatten()
-        if len(members) < needed:
-            raise DataError(
-                f"class {label!r} has {len(members)} readable picture{'s' * (len(members) != 1)}, "
-                f"but needs {needed} or more to be split; add pictures or remove the class"
-            )
         by_id = members[split.ids[members].argsort()]
         held += by_id[: max(1, round(share * len(members)))].tolist()
     is_held = torch.zeros(len(split), dtype=torch.bool)
