@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import normalize
 from .data import Dataset, Preprocessing, Split
 
 EVALUATION_BATCH = 512
+_PRIOR_DEVIATION = 0.5
 
 
 def to_input(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -53,19 +54,23 @@ def confusion(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature that makes held-out samples most likely (Guo et al., 2017); logits are then divided by it."""
+    """The temperature that makes held-out samples most likely (Guo et al., 2017); logits are then divided by it.
+
+    Its logarithm has a prior, normal around 0 with a deviation of 0.5: a handful of samples that are all right would
+    otherwise drive it to 0. Among hundreds the prior counts for nothing.
+    """
     log_temperature = torch.zeros((), device=logits.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(logits / log_temperature.exp(), labels)
+        prior = log_temperature.square() / (2 * _PRIOR_DEVIATION**2 * len(labels))
+        loss = F.cross_entropy(logits / log_temperature.exp(), labels) + prior
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    # Fifty or so right answers with no wrong one would drive it to 0.
-    return log_temperature.exp().clamp(0.05, 20).item()
+    return log_temperature.exp().item()
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -86,9 +86,9 @@ def test_a_fitted_temperature_finds_the_one_that_was_put_in():
     assert after < 0.015 < before
 
 
-def test_a_temperature_stays_finite_when_everything_is_right():
-    logits = 5 * torch.eye(4)
-    assert 0.05 <= fit_temperature(logits, torch.arange(4)) < 0.5
+def test_a_handful_of_right_answers_does_not_make_it_sure_of_everything():
+    logits = 2 * torch.eye(4)
+    assert 0.5 < fit_temperature(logits, torch.arange(4)) < 0.95
 
 
 def test_calibration_error_of_known_cases():
