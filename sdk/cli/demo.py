@@ -179,7 +179,7 @@ def show(result: dict[str, Any], out: Path) -> None:
     gain = result["accuracy"]["student, distilled"]["top1"] - result["accuracy"]["student, without teachers"]["top1"]
     remark(
         f"With this seed, distillation changed the student's top-1 by {100 * gain:+.1f} points. "
-        f"All of it took {result['seconds'] / 60:.1f} minutes."
+        f"It took {result['seconds'] / 60:.1f} minutes."
     )
     first = next(iter(result["predictions"][targets[0]]))
     remark(f'next: libkd-sdk predict {out}/bundles/onnx "{out}/pictures/{first}.png"')
