@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from .training import (
     prepare,
     training_extra,
 )
+
+if TYPE_CHECKING:
+    from trainer.recipe import Recipe
 
 
 def teach(
@@ -39,11 +42,13 @@ def teach(
         from trainer.run import pick_device
         from trainer.teach import teach as train_teacher
 
+    def has_teacher(chosen: Recipe) -> None:
+        if name not in chosen.teachers:
+            raise UsageError(f"the recipe has no teacher {name!r}; it has {', '.join(chosen.teachers)}")
+
     torch_device = pick_device(device)
     with Bars() as bars:
-        run, dataset = prepare(out, data, root, recipe, seed, bars)
-        if name not in run.recipe.teachers:
-            raise UsageError(f"the recipe has no teacher {name!r}; it has {', '.join(run.recipe.teachers)}")
+        run, dataset = prepare(out, data, root, recipe, seed, bars, check=has_teacher)
         train_teacher(run, name, dataset, torch_device, bars)
     config = run.config(f"teachers/{name}")
     if json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from .output import remark
 
 if TYPE_CHECKING:
     from trainer.data import Dataset
+    from trainer.recipe import Recipe
     from trainer.run import Run
     from trainer.watch import Watch
 
@@ -52,8 +53,12 @@ def prepare(
     recipe: str | None,
     seed: int | None,
     watch: Watch,
+    check: Callable[[Recipe], None] = lambda recipe: None,
 ) -> tuple[Run, Dataset]:
-    """The run in `out` and its data; what is left out is what the run that is there remembers."""
+    """The run in `out` and its data; what is left out is what the run that is there remembers.
+
+    `check` may refuse the recipe before a new run is written.
+    """
     with training_extra():
         import msgspec
 
@@ -72,6 +77,7 @@ def prepare(
     chosen = chosen or recipe_for(pictures.preprocessing.input.height)
     if seed is not None:
         chosen = msgspec.structs.replace(chosen, seed=seed)
+    check(chosen)
     return start_run(out, chosen, pictures, source), pictures
 
 

@@ -124,8 +124,10 @@ def test_one_teacher_alone(clothes, tiny_recipe_file, tmp_path):
     arguments = ["teach", "conv", "--data", clothes, "--out", tmp_path / "run", "--recipe", tiny_recipe_file]
     assert "parameters" in succeeded(libkd(*arguments))
     assert sorted(path.name for path in (tmp_path / "run/teachers").iterdir()) == ["conv"]
-    process = libkd("teach", "transformer", "--out", tmp_path / "run")
+    other = tmp_path / "other"
+    process = libkd("teach", "transformer", "--data", clothes, "--out", other, "--recipe", tiny_recipe_file)
     assert process.returncode == 2
+    assert not other.exists()
     assert b"has no teacher 'transformer'; it has conv, involution" in process.stderr
 
 
