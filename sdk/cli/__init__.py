@@ -16,6 +16,8 @@ from trainer.errors import TrainerError
 from ..errors import LibkdError
 from . import demo, distill, evaluate, export, info, precompute, predict, teach, verify
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C, and shells of a program that it ended
+
 app = typer.Typer(
     name="libkd-sdk",
     help="Teach a small vision transformer from light teachers, lower it, prove it, and run it on a device.",
@@ -55,15 +57,12 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line; the exit code."""
     try:
-        return app(arguments, prog_name="libkd-sdk", standalone_mode=False) or 0
-    except typer.Exit as leave:
-        return leave.exit_code
+        code: int = app(arguments, prog_name="libkd-sdk", standalone_mode=False) or 0
+        return code if code != INTERRUPTED else _fail("interrupted", code)
     except typer.TyperException as fault:
         return _fail(f"{fault} (see --help)", 2)
     except (LibkdError, TrainerError) as fault:
         return _fail(str(fault), fault.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it ends
         return 0

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,21 @@ def test_one_teacher_alone(clothes, tiny_recipe_file, tmp_path):
     assert process.returncode == 2
     assert not other.exists()
     assert b"has no teacher 'transformer'; it has conv, involution" in process.stderr
+
+
+def test_ctrl_c_is_one_line_and_the_run_goes_on(clothes, tiny_recipe_file, tmp_path):
+    arguments = ["distill", "--data", clothes, "--out", tmp_path / "run", "--recipe", tiny_recipe_file]
+    command = [str(Path(sys.executable).with_name("libkd-sdk")), *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("training teachers/involution"):
+                process.send_signal(signal.SIGINT)
+                break
+        assert process.stderr.read().splitlines()[-1] == "libkd-sdk: interrupted"
+    assert process.returncode == 130
+    assert (tmp_path / "run/teachers/conv/config.json").exists()
+    assert not (tmp_path / "run/student/config.json").exists()
+    assert "student" in succeeded(libkd("distill", "--out", tmp_path / "run"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

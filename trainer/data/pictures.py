@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 import zipfile
 import zlib
@@ -132,9 +133,13 @@ def decode(pictures: list[Picture], input: Input, watch: Watch) -> tuple[np.ndar
 
     def fill(index: int) -> None:
         try:
-            rows[index] = pixels(pictures[index].load(), input)
-        except (ImageError, OSError) as fault:
+            file = io.BytesIO(pictures[index].load())
+            file.name = pictures[index].name  # what the reader calls it in its errors
+            rows[index] = pixels(file, input)
+        except ImageError as fault:
             bad[index] = str(fault)
+        except OSError as fault:
+            bad[index] = f"{pictures[index].name}: {fault.strerror or fault}"
 
     watch.begin("reading pictures", len(pictures))
     indices = iter(range(len(pictures)))
