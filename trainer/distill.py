@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import torch
 from torch import Tensor
@@ -64,7 +66,7 @@ def _without_teachers(logits: Tensor, targets: Tensor, places: Tensor) -> dict[s
     return labels_alone(logits, targets)
 
 
-def _replay(store: LogitStore, recipe: Recipe, device: torch.device):
+def _replay(store: LogitStore, recipe: Recipe, device: torch.device) -> Callable[[int], Plan]:
     """The plan of a distillation: the stored views in turn, each with the answers stored for it."""
     weights = [teacher.weight for teacher in recipe.teachers.values()]
     temperatures = [teacher.temperature for teacher in recipe.teachers.values()]

@@ -7,18 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import normalize
 
-from .data import Dataset, Preprocessing, Split
+from .data import Dataset, Preprocessing, Split, to_input
 
 EVALUATION_BATCH = 512
 _PRIOR_DEVIATION = 0.5
-
-
-def to_input(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Float pixels [B, 3, H, W] in 0..1, normalised, in the memory layout that convolutions like best."""
-    normalised = normalize(pixels, list(preprocessing.mean), list(preprocessing.std))
-    return normalised.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

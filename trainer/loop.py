@@ -15,9 +15,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from .checkpoint import load_progress, save_progress
-from .data import Dataset, Split
+from .data import Dataset, Split, to_input
 from .errors import Diverged
-from .evaluate import logits_of, to_input, top1
+from .evaluate import logits_of, top1
 from .metrics import Metrics
 from .recipe import Training
 from .views import View, ViewSpec, order, render, seed_of

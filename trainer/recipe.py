@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ class Training(Struct, kw_only=True):
         epochs, batch: a batch is even, for pictures are laid out in pairs.
         lr: the peak, at that batch; it ends at a hundredth.
         warmup: epochs, may be a fraction.
-        weight_decay: of matrices; biases, norms and tokens have none.
+        weight_decay: of matrices and tokens; biases and norms have none.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, which are the ones that are kept; 0 is off.
         smoothing: of the labels.
@@ -75,8 +76,9 @@ class Training(Struct, kw_only=True):
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.batch % 2:
             raise ValueError("epochs is at least 1; batch is even and at least 2")
-        if self.lr <= 0 or self.clip <= 0 or self.warmup < 0 or self.weight_decay < 0:
-            raise ValueError("lr and clip are above 0; warmup and weight_decay are not negative")
+        figures = (self.lr, self.clip, self.warmup, self.weight_decay)
+        if not (all(map(math.isfinite, figures)) and min(self.lr, self.clip) > 0 and min(figures) >= 0):
+            raise ValueError("lr and clip are above 0; warmup and weight_decay are not negative; all are finite")
         if not (0 <= self.ema < 1 and 0 <= self.smoothing < 1):
             raise ValueError("ema and smoothing are at least 0 and below 1")
 
@@ -150,7 +152,7 @@ LARGEST_SMALL = 48
 
 
 def read_recipe(source: str | Path) -> Recipe:
-    """A recipe from a TOML file, or one that comes with the package by its name (`small`, `demo`).
+    """A recipe from a TOML file, or one that comes with the package by its name (`small`, `large`, `demo`).
 
     Raises:
         RecipeError: there is none, it is not TOML, a key is unknown, or a value is out of range.

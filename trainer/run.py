@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -73,8 +74,7 @@ class Run:
         path = self.folder / stage / WEIGHTS
         try:
             model.load_state_dict(load_file(path))
-        except Exception as fault:
-            # safetensors and torch have no common error; whatever it is, these weights can't be had
+        except (OSError, SafetensorError, RuntimeError) as fault:
             raise RunError(f"{path}: missing or damaged ({fault}); remove {path.parent} and run again") from fault
         return model.eval()
 
@@ -203,6 +203,10 @@ def load_teacher(run: Run, name: str) -> nn.Module:
         RunError: it is not there.
     """
     stage = f"teachers/{name}"
+    if not run.has(stage):
+        raise RunError(
+            f"{run.folder}: teacher {name!r} is not trained; `libkd-sdk teach {name} --out {run.folder}` does it"
+        )
     return run.load_into(stage, create_teacher(run.recipe.teachers[name], run.config(stage)["classes"]))
 
 

@@ -37,7 +37,9 @@ def demo(
 
     Trains a convolution and an involution teacher on 8,000 pictures of clothes, stores their answers, distils a
     vision transformer from them, trains the same one without teachers to compare with, exports it to three engines,
-    proves and times each. Interrupted or run again, it goes on with what is missing.
+    proves and times each. Interrupted or run again, it trains what is missing.
+
+    Example: libkd-sdk demo --out libkd-demo/
     """
     result = run_demo(out, DATA, "demo", seed, device)
     if json:

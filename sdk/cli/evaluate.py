@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ..bundle import MANIFEST, Bundle
+from ..bundle import MANIFEST
 from ..classifier import Classifier
 from ..errors import UsageError
 from .output import Bars, JsonOption, percent, show_facts, show_json, show_table
@@ -45,7 +45,7 @@ def evaluate(
                 raise UsageError("a bundle has no pictures of its own to be judged by; name some by --data")
             with Classifier(what) as classifier:
                 labels = classifier.labels
-                split = load_labelled(data, labels, Bundle.open(what).input, root=root, watch=bars)
+                split = load_labelled(data, labels, classifier.input, root=root, watch=bars)
                 logits = torch.from_numpy(_probabilities(classifier, split, bars)).clamp_min(1e-30).log()
         else:
             student, labels, preprocessing = load_student(what)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from trainer.data import load
+from trainer.data import load, to_input
 from trainer.errors import RunError, StoreError
-from trainer.evaluate import to_input
 from trainer.logits import LogitStore, check, fill
 from trainer.recipe import Data, read_recipe
 from trainer.run import Run, create_teacher
@@ -147,7 +146,7 @@ def test_answers_that_float16_can_not_hold_are_refused(filled, value):
 
 
 def test_precompute_asks_for_trained_teachers(tiny_recipe, tiny_data, tmp_path):
-    with pytest.raises(RunError, match=r"teachers/conv/config\.json: missing"):
+    with pytest.raises(RunError, match="teacher 'conv' is not trained; `libkd-sdk teach conv --out"):
         precompute(Run(tmp_path, tiny_recipe), tiny_data, torch.device("cpu"), Unwatched())
 
 

@@ -43,6 +43,7 @@ def test_a_written_recipe_reads_the_same(tiny_recipe, tmp_path):
         ("[student]\nwidth = 100\nheads = 3", "multiple of heads"),
         ("[student.training]\nbatch = 33", "batch is even"),
         ("[student.training]\nlr = -1.0", "lr and clip are above 0"),
+        ("[student.training]\nlr = nan", "all are finite"),
         ("[data]\nholdout = 0.9", "holdout is above 0"),
         ("[teachers]", "at least one"),
         ("[teachers.'a/b']\nmodel = 'resnet18'", "letters, digits"),

@@ -13,22 +13,15 @@ import torch
 from .. import recipe
 from ..errors import DataError
 from ..watch import Unwatched, Watch
+from .inputs import to_input
 from .layout import Labelled, labelled
 from .named import FASHION_MNIST_LABELS, FASHION_MNIST_MINI, fashion_mnist
 from .pictures import Input, Preprocessing, Resize, decode, native_size
 from .split import Split, sample_ids
 
-__all__ = ["Dataset", "Input", "Preprocessing", "Split", "load", "load_labelled"]
+__all__ = ["Dataset", "Input", "Preprocessing", "Split", "load", "load_labelled", "to_input"]
 
 LARGEST_DEFAULT_SIZE = 96
-_SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..data import Preprocessing, Split
-from ..evaluate import to_input
+from ..data import Preprocessing, Split, to_input
 from ..views import Keys, order, render
 from ..watch import Watch
 from .store import LogitStore

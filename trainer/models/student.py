@@ -25,7 +25,7 @@ class Student(nn.Module):
     Args:
         classes: number of classes.
         teachers: number of bias tokens.
-        size: height and width of the pictures, in pixels; a multiple of `patch`.
+        size: height and width of the pictures, in pixels; for the `patch` stem a multiple of `patch`.
         stem: `patch` cuts patches by one strided convolution; `conv` gets there by stride-2 3x3 convolutions, which
             lets a small transformer learn from few pictures (Xiao et al., NeurIPS 2021, arXiv 2106.14881).
         patch: pixels between neighbouring tokens; a power of two for the `conv` stem.

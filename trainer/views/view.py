@@ -103,9 +103,8 @@ def _recolour(pixels: Tensor, images: Tensor, keys: Keys, spec: ViewSpec) -> Ten
         pixels = pixels * _factor(keys, "brightness", spec.brightness)
     if spec.contrast:
         # The pivot is the untouched picture's mean, summed in integers: the same in any batch and on any device.
-        pivot = (images.sum((1, 2, 3), dtype=torch.int64).to(torch.float32) / (255 * images[0].numel()))[
-            :, None, None, None
-        ]
+        sums = images.sum((1, 2, 3), dtype=torch.int64).to(torch.float32)
+        pivot = (sums / (255 * images[0].numel()))[:, None, None, None]
         pixels = pivot + (pixels - pivot) * _factor(keys, "contrast", spec.contrast)
     if spec.saturation:
         grey = sum(weight * channel for weight, channel in zip(_GREY, pixels.split(1, dim=1), strict=True))
