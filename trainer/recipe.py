@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from .errors import RecipeError
-from .views import ViewSpec
+from .views import ExtraSpec, ViewSpec
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,11 +23,15 @@ class Data(Struct, kw_only=True):
         size: height and width, in pixels, of what the nets see. Default: the pictures' own median size, at most 96.
         holdout: share of each class that is held back for validation (and, where the data has no test set either,
             the same again for the test).
+        labels: share of each class whose labels are used; the other training pictures are taken as unlabelled.
+        memory_gb: training pictures that take more than this, once decoded, are decoded anew in every epoch.
         mean, std: of the normalisation, a channel each, for pixels in 0..1; ImageNet's by default.
     """
 
     size: int | None = None
     holdout: float = 0.1
+    labels: float = 1.0
+    memory_gb: float = 8.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -36,17 +40,37 @@ class Data(Struct, kw_only=True):
             raise ValueError("size is between 8 and 1024 pixels")
         if not 0 < self.holdout <= 0.4:
             raise ValueError("holdout is above 0 and at most 0.4")
+        if not 0 < self.labels <= 1:
+            raise ValueError("labels is above 0 and at most 1")
+        if not self.memory_gb >= 0:
+            raise ValueError("memory_gb is not negative")
 
 
 class Views(Struct, kw_only=True):
-    """The stored views: `count` of them, taken in turn by the epochs; from `count` = epochs on, each has its own."""
+    """What the student sees, and where its teachers' answers for it come from.
 
+    Attributes:
+        mode: `replay`: `count` views are stored and taken in turn by the epochs; `exact`: every epoch has a stored
+            view of its own; `clean`: one stored view, the untouched picture (weak, for comparison); `online`: nothing
+            is stored, the teachers answer while the student learns.
+        count: of the stored views, in mode `replay`.
+        spec: of the views.
+        top_k: store only so many of each answer's logits, and the mass of the others; 0 is all of them. Default: all
+            up to 1,000 classes, else 100.
+        extra: further augmentation that the student alone sees, on top of the view that the teachers answered for.
+    """
+
+    mode: Literal["replay", "exact", "clean", "online"] = "replay"
     count: int = 10
     spec: ViewSpec = ViewSpec(scale=(0.5, 1.0), ratio=(0.75, 1.3333), flip=0.5, erase=0.25, mixup=0.8, cutmix=1.0)
+    top_k: int | None = None
+    extra: ExtraSpec = ExtraSpec()
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError("count is at least 1")
+        if self.top_k is not None and self.top_k < 0:
+            raise ValueError("top_k is not negative")
 
 
 class Training(Struct, kw_only=True):
@@ -61,6 +85,7 @@ class Training(Struct, kw_only=True):
         ema: decay of the averaged weights, which are the ones that are kept; 0 is off.
         smoothing: of the labels.
         precision: of the arithmetic; `auto` is bf16 where the device has it in hardware.
+        compile: the net by torch.compile.
     """
 
     epochs: int = 100
@@ -72,10 +97,11 @@ class Training(Struct, kw_only=True):
     ema: float = 0.998
     smoothing: float = 0.1
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2 or self.batch % 2:
-            raise ValueError("epochs is at least 1; batch is even and at least 2")
+        if self.epochs < 0 or self.batch < 2 or self.batch % 2:
+            raise ValueError("epochs is not negative; batch is even and at least 2")
         figures = (self.lr, self.clip, self.warmup, self.weight_decay)
         if not (all(map(math.isfinite, figures)) and min(self.lr, self.clip) > 0 and min(figures) >= 0):
             raise ValueError("lr and clip are above 0; warmup and weight_decay are not negative; all are finite")
@@ -89,6 +115,13 @@ class Teacher(Struct, kw_only=True):
     Attributes:
         model: a name that `timm.create_model` knows.
         args: further arguments for it.
+        pretrained: start from the weights that timm has for it (downloaded once).
+        weights: start from a file of its weights by timm's names, safetensors or a plain torch state dictionary.
+            Weights of another number of classes leave the classifier out. With `training.epochs` = 0 the teacher is
+            taken as it is.
+        size: pixels a side that it sees, if not those of the data.
+        mean, std: of its normalisation. Default: timm's for `pretrained` weights or for a file of them, else the
+            data's.
         views: what is done to the pictures while it is trained.
         training: its schedule.
         weight: of its term in the student's loss.
@@ -97,6 +130,11 @@ class Teacher(Struct, kw_only=True):
 
     model: str
     args: dict[str, Any] = {}
+    pretrained: bool = False
+    weights: str | None = None
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     views: ViewSpec = ViewSpec(scale=(0.5, 1.0), ratio=(0.75, 1.3333), flip=0.5, erase=0.25)
     training: Training = Training()
     weight: float = 1.0
@@ -105,11 +143,27 @@ class Teacher(Struct, kw_only=True):
     def __post_init__(self) -> None:
         if self.weight <= 0 or self.temperature <= 0:
             raise ValueError("weight and temperature are above 0")
+        if self.pretrained and self.weights:
+            raise ValueError("pretrained and weights are two sources of the same; give one")
+        if self.training.epochs < 1 and not (self.pretrained or self.weights):
+            raise ValueError("a teacher without training (epochs = 0) needs pretrained = true or weights")
+        if self.size is not None and not 8 <= self.size <= 1024:
+            raise ValueError("size is between 8 and 1024 pixels")
 
 
 class Student(Struct, kw_only=True):
-    """The student's shape; see `trainer.models.Student`. `label_weight` is that of the labels in its loss."""
+    """The student's shape (see `trainer.models.Student`) and what it minimises (see `trainer.losses`).
 
+    Attributes:
+        label_weight: of the labels' term in the loss.
+        loss: of a bias head towards its teacher: `kl`, `hard`, `dkd` or `dist`.
+        loss_args: further arguments of that loss.
+        standardize: logits, the student's and the teacher's, are standardised before it.
+        ensemble: `per-token`: head k learns from teacher k; `mean-prob`, `mean-logit`: every bias head learns from
+            the mean of all teachers.
+    """
+
+    tokens: Literal["learned", "stems"] = "learned"
     stem: Literal["patch", "conv"] = "conv"
     patch: int = 4
     width: int = 192
@@ -118,6 +172,10 @@ class Student(Struct, kw_only=True):
     mlp_ratio: float = 2.0
     drop_path: float = 0.0
     label_weight: float = 1.0
+    loss: Literal["kl", "hard", "dkd", "dist"] = "kl"
+    loss_args: dict[str, float] = {}
+    standardize: bool = False
+    ensemble: Literal["per-token", "mean-prob", "mean-logit"] = "per-token"
     training: Training = Training()
 
     def __post_init__(self) -> None:
@@ -127,6 +185,8 @@ class Student(Struct, kw_only=True):
             raise ValueError("with stem = 'conv', patch is a power of two from 2 on")
         if not 0 <= self.drop_path < 1 or self.label_weight < 0:
             raise ValueError("drop_path is at least 0 and below 1, label_weight not negative")
+        if self.training.epochs < 1:
+            raise ValueError("the student's epochs are at least 1")
 
 
 class Recipe(Struct, kw_only=True):

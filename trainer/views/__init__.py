@@ -5,7 +5,7 @@ batch, order, process and epoch.
 """
 
 from .keys import Keys, order, seed_of
-from .spec import ViewSpec
+from .spec import ExtraSpec, ViewSpec
 from .view import View, render
 
-__all__ = ["Keys", "View", "ViewSpec", "order", "render", "seed_of"]
+__all__ = ["ExtraSpec", "Keys", "View", "ViewSpec", "order", "render", "seed_of"]

@@ -21,6 +21,9 @@ class ViewSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         rotate: largest rotation either way, in degrees.
         fill: what stands outside of the picture: zeros, or its border pixels.
         brightness, contrast, saturation: largest relative change either way.
+        operations: how many of RandAugment's operations (Cubuk et al., 2020) each picture gets; 0 is off.
+        magnitude: of these, 0..10; each draw varies by a normal deviation of 0.5 (timm's `rand-m9-mstd0.5`). None
+            draws it uniformly: with operations = 1 that is TrivialAugment (Mueller & Hutter, 2021).
         erase: probability that a rectangle of 2 to 33 % of the area is made grey (Zhong et al., 2017).
         mixup: alpha of the Beta distribution of Mixup (Zhang et al., 2018); 0 is off.
         cutmix: alpha of CutMix (Yun et al., 2019); 0 is off. With both on, each pair draws one of them.
@@ -36,6 +39,8 @@ class ViewSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    operations: int = 0
+    magnitude: float | None = 9.0
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -49,7 +54,28 @@ class ViewSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError("scale and ratio are (smallest, largest), above 0, scale at most 1")
         if min(self.rotate, self.mixup, self.cutmix) < 0:
             raise ValueError("rotate, mixup and cutmix are not negative")
+        if self.operations < 0 or not (self.magnitude is None or 0 <= self.magnitude <= 10):
+            raise ValueError("operations is not negative, magnitude between 0 and 10")
 
     def hash(self) -> str:
         """Names the pixels that this spec makes."""
         return hashlib.sha256(msgspec.json.encode([REVISION, self])).hexdigest()[:16]
+
+
+class ExtraSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Augmentation on top of a finished view that leaves its geometry alone; every default is off.
+
+    Attributes:
+        brightness, contrast, saturation: largest relative change either way.
+        erase: probability that a rectangle of 2 to 33 % of the area is made grey.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    erase: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is between 0 and 1")
