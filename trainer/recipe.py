@@ -181,7 +181,10 @@ class Student(Struct, kw_only=True):
     def __post_init__(self) -> None:
         if min(self.patch, self.width, self.depth, self.heads) < 1 or self.mlp_ratio <= 0 or self.width % self.heads:
             raise ValueError("the shape is of positive numbers, and width a multiple of heads")
-        if self.stem == "conv" and (self.patch < 2 or self.patch & (self.patch - 1)):
+        if self.tokens == "stems":
+            if self.patch % 2:
+                raise ValueError("with tokens = 'stems', patch is even")
+        elif self.stem == "conv" and (self.patch < 2 or self.patch & (self.patch - 1)):
             raise ValueError("with stem = 'conv', patch is a power of two from 2 on")
         if not 0 <= self.drop_path < 1 or self.label_weight < 0:
             raise ValueError("drop_path is at least 0 and below 1, label_weight not negative")
