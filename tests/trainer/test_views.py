@@ -1,17 +1,25 @@
 """Views: the same key gives the same pixels, whatever stands beside it; and each operation does what it says."""
 
+import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
+from torchvision.transforms.v2 import InterpolationMode, RandAugment, TrivialAugmentWide
 
-from trainer.views import Keys, ViewSpec, order, render, seed_of
+from trainer.loop import batches
+from trainer.views import ExtraSpec, Keys, ViewSpec, enhance, order, render, seed_of
+from trainer.views.operations import Kind, Operation, draw
 from trainer.views.view import _beta, _partners
 
-EVERYTHING = ViewSpec(
+PLAIN = ViewSpec(
     shift=0.1,
     scale=(0.4, 1.0),
     ratio=(0.75, 1.3333),
@@ -25,6 +33,8 @@ EVERYTHING = ViewSpec(
     cutmix=1.0,
     mix=0.8,
 )
+EVERYTHING = replace(PLAIN, operations=2)
+EXTRA = ExtraSpec(brightness=0.3, contrast=0.3, saturation=0.3, erase=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +76,60 @@ def test_a_view_does_not_depend_on_the_number_of_threads(pictures):
     assert torch.equal(one.pixels, many.pixels)
 
 
+def test_a_view_does_not_depend_on_how_many_ranks_share_its_pairs(pictures):
+    images, ids = pictures
+    pairs = order(3, ids, 5).view(-1, 2)
+    whole = _pixels(images, ids, pairs.flatten())
+    for ranks in (2, 3):
+        for rank in range(ranks):
+            mine = pairs[rank::ranks]
+            assert torch.equal(
+                _pixels(images, ids, mine.flatten()), whole.view(-1, 2, 3, 28, 28)[rank::ranks].flatten(0, 1)
+            )
+
+
+def test_a_view_does_not_depend_on_the_process(pictures):
+    images, ids = pictures
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as workers:
+        halves = [
+            workers.submit(render, images[half], ids[half], seed=3, view=5, spec=EVERYTHING)
+            for half in (slice(0, 32), slice(32, 64))
+        ]
+        pixels = torch.cat([half.result().pixels for half in halves])
+    assert torch.equal(pixels, _pixels(images, ids))
+
+
+def _pixels(images, ids, rows=slice(None)):
+    return render(images[rows], ids[rows], seed=3, view=5, spec=EVERYTHING).pixels
+
+
+def test_a_view_does_not_depend_on_the_epoch_that_shows_it(tiny_data):
+    first, last = (
+        {
+            sample: row
+            for batch in batches(tiny_data.train, seed=3, view=1, epoch=epoch, size=8, spec=EVERYTHING)
+            for sample, row in zip(batch.indices.tolist(), batch.view.pixels, strict=True)
+        }
+        for epoch in (1, 9)
+    )
+    assert list(first) != list(last)
+    both = first.keys() & last.keys()
+    assert len(both) >= len(tiny_data.train) - 16
+    assert all(torch.equal(first[sample], last[sample]) for sample in both)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_view_is_the_same_on_a_gpu_but_for_rounding(pictures):
+    """Keys are integers and alike to the bit. Pixels are floats, and where one lies on an edge, of the erased box or of
+    solarize's threshold, the last bit decides: one value in a thousand may be anything."""
+    images, ids = pictures
+    device = torch.device("cuda")
+    assert torch.equal(Keys(3, ids.to(device), 5).bits("flip").cpu(), Keys(3, ids, 5).bits("flip"))
+    assert torch.equal(order(3, ids.to(device), 5).cpu(), order(3, ids, 5))
+    far = (_pixels(images.to(device), ids.to(device)).cpu() - _pixels(images, ids)).abs() > 2 / 255
+    assert far.float().mean() < 1e-3
+
+
 def test_another_seed_view_or_sample_gives_other_pixels(pictures):
     images, ids = pictures
     base = render(images, ids, seed=3, view=5, spec=EVERYTHING).pixels
@@ -80,14 +144,16 @@ def test_another_seed_view_or_sample_gives_other_pixels(pictures):
 def test_pixels_of_a_key_are_pinned():
     # Stored logits outlive a version of this package: if this fails on purpose, raise REVISION in views/spec.py.
     ramp = torch.arange(2 * 8 * 8 * 3, dtype=torch.int64).mul(7).remainder(256).to(torch.uint8).view(2, 8, 8, 3)
-    view = render(ramp, torch.tensor([11, 12]), seed=1, view=2, spec=EVERYTHING)
-    assert view.own.tolist() == pytest.approx(PINNED_OWN, abs=1e-4)
-    assert view.pixels[:, 1, 3, ::3].flatten().tolist() == pytest.approx(PINNED_PIXELS, abs=1e-4)
+    for spec, pinned in ((PLAIN, PINNED_PIXELS), (EVERYTHING, PINNED_OPERATIONS)):
+        view = render(ramp, torch.tensor([11, 12]), seed=1, view=2, spec=spec)
+        assert view.own.tolist() == pytest.approx(PINNED_OWN, abs=1e-4)
+        assert view.pixels[:, 1, 3, ::3].flatten().tolist() == pytest.approx(pinned, abs=1e-4)
     assert Keys(1, torch.tensor([11, 12]), 2).bits("flip").tolist() == PINNED_BITS
 
 
 PINNED_OWN = [0.9375, 0.9375]
 PINNED_PIXELS = [0.2269, 0.5, 0.5, 0.4217, 0.3305, 0.7277]
+PINNED_OPERATIONS = [1.0, 0.5, 0.5, 0.5922, 0.6863, 0.2784]
 PINNED_BITS = [1537867023757310720, -3637986404647443988]
 
 
@@ -135,6 +201,159 @@ def test_a_rotation_keeps_the_middle_and_turns_the_rest():
     assert angle.max() > 80
 
 
+def _moved(picture, angle=0.0, translate=(0.0, 0.0), shear=(0.0, 0.0), **center):
+    shear = [math.degrees(math.atan(slope)) for slope in shear]
+    return F.affine(picture, angle, list(translate), 1.0, shear, interpolation=InterpolationMode.BILINEAR, **center)
+
+
+# torchvision's name and function of each kind; those that move take float pictures, the others uint8.
+REFERENCES = {
+    Kind.IDENTITY: ("Identity", lambda picture, _: picture),
+    Kind.SHEAR_X: ("ShearX", lambda picture, level: _moved(picture, shear=(level, 0), center=[0, 0])),
+    Kind.SHEAR_Y: ("ShearY", lambda picture, level: _moved(picture, shear=(0, level), center=[0, 0])),
+    Kind.TRANSLATE_X: ("TranslateX", lambda picture, level: _moved(picture, translate=(level, 0))),
+    Kind.TRANSLATE_Y: ("TranslateY", lambda picture, level: _moved(picture, translate=(0, level))),
+    Kind.ROTATE: ("Rotate", lambda picture, level: F.rotate(picture, level, InterpolationMode.BILINEAR)),
+    Kind.BRIGHTNESS: ("Brightness", lambda picture, level: F.adjust_brightness(picture, 1 + level)),
+    Kind.SATURATION: ("Color", lambda picture, level: F.adjust_saturation(picture, 1 + level)),
+    Kind.CONTRAST: ("Contrast", lambda picture, level: F.adjust_contrast(picture, 1 + level)),
+    Kind.SHARPNESS: ("Sharpness", lambda picture, level: F.adjust_sharpness(picture, 1 + level)),
+    Kind.POSTERIZE: ("Posterize", lambda picture, level: F.posterize(picture, round(level))),
+    Kind.SOLARIZE: ("Solarize", lambda picture, level: F.solarize(picture, 255 * level)),
+    Kind.AUTOCONTRAST: ("AutoContrast", lambda picture, _: F.autocontrast(picture)),
+    Kind.EQUALIZE: ("Equalize", lambda picture, _: F.equalize(picture)),
+}
+MOVING = range(Kind.SHEAR_X, Kind.BRIGHTNESS)
+BLENDS = range(Kind.BRIGHTNESS, Kind.POSTERIZE)
+
+
+def _reference(picture, operation, row, space):
+    """What torchvision makes of a picture [3, H, W] by the operation that a row drew, in a space of torchvision's."""
+    name, function = REFERENCES[Kind(operation.kind[row].item())]
+    magnitudes, signed = space[name]
+    ends = magnitudes(2, *picture.shape[1:])  # the smallest and the largest
+    if ends is None:
+        return function(picture, 0)
+    level = torch.lerp(*ends.double(), operation.strength[row].double()).item()
+    return function(picture, level * (operation.sign[row].item() if signed else 1))
+
+
+def _many_colours():
+    """uint8 [4, 20, 30, 3]: noise, a gradient of each channel, narrow values, one flat colour."""
+    y, x = np.mgrid[:20, :30]
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3))
+    gradient = np.stack([x * 8, y * 12, 250 - x * 4 - y * 4], -1)
+    return torch.from_numpy(np.stack([noise, gradient, 90 + noise // 4, noise * 0 + (200, 100, 30)]).astype(np.uint8))
+
+
+@pytest.mark.parametrize("magnitude", [4.0, 10.0, "uniform"])
+@pytest.mark.parametrize("kind", Kind, ids=[kind.name.lower() for kind in Kind])
+def test_an_operation_is_torchvisions(tiny_data, kind, magnitude):
+    """Of values mapped by a table, exactly; of blends within two steps of 255, as torchvision rounds on the way."""
+    space = (TrivialAugmentWide if magnitude == "uniform" else RandAugment)._AUGMENTATION_SPACE
+    spec, ids = ViewSpec(operations=1, magnitude=magnitude), torch.arange(400)
+    [operation] = draw(Keys(0, ids, 0), spec)
+    rows = (operation.kind == kind).nonzero().flatten()
+    operation = Operation(*(values[rows] for values in operation))
+    tolerance = {Kind.POSTERIZE: 1e-6, Kind.SOLARIZE: 1e-6, Kind.EQUALIZE: 1e-6}.get(kind, 2.01 / 255)
+    for source in (tiny_data.train.images[:8], _many_colours()):
+        images = source[rows % len(source)]
+        rendered = render(images, ids[rows], seed=0, view=0, spec=spec).pixels
+        for row, picture in enumerate(images.permute(0, 3, 1, 2)):
+            picture = picture / 255 if kind in MOVING else picture
+            expected = _reference(picture, operation, row, space)
+            expected = expected if kind in MOVING else expected / 255
+            torch.testing.assert_close(rendered[row], expected, rtol=0, atol=1e-4 if kind in MOVING else tolerance)
+
+
+def test_operations_that_move_compose_to_one_resampling():
+    """In a picture whose values are linear in place, resampling again and again loses nothing but what has left it."""
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(64.0), indexing="ij")
+    plane = torch.stack([x * 3, y * 5, torch.full_like(x, 255)])  # the last says what is still of the picture
+    ids, spec = torch.arange(300), ViewSpec(operations=2, magnitude=6.0, flip=1.0)
+    drawn = draw(Keys(0, ids, 0), spec)
+    rows = torch.stack([(op.kind >= MOVING.start) & (op.kind < MOVING.stop) for op in drawn]).all(0).nonzero().flatten()
+    assert len({(drawn[0].kind[row].item(), drawn[1].kind[row].item()) for row in rows}) > 15
+    images = plane.to(torch.uint8).permute(1, 2, 0).expand(300, -1, -1, -1)
+    rendered = render(images, ids, seed=0, view=0, spec=spec).pixels
+    for row in rows:
+        expected = F.horizontal_flip(plane / 255)
+        for operation in drawn:
+            expected = _reference(expected, operation, row, RandAugment._AUGMENTATION_SPACE)
+        inside = (expected[2] > 0.9999) & (rendered[row, 2] > 0.9999)
+        assert inside.float().mean() > 0.1
+        torch.testing.assert_close(rendered[row][:, inside], expected[:, inside], rtol=0, atol=1e-3)
+
+
+def test_operations_on_colours_follow_in_the_order_drawn():
+    ids, spec = torch.arange(400), ViewSpec(operations=2)
+    first, second = drawn = draw(Keys(0, ids, 0), spec)
+    rows = ((first.kind >= BLENDS.start) & (second.kind >= BLENDS.start) & (second.kind < BLENDS.stop)).nonzero()
+    images = _many_colours().repeat(100, 1, 1, 1)
+    rendered = render(images, ids, seed=0, view=0, spec=spec).pixels
+    for row in rows.flatten():
+        expected = images[row].permute(2, 0, 1)
+        for operation in drawn:
+            expected = _reference(expected, operation, row, RandAugment._AUGMENTATION_SPACE)
+        torch.testing.assert_close(rendered[row], expected / 255, rtol=0, atol=5 / 255)
+
+
+def test_operations_are_drawn_evenly_and_their_strengths_as_asked():
+    keys = Keys(0, torch.arange(140_000), 0)
+    first, second = draw(keys, ViewSpec(operations=2, magnitude=5.0))
+    pairs = torch.bincount(first.kind * len(Kind) + second.kind, minlength=len(Kind) ** 2)
+    expected = 140_000 / len(Kind) ** 2
+    assert ((pairs - expected) ** 2 / expected).sum() < 276  # chi squared, 195 degrees of freedom: p < 0.0001 beyond
+    assert first.sign.unique().tolist() == [-1, 1]
+    assert first.sign.mean().abs() < 0.01
+    assert first.strength.mean().item() == pytest.approx(0.5, abs=1e-3)
+    assert first.strength.std().item() == pytest.approx(0.05, abs=1e-3)
+    assert torch.corrcoef(torch.stack([*first, *second]).float()).fill_diagonal_(0).abs().max() < 0.02
+    [strong] = draw(keys, ViewSpec(operations=1, magnitude=10.0))
+    assert strong.strength.max() == 1
+    [any_strength] = draw(keys, ViewSpec(operations=1, magnitude="uniform"))
+    counts = torch.histc(any_strength.strength, 100, 0, 1)
+    assert ((counts - 1400) ** 2 / 1400).sum() < 160
+
+
+def test_normal_draws_have_the_quantiles_of_a_normal():
+    draws = Keys(0, torch.arange(200_000), 0).normal("a")
+    assert draws.isfinite().all()
+    for quantile, value in ((0.001, -3.0902), (0.1, -1.2816), (0.5, 0.0), (0.9, 1.2816), (0.999, 3.0902)):
+        assert (draws < value).float().mean().item() == pytest.approx(quantile, abs=0.003)
+
+
+def test_an_extra_that_is_off_leaves_the_very_pixels(pictures):
+    pixels = _pixels(*pictures)
+    assert enhance(pixels, pictures[1], seed=3, epoch=5, spec=ExtraSpec()) is pixels
+
+
+def test_an_extra_depends_on_seed_sample_and_epoch_alone(pictures):
+    pixels, ids = _pixels(*pictures), pictures[1]
+
+    def enhanced(rows=slice(None), seed=3, epoch=5, of=ids):
+        return enhance(pixels[rows], of[rows], seed=seed, epoch=epoch, spec=EXTRA)
+
+    whole = enhanced()
+    assert torch.equal(torch.cat([enhanced(slice(0, 7)), enhanced(slice(7, 64))]), whole)
+    assert torch.equal(enhanced(torch.arange(63, -1, -1)), whole.flip(0))
+    assert whole.min() >= 0
+    assert whole.max() <= 1
+    for other in (enhanced(seed=4), enhanced(epoch=6), enhanced(of=ids + 1), pixels):
+        assert (other != whole).flatten(1).any(1).float().mean() > 0.9
+
+
+def test_an_extra_draws_anew_what_the_view_of_the_same_number_has_drawn():
+    ids = torch.arange(1000)
+    dim = torch.full((1000, 4, 4, 3), 100, dtype=torch.uint8)
+    view = render(dim, ids, seed=3, view=5, spec=ViewSpec(brightness=0.5)).pixels
+    again = enhance(torch.full_like(view, 100 / 255), ids, seed=3, epoch=5, spec=ExtraSpec(brightness=0.5))
+    factors = torch.stack([view[:, 0, 0, 0], again[:, 0, 0, 0]]) * 255 / 100
+    assert factors[1].min() == pytest.approx(0.5, abs=0.01)
+    assert factors[1].max() == pytest.approx(1.5, abs=0.01)
+    assert torch.corrcoef(factors)[0, 1].abs() < 0.1
+
+
 def test_mixup_and_cutmix_say_how_much_of_a_picture_is_its_own(pictures):
     images, ids = pictures
     black_and_white = torch.zeros_like(images)
@@ -155,6 +374,17 @@ def test_soft_labels_follow_the_pixels():
     own = view.own * 0.9
     torch.testing.assert_close(targets[0], torch.stack([own[0], 0.9 - own[0], own[0] * 0]) + 0.1 / 3)
     torch.testing.assert_close(targets[2], torch.tensor([0.0, 0.0, 0.9]) + 0.1 / 3)
+
+
+def test_an_unknown_label_has_no_mass_and_takes_none():
+    view = render(torch.zeros(6, 8, 8, 3, dtype=torch.uint8), torch.arange(6), seed=0, view=0, spec=ViewSpec(mixup=1.0))
+    targets = view.targets(torch.tensor([0, -1, -1, -1, 1, 2]), classes=3, smoothing=0.3)
+    own = view.own
+    torch.testing.assert_close(
+        targets.sum(1), torch.stack([own[0], 1 - own[1], own[0] * 0, own[0] * 0, *2 * [own[0] ** 0]])
+    )
+    torch.testing.assert_close(targets[0], own[0] * torch.tensor([0.8, 0.1, 0.1]))
+    torch.testing.assert_close(targets[1], (1 - own[1]) * torch.tensor([0.8, 0.1, 0.1]))
 
 
 def test_a_last_picture_without_a_partner_stays_whole(pictures):
@@ -208,6 +438,8 @@ def test_every_field_of_the_spec_changes_its_hash():
         {"brightness": 0.1},
         {"contrast": 0.1},
         {"saturation": 0.1},
+        {"operations": 2},
+        {"magnitude": "uniform"},
         {"erase": 0.1},
         {"mixup": 0.1},
         {"cutmix": 0.1},

@@ -6,6 +6,6 @@ batch, order, process and epoch.
 
 from .keys import Keys, order, seed_of
 from .spec import ExtraSpec, ViewSpec
-from .view import View, render
+from .view import View, enhance, render
 
-__all__ = ["ExtraSpec", "Keys", "View", "ViewSpec", "order", "render", "seed_of"]
+__all__ = ["ExtraSpec", "Keys", "View", "ViewSpec", "enhance", "order", "render", "seed_of"]

@@ -54,6 +54,11 @@ class Keys:
         unit = _logical_shift(self.bits(name), 40).to(torch.float32) * 2.0**-24
         return low + (high - low) * unit
 
+    def normal(self, name: str) -> Tensor:
+        """Standard normal, float32 [B]."""
+        middle = self.uniform(name).double() + 2.0**-25  # of the 2^-24 that a draw stands for: never 0
+        return torch.special.ndtri(middle).float()
+
     def chance(self, name: str, probability: float) -> Tensor:
         """True with the given probability, bool [B]."""
         return self.uniform(name) < probability

@@ -22,8 +22,8 @@ class ViewSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         fill: what stands outside of the picture: zeros, or its border pixels.
         brightness, contrast, saturation: largest relative change either way.
         operations: how many of RandAugment's operations (Cubuk et al., 2020) each picture gets; 0 is off.
-        magnitude: of these, 0..10; each draw varies by a normal deviation of 0.5 (timm's `rand-m9-mstd0.5`). None
-            draws it uniformly: with operations = 1 that is TrivialAugment (Mueller & Hutter, 2021).
+        magnitude: of these, 0..10; each draw varies by a normal deviation of 0.5 (timm's `rand-m9-mstd0.5`). `uniform`
+            draws it from a wider range: with operations = 1 that is TrivialAugment (Mueller & Hutter, 2021).
         erase: probability that a rectangle of 2 to 33 % of the area is made grey (Zhong et al., 2017).
         mixup: alpha of the Beta distribution of Mixup (Zhang et al., 2018); 0 is off.
         cutmix: alpha of CutMix (Yun et al., 2019); 0 is off. With both on, each pair draws one of them.
@@ -40,7 +40,7 @@ class ViewSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     contrast: float = 0.0
     saturation: float = 0.0
     operations: int = 0
-    magnitude: float | None = 9.0
+    magnitude: float | Literal["uniform"] = 9.0
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -54,7 +54,7 @@ class ViewSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError("scale and ratio are (smallest, largest), above 0, scale at most 1")
         if min(self.rotate, self.mixup, self.cutmix) < 0:
             raise ValueError("rotate, mixup and cutmix are not negative")
-        if self.operations < 0 or not (self.magnitude is None or 0 <= self.magnitude <= 10):
+        if self.operations < 0 or not (self.magnitude == "uniform" or 0 <= self.magnitude <= 10):
             raise ValueError("operations is not negative, magnitude between 0 and 10")
 
     def hash(self) -> str:

@@ -13,11 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .keys import Keys
-from .spec import ViewSpec
+from .keys import Keys, seed_of
+from .operations import (
+    Operation,
+    Ranges,
+    after,
+    apply_colours,
+    blend,
+    cos_and_sin,
+    draw,
+    grey,
+    matrices,
+    mean,
+    placement,
+    ranges,
+    to_bytes,
+)
+from .spec import ExtraSpec, ViewSpec
 
 _ERASED_AREA, _ERASED_RATIO, _ERASED_VALUE = (0.02, 0.33), (0.3, 3.3), 0.5
-_GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as Pillow and torchvision have it
 
 
 class View(NamedTuple):
@@ -30,11 +44,14 @@ class View(NamedTuple):
     own: Tensor
 
     def targets(self, labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
-        """Soft labels [B, classes] of the mixed pictures, from int64 labels [B]."""
-        hard = F.one_hot(labels, classes).to(self.own.dtype)
+        """Soft labels [B, classes] of the mixed pictures, from int64 labels [B].
+
+        A label below 0 is unknown: its part of a picture has no mass, so that the row sums to less than 1.
+        """
+        hard = F.one_hot(labels.clamp(min=0), classes).to(self.own.dtype) * (labels >= 0)[:, None]
         own = self.own[:, None]
         mixed = own * hard + (1 - own) * _partners(hard)
-        return mixed * (1 - smoothing) + smoothing / classes
+        return mixed * (1 - smoothing) + mixed.sum(1, keepdim=True) * (smoothing / classes)
 
 
 def render(images: Tensor, samples: Tensor, *, seed: int, view: int, spec: ViewSpec) -> View:
@@ -47,11 +64,31 @@ def render(images: Tensor, samples: Tensor, *, seed: int, view: int, spec: ViewS
         seed, view, spec: with the ids, all that the result depends on.
     """
     keys = Keys(seed, samples, view)
+    operations, reach = draw(keys, spec), ranges(spec, *images.shape[1:3])
     pixels = images.permute(0, 3, 1, 2).to(torch.float32) / 255
-    pixels = _resample(pixels, keys, spec)
+    pixels = _resample(pixels, keys, spec, operations, reach)
     pixels = _recolour(pixels, images, keys, spec)
+    for operation in operations:
+        pixels = apply_colours(pixels, operation, reach)
     pixels = _erase(pixels, keys, spec)
     return _mix(pixels, Keys(seed, samples ^ _partners(samples), view), spec)
+
+
+def enhance(pixels: Tensor, samples: Tensor, *, seed: int, epoch: int, spec: ExtraSpec) -> Tensor:
+    """More augmentation of finished views, that of `epoch`, such as a student may see and its teachers need not.
+
+    Args:
+        pixels: float32 [B, 3, H, W] in 0..1.
+        samples: int64 ids [B].
+        seed, epoch, spec: with the ids and pixels, all that the result depends on.
+
+    Returns:
+        as `pixels`; `pixels` itself if every part of the spec is off.
+    """
+    if spec == ExtraSpec():
+        return pixels
+    keys = Keys(seed_of(seed, "enhance"), samples, epoch)  # other draws than those of the view of the same number
+    return _erase(_recolour(pixels, to_bytes(pixels), keys, spec), keys, spec)
 
 
 def _partners(rows: Tensor) -> Tensor:
@@ -61,27 +98,35 @@ def _partners(rows: Tensor) -> Tensor:
     return torch.cat([swapped, rows[even:]]) if even < rows.shape[0] else swapped
 
 
-def _resample(pixels: Tensor, keys: Keys, spec: ViewSpec) -> Tensor:
-    """Crop, shift, flip and rotation as one bilinear resampling."""
-    if not (spec.shift or spec.scale != (1, 1) or spec.ratio != (1, 1) or spec.flip or spec.rotate):
+def _resample(pixels: Tensor, keys: Keys, spec: ViewSpec, operations: list[Operation], reach: Ranges) -> Tensor:
+    """Crop, shift, flip, rotation and then the operations that move pixels, as one bilinear resampling."""
+    if not (spec.shift or spec.scale != (1, 1) or spec.ratio != (1, 1) or spec.flip or spec.rotate or operations):
         return pixels
     height, width = pixels.shape[-2:]
+    places = _cropped(keys, spec, width / height)
+    for operation in operations:
+        places = after(places, placement(operation, reach, width / height))
+    x, y = _centres(width, pixels)[None, None, :] * 2 - 1, _centres(height, pixels)[None, :, None] * 2 - 1
+    (a, b, c), (d, e, f) = (row.unbind(1) for row in places[..., None, None].unbind(1))
+    grid = torch.stack([a * x + b * y + c, d * x + e * y + f], dim=-1)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=spec.fill, align_corners=False)
+
+
+def _cropped(keys: Keys, spec: ViewSpec, aspect: float) -> Tensor:
+    """Where crop, shift, flip and rotation take pixels from, as the matrices [B, 2, 3] of `placement`."""
     area = keys.uniform("crop area", *spec.scale)
     ratio = _log_uniform(keys, "crop ratio", spec.ratio)
     kept_x = (area * ratio).sqrt().clamp(max=1)
     kept_y = (area / ratio).sqrt().clamp(max=1)
     centre_x = (1 - kept_x) * keys.uniform("crop x", -1, 1) + 2 * spec.shift * keys.uniform("shift x", -1, 1)
     centre_y = (1 - kept_y) * keys.uniform("crop y", -1, 1) + 2 * spec.shift * keys.uniform("shift y", -1, 1)
-    mirror = 1 - 2 * keys.chance("flip", spec.flip).to(pixels.dtype)
-    angle = keys.uniform("rotate", -spec.rotate, spec.rotate).double() * (math.pi / 180)
-    cos, sin = angle.cos().float(), angle.sin().float()
-    aspect = width / height
-    # output place -> input place, both in [-1, 1]: mirror, rotate in square pixels, scale to the crop, move
-    x, y = _centres(width, pixels)[None, None, :] * 2 - 1, _centres(height, pixels)[None, :, None] * 2 - 1
-    from_x = _each(kept_x * cos * mirror) * x - _each(kept_x * sin / aspect) * y + _each(centre_x)
-    from_y = _each(kept_y * sin * mirror * aspect) * x + _each(kept_y * cos) * y + _each(centre_y)
-    grid = torch.stack([from_x, from_y], dim=-1)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=spec.fill, align_corners=False)
+    mirror = 1 - 2 * keys.chance("flip", spec.flip).to(area.dtype)
+    cos, sin = cos_and_sin(keys.uniform("rotate", -spec.rotate, spec.rotate))
+    # mirror, rotate in square pixels, scale to the crop, move
+    return matrices(
+        (kept_x * cos * mirror, -kept_x * sin / aspect, centre_x),
+        (kept_y * sin * mirror * aspect, kept_y * cos, centre_y),
+    )
 
 
 def _log_uniform(keys: Keys, name: str, bounds: tuple[float, float]) -> Tensor:
@@ -94,21 +139,14 @@ def _centres(size: int, like: Tensor) -> Tensor:
     return (torch.arange(size, device=like.device) + 0.5) / size
 
 
-def _each(value: Tensor) -> Tensor:
-    return value[:, None, None]
-
-
-def _recolour(pixels: Tensor, images: Tensor, keys: Keys, spec: ViewSpec) -> Tensor:
+def _recolour(pixels: Tensor, untouched: Tensor, keys: Keys, spec: ViewSpec | ExtraSpec) -> Tensor:
+    """Brightness, contrast about the mean of the untouched pictures, uint8 [B, ...], and saturation."""
     if spec.brightness:
         pixels = pixels * _factor(keys, "brightness", spec.brightness)
     if spec.contrast:
-        # The pivot is the untouched picture's mean, summed in integers: the same in any batch and on any device.
-        sums = images.sum((1, 2, 3), dtype=torch.int64).to(torch.float32)
-        pivot = (sums / (255 * images[0].numel()))[:, None, None, None]
-        pixels = pivot + (pixels - pivot) * _factor(keys, "contrast", spec.contrast)
+        pixels = blend(mean(untouched), pixels, _factor(keys, "contrast", spec.contrast))
     if spec.saturation:
-        grey = sum(weight * channel for weight, channel in zip(_GREY, pixels.split(1, dim=1), strict=True))
-        pixels = grey + (pixels - grey) * _factor(keys, "saturation", spec.saturation)
+        pixels = blend(grey(pixels), pixels, _factor(keys, "saturation", spec.saturation))
     return pixels.clamp(0, 1) if spec.brightness or spec.contrast or spec.saturation else pixels
 
 
@@ -116,7 +154,7 @@ def _factor(keys: Keys, name: str, change: float) -> Tensor:
     return keys.uniform(name, 1 - change, 1 + change)[:, None, None, None]
 
 
-def _erase(pixels: Tensor, keys: Keys, spec: ViewSpec) -> Tensor:
+def _erase(pixels: Tensor, keys: Keys, spec: ViewSpec | ExtraSpec) -> Tensor:
     if not spec.erase:
         return pixels
     area = keys.uniform("erase area", *_ERASED_AREA)
@@ -166,14 +204,14 @@ def _beta(unit: Tensor, alpha: float) -> Tensor:
     """Uniform draws to draws of Beta(alpha, alpha), by its quantiles."""
     if alpha in (0, 1):
         return unit
-    table = _beta_quantiles(alpha).to(unit.device)
+    table = _beta_quantiles(alpha, unit.device)
     place = unit * (len(table) - 1)
     left = place.long().clamp(max=len(table) - 2)
     return table[left] + (table[left + 1] - table[left]) * (place - left)
 
 
 @lru_cache
-def _beta_quantiles(alpha: float, steps: int = 4096) -> Tensor:
+def _beta_quantiles(alpha: float, device: torch.device, steps: int = 4096) -> Tensor:
     """Quantiles of Beta(alpha, alpha) at steps + 1 even places.
 
     With x = sin^2 the density in the angle, (sin * cos)^(2 alpha - 1), has no pole for alpha from 0.5 and a mild one
@@ -187,4 +225,4 @@ def _beta_quantiles(alpha: float, steps: int = 4096) -> Tensor:
     wanted = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     right = torch.searchsorted(mass, wanted).clamp(1, len(mass) - 1)
     within = (wanted - mass[right - 1]) / (mass[right] - mass[right - 1])
-    return torch.lerp(edges[right - 1], edges[right], within).sin().square().to(torch.float32)
+    return torch.lerp(edges[right - 1], edges[right], within).sin().square().to(device, torch.float32)

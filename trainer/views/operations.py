@@ -1,0 +1,210 @@
+"""The operations of RandAugment (Cubuk et al., 2020) and TrivialAugment (Mueller & Hutter, 2021), on whole batches.
+
+The fourteen kinds and their ranges are those of torchvision's RandAugment and TrivialAugmentWide; Invert and
+SolarizeAdd, which timm has besides, are left out. One thing deviates: what moves pixels is not applied one after the
+other but becomes part of the view's matrix, so that a view is resampled once, bilinearly, however many operations it
+draws. The colours follow, in the order drawn.
+
+Shapes: B batch, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import IntEnum, auto
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .keys import Keys
+from .spec import ViewSpec
+
+_GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as Pillow and torchvision have it
+_MAGNITUDES, _DEVIATION = 10, 0.5
+
+
+class Kind(IntEnum):
+    """What an operation does. From shear to rotate it moves pixels, then up to sharpness it blends the picture with
+    another one, and from posterize on it maps every value by a table."""
+
+    IDENTITY = 0
+    SHEAR_X = auto()
+    SHEAR_Y = auto()
+    TRANSLATE_X = auto()
+    TRANSLATE_Y = auto()
+    ROTATE = auto()
+    BRIGHTNESS = auto()
+    SATURATION = auto()
+    CONTRAST = auto()
+    SHARPNESS = auto()
+    POSTERIZE = auto()
+    SOLARIZE = auto()
+    AUTOCONTRAST = auto()
+    EQUALIZE = auto()
+
+
+class Ranges(NamedTuple):
+    """How far the operations go at magnitude 10: `shear` as a slope, `translate_x` and `translate_y` in shares of the
+    side, `rotate` in degrees, `change` of the blends relatively, `bits` that posterize drops."""
+
+    shear: float
+    translate_x: float
+    translate_y: float
+    rotate: float
+    change: float
+    bits: int
+
+
+def ranges(spec: ViewSpec, height: int, width: int) -> Ranges:
+    """The ranges of a spec, for pictures of a size: TrivialAugmentWide's move by pixels, not by shares."""
+    if spec.magnitude == "uniform":
+        return Ranges(0.99, 32 / width, 32 / height, 135, 0.99, 6)
+    return Ranges(0.3, 150 / 331, 150 / 331, 30, 0.9, 4)
+
+
+class Operation(NamedTuple):
+    """One operation for each picture: `kind` int64 [B], and float32 [B], its `strength` in 0..1 of the kind's range
+    and its `sign`, -1 or 1, of which posterize and solarize take no notice."""
+
+    kind: Tensor
+    strength: Tensor
+    sign: Tensor
+
+
+def draw(keys: Keys, spec: ViewSpec) -> list[Operation]:
+    """The operations that the pictures of `keys` get, in order; a kind may come again."""
+    return [_draw(keys, f"operation {place}", spec.magnitude) for place in range(spec.operations)]
+
+
+def _draw(keys: Keys, name: str, magnitude: float | Literal["uniform"]) -> Operation:
+    kind = keys.uniform(f"{name} kind", 0, len(Kind)).long()
+    sign = 1 - 2 * keys.chance(f"{name} sign", 0.5).to(torch.float32)
+    if magnitude == "uniform":
+        return Operation(kind, keys.uniform(f"{name} magnitude"), sign)
+    varied = magnitude + _DEVIATION * keys.normal(f"{name} magnitude")
+    return Operation(kind, varied.clamp(0, _MAGNITUDES) / _MAGNITUDES, sign)
+
+
+def placement(operation: Operation, ranges: Ranges, aspect: float) -> Tensor:
+    """Where the operation takes its pixels from: matrices [B, 2, 3] from (x, y, 1) of its output to (x, y) of its
+    input, both in [-1, 1] over the sides; the identity for kinds that move nothing.
+
+    Shears hold the top and the left edge, as torchvision's and Pillow's do.
+    """
+
+    def level(kind: Kind, largest: float) -> Tensor:
+        return torch.where(operation.kind == kind, operation.sign * operation.strength * largest, 0.0)
+
+    shear_x, shear_y = level(Kind.SHEAR_X, ranges.shear) / aspect, level(Kind.SHEAR_Y, ranges.shear) * aspect
+    move_x = level(Kind.TRANSLATE_X, 2 * ranges.translate_x)
+    move_y = level(Kind.TRANSLATE_Y, 2 * ranges.translate_y)
+    cos, sin = cos_and_sin(level(Kind.ROTATE, ranges.rotate))
+    # A picture has but one of these, so that their sum is their product.
+    return matrices((cos, shear_x - sin / aspect, shear_x - move_x), (shear_y + sin * aspect, cos, shear_y - move_y))
+
+
+def cos_and_sin(degrees: Tensor) -> tuple[Tensor, Tensor]:
+    # In float64: see _log_uniform in view.py.
+    angle = degrees.double() * (math.pi / 180)
+    return angle.cos().float(), angle.sin().float()
+
+
+def matrices(*rows: tuple[Tensor, ...]) -> Tensor:
+    """[B, rows, columns] of entries that are each [B]."""
+    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+
+
+def after(outer: Tensor, inner: Tensor) -> Tensor:
+    """The affine map, [B, 2, 3], that is `outer` of `inner`. Sums written out: a matmul's order is the batch's."""
+    product = outer[:, :, :1] * inner[:, :1] + outer[:, :, 1:2] * inner[:, 1:]
+    product[:, :, 2] += outer[:, :, 2]
+    return product
+
+
+def apply_colours(pixels: Tensor, operation: Operation, ranges: Ranges) -> Tensor:
+    """The operation on float32 [B, 3, H, W] in 0..1, where it is one of colour."""
+    kind, strength, sign = operation
+    factor = 1 + ranges.change * sign * strength
+    bits = (ranges.bits * strength).round().long()
+    mapped = kind >= Kind.POSTERIZE
+    pixels = _where((kind >= Kind.BRIGHTNESS) & ~mapped, _blended, pixels, kind, factor)
+    return _where(mapped, _mapped, pixels, kind, bits, 1 - strength)
+
+
+def _where(chosen: Tensor, change: Callable[..., Tensor], pixels: Tensor, *arguments: Tensor) -> Tensor:
+    """`change` of the pictures that are chosen, bool [B]."""
+    if pixels.is_cuda:  # to pick rows, the host would have to wait for the device
+        return torch.where(_column(chosen), change(pixels, *arguments), pixels)
+    rows = chosen.nonzero().squeeze(1)
+    return pixels.index_copy(0, rows, change(pixels[rows], *(argument[rows] for argument in arguments)))
+
+
+def _column(value: Tensor) -> Tensor:
+    return value[:, None, None, None]
+
+
+def _blended(pixels: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+    shade = grey(pixels)
+    pivot = torch.where(_column(kind == Kind.CONTRAST), mean(to_bytes(shade)), shade)
+    pivot = torch.where(_column(kind == Kind.BRIGHTNESS), 0.0, pivot)
+    pivot = torch.where(_column(kind == Kind.SHARPNESS), _smooth(pixels), pivot)
+    return blend(pivot, pixels, _column(factor)).clamp(0, 1)
+
+
+def blend(pivot: Tensor, pixels: Tensor, factor: Tensor) -> Tensor:
+    """From `pivot` at factor 0 by way of `pixels` at 1 and on."""
+    return pivot + (pixels - pivot) * factor
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """[B, 1, H, W] of [B, 3, H, W]."""
+    red, green, blue = (weight * channel for weight, channel in zip(_GREY, pixels.split(1, dim=1), strict=True))
+    return red + green + blue
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """The nearest whole 0..255 of pixels in 0..1, uint8."""
+    return (pixels * 255).round().to(torch.uint8)
+
+
+def mean(values: Tensor) -> Tensor:
+    """Of each picture of uint8 [B, ...], in 0..1, [B, 1, 1, 1]. Summed in integers: the same in any batch and on any
+    device."""
+    return _column(values.sum((1, 2, 3), dtype=torch.int64).to(torch.float32) / (255 * values.shape[1:].numel()))
+
+
+def _smooth(pixels: Tensor) -> Tensor:
+    """Pillow's SMOOTH: each pixel five times and its eight neighbours, over 13; the border stays."""
+    rows = pixels[:, :, :-2] + pixels[:, :, 1:-1] + pixels[:, :, 2:]
+    around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    smooth = pixels.clone()
+    smooth[:, :, 1:-1, 1:-1] = (around + 4 * pixels[:, :, 1:-1, 1:-1]) / 13
+    return smooth
+
+
+def _mapped(pixels: Tensor, kind: Tensor, bits: Tensor, threshold: Tensor) -> Tensor:
+    values = to_bytes(pixels).long().flatten(2)
+    value = torch.arange(256, device=pixels.device).expand(*values.shape[:2], -1)
+    bits, threshold, kind = (argument[:, None, None] for argument in (bits, threshold, kind))
+    table = _equalized(values, value) / 255
+    table = torch.where(kind == Kind.POSTERIZE, (value >> bits << bits) / 255, table)
+    table = torch.where(kind == Kind.SOLARIZE, torch.where(value < 255 * threshold, value, 255 - value) / 255, table)
+    table = torch.where(kind == Kind.AUTOCONTRAST, _stretched(values, value), table)
+    return table.gather(2, values).view_as(pixels)
+
+
+def _equalized(values: Tensor, value: Tensor) -> Tensor:
+    """Pillow's table that evens a histogram out, int64 [B, 3, 256]."""
+    counts = torch.zeros_like(value).scatter_add(2, values, torch.ones_like(values))
+    below = counts.cumsum(2) - counts
+    step = below.gather(2, values.amax(2, keepdim=True)) // 255
+    return torch.where(step > 0, ((below + step // 2) // step.clamp(min=1)).clamp(max=255), value)
+
+
+def _stretched(values: Tensor, value: Tensor) -> Tensor:
+    """The table that takes the least value to 0 and the largest to 1, float32 [B, 3, 256]."""
+    least, largest = values.amin(2, keepdim=True), values.amax(2, keepdim=True)
+    span = largest - least
+    return torch.where(span > 0, (value - least) / span.clamp(min=1), value / 255).clamp(0, 1)
