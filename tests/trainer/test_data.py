@@ -1,7 +1,9 @@
 """Data: every layout that the help names, stable ids, keyed splits, and what bad data gets."""
 
 import gzip
+import hashlib
 import io
+import pickle
 import shutil
 import tarfile
 import zipfile
@@ -10,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 import sdk
 from clothes import CLASSES, unpack_clothes
 from sdk.images import pixels
-from trainer.data import load, load_labelled
-from trainer.data.named import FASHION_MNIST_LABELS, read_idx
+from trainer.data import UNLABELLED, Decoded, load, load_labelled
+from trainer.data.named import FASHION_MNIST_LABELS, cifar, read_idx
 from trainer.errors import DataError
 from trainer.recipe import Data
 
@@ -92,6 +95,64 @@ def test_a_class_may_be_called_train(clothes, tmp_path):
         data = load([source])
         assert data.labels == ("Sneaker", "Trouser", "train")
         assert len(data.train) + len(data.validation) + len(data.test) == 72
+
+
+def test_labels_of_a_share_are_used_and_the_other_pictures_stay(clothes, tmp_path):
+    whole, data = load([clothes]), load([clothes], Data(labels=0.25))
+    assert torch.bincount(data.train.labels).tolist() == [6, 6, 6]  # of 22 each
+    assert len(data.unlabelled) == 3 * 16
+    assert data.unlabelled.labels.unique().tolist() == [UNLABELLED]
+    assert {*data.train.names, *data.unlabelled.names} == set(whole.train.names)
+    assert data.students.names == data.train.names + data.unlabelled.names
+    assert data.students.images.shape == whole.train.images.shape
+    assert data.validation.hash() == whole.validation.hash()
+    assert data.hash() != whole.hash()
+    assert whole.unlabelled is None
+    assert whole.students is whole.train
+    assert torch.bincount(load([clothes], Data(labels=1e-6)).train.labels).tolist() == [1, 1, 1]
+
+    fewer = shutil.copytree(clothes, tmp_path / "fewer")
+    for name in data.unlabelled.names[::16]:
+        (fewer / name).unlink()
+    again = load([fewer], Data(labels=0.25))
+    assert {*data.validation.names, *data.train.names} >= {*again.train.names}  # who had a label has it when others go
+
+
+def test_unlabelled_pictures_may_lie_anyhow(clothes, tmp_path):
+    (tmp_path / "deep/er").mkdir(parents=True)
+    shutil.copy(clothes / "test/Bag/0.png", tmp_path / "top.png")
+    shutil.copy(clothes / "test/Bag/1.png", tmp_path / "deep/er/0.png")
+    archive = archive_zip(clothes / "test", tmp_path / "more.zip")
+    plain, data = load([clothes]), load([clothes], unlabelled=[tmp_path, archive])
+    assert (data.train.hash(), data.labels) == (plain.train.hash(), plain.labels)
+    assert len(data.unlabelled) == 2 + 24
+    assert data.unlabelled.names[:2] == ["unlabelled/deep/er/0.png", "unlabelled/top.png"]
+    assert data.students.labels[len(data.train) :].unique().tolist() == [UNLABELLED]
+    assert data.hash() != plain.hash()
+    expected = pixels(tmp_path / "top.png", data.preprocessing.input)
+    assert np.array_equal(data.unlabelled.images[1].numpy(), expected)
+    with pytest.raises(DataError, match=r"unlabelled/Bag/0\.png: stands in two of the sources"):
+        load([clothes], unlabelled=[clothes / "test", archive])
+
+
+def test_a_large_set_stays_files_and_is_the_same_data(tmp_path):
+    folder = unpack_clothes(tmp_path / "labelled", train=50, test=8)
+    more = unpack_clothes(tmp_path / "more", train=1, test=0)
+    (folder / "train/Bag/0.png").write_bytes(b"no picture")
+    for sources in ([folder], [folder / "train"]):
+        small = load(sources, Data(labels=0.5), unlabelled=[more])
+        large = load(sources, Data(labels=0.5, memory_gb=1e-6), unlabelled=[more])
+        for split in (large.train, large.unlabelled, large.students):
+            assert isinstance(split.images, Decoded)
+        assert large.train.images.shape == small.train.images.shape
+        assert torch.equal(large.validation.images, small.validation.images)
+        assert torch.equal(large.test.images, small.test.images)
+        assert large.hash() == small.hash()
+        assert large.skipped == small.skipped
+        assert len(large.skipped) == 1
+    (folder / "train/Bag/1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="2 of 174 pictures can't be read"):
+        load([folder], Data(memory_gb=0))
 
 
 def test_large_pictures_are_scaled_to_the_default_size(tmp_path):
@@ -215,6 +276,51 @@ def test_fashion_mnist_is_read_from_its_own_files(tmp_path):
     assert np.array_equal(data.test.images[..., 2].numpy(), original)
     with pytest.raises(DataError, match=r"leave data\.size out"):
         load(["fashion-mnist"], Data(size=32), root=tmp_path)
+
+
+def test_a_named_set_may_be_taken_in_part_and_with_more_pictures(clothes, tmp_path):
+    draw = np.random.default_rng(0)
+    for stem, count in (("train", 100), ("t10k", 20)):
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte.gz", draw.integers(0, 256, (count, 28, 28), np.uint8))
+        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte.gz", (np.arange(count) % 10).astype(np.uint8))
+    data = load(["fashion-mnist"], Data(labels=1 / 3), root=tmp_path, unlabelled=[clothes / "test"])
+    assert (len(data.train), len(data.unlabelled), len(data.test)) == (30, 60 + 24, 20)
+    with pytest.raises(DataError, match=r"raise data\.memory_gb"):
+        load(["fashion-mnist"], Data(memory_gb=0), root=tmp_path, unlabelled=[clothes / "test"])
+
+
+def write_batch(path, content):
+    """A file as CIFAR's; its MD5 sum."""
+    path.write_bytes(pickle.dumps(content))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_cifar_is_read_from_its_own_files_if_they_are_whole(tmp_path):
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    planes = np.random.default_rng(0).integers(0, 256, (30, 3 * 32 * 32), np.uint8)
+    labels = [number % 3 for number in range(30)]
+    names = ["airplane", "automobile", "bird"]
+
+    class SmallCIFAR(CIFAR10):
+        url = (tmp_path / "nowhere.tar.gz").as_uri()
+        train_list = (("one", write_batch(folder / "one", {"data": planes[:20], "labels": labels[:20]})),)
+        test_list = (("two", write_batch(folder / "two", {"data": planes[20:], "labels": labels[20:]})),)
+        meta = {  # noqa: RUF012
+            "filename": "meta",
+            "key": "label_names",
+            "md5": write_batch(folder / "meta", {"label_names": names}),
+        }
+
+    train, test, classes = cifar(SmallCIFAR, tmp_path)
+    assert classes == tuple(names)
+    assert train.names[19] == "train/00019"
+    assert test.labels.tolist() == labels[20:]
+    assert np.array_equal(test.images[0].numpy(), planes[20].reshape(3, 32, 32).transpose(1, 2, 0))
+
+    (folder / "two").write_bytes((folder / "two").read_bytes() + b"x")
+    with pytest.raises(DataError, match=r"cifar-10-batches-py is not whole in .* by --root"):
+        cifar(SmallCIFAR, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from .. import recipe
 from ..errors import DataError
 from ..watch import Unwatched, Watch
+from .feed import feed
 from .inputs import to_input
-from .layout import Labelled, labelled
-from .named import FASHION_MNIST_LABELS, FASHION_MNIST_MINI, fashion_mnist
-from .pictures import Input, Preprocessing, Resize, decode, native_size
-from .split import Split, sample_ids
+from .layout import Labelled, check_names, labelled, loose
+from .named import FASHION_MNIST_MINI, NAMED, Named
+from .pictures import Input, Preprocessing, Resize, check_memory, decode, native_size, survey
+from .split import UNLABELLED, Decoded, Split, sample_ids
 
-__all__ = ["Dataset", "Input", "Preprocessing", "Split", "load", "load_labelled", "to_input"]
+__all__ = [
+    "UNLABELLED",
+    "Dataset",
+    "Decoded",
+    "Input",
+    "Preprocessing",
+    "Split",
+    "feed",
+    "load",
+    "load_labelled",
+    "to_input",
+]
 
 LARGEST_DEFAULT_SIZE = 96
 
@@ -29,22 +41,30 @@ class Dataset:
     """What a run is trained on and judged by.
 
     Attributes:
-        train, validation, test: nothing is ever chosen by the test set.
+        train, validation, test: nothing is ever chosen by the test set. The pictures of the last two are in memory.
         labels: class names, sorted but for named sets.
         preprocessing: how a picture becomes what the nets see.
         skipped: pictures that could not be read, each with its reason.
+        unlabelled: more pictures to learn from, all labelled `UNLABELLED`; in memory or files, as those of `train`.
     """
 
     train: Split
-    validation: Split
-    test: Split
+    validation: Split[Tensor]
+    test: Split[Tensor]
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     skipped: list[str] = field(default_factory=list)
+    unlabelled: Split | None = None
+
+    @property
+    def students(self) -> Split:
+        """What the student sees, and the store holds: `train`, then `unlabelled`."""
+        return self.train + self.unlabelled if self.unlabelled else self.train
 
     def hash(self) -> str:
         """Names the content of all splits, and the labels."""
-        parts = (self.train.hash(), self.validation.hash(), self.test.hash(), *self.labels)
+        splits = (self.students, self.validation, self.test)
+        parts = (*(split.hash() for split in splits), *self.labels)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -52,23 +72,30 @@ def load(
     sources: Sequence[str | Path],
     how: recipe.Data | None = None,
     *,
+    unlabelled: Sequence[str | Path] = (),
     root: Path | None = None,
     watch: Watch | None = None,
 ) -> Dataset:
-    """The data that `sources` name: `fashion-mnist`, `fashion-mnist-mini`, or folders and archives (zip, tar).
+    """The data that `sources` name: `fashion-mnist`, `cifar10`, `cifar100`, `fashion-mnist-mini`, or folders and
+    archives (zip, tar).
 
     Files lie as `train/CLASS/NAME` with `val/...`, `test/...` or both, or as `CLASS/NAME` in archives whose names say
     which split they are (`photos-train-0.zip`), or as `CLASS/NAME` alone. What is missing is held back from the
     training pictures: `how.holdout` of each class for validation, and as much again for the test. A single `val` is
     the test.
 
+    Pictures to learn from without labels come from the folders and archives of `unlabelled`, however they lie there,
+    and from the training pictures when `how.labels` is below 1. If all that is learnt from would take more than
+    `how.memory_gb`, it is read once for its digests and stays files.
+
     Raises:
         DataError: there are no such pictures, or they can't be used; the message says why.
     """
-    how = how or recipe.Data()
-    if list(sources) == ["fashion-mnist"]:
-        return _from_named(fashion_mnist(root), FASHION_MNIST_LABELS, how)
-    return _from_pictures(labelled(_places(sources)), how, watch or Unwatched())
+    how, watch = how or recipe.Data(), watch or Unwatched()
+    extra = loose(_places(unlabelled))
+    if (name := _name(sources)) is not None:
+        return _from_named(NAMED[name](root), extra, how, watch)
+    return _from_pictures(labelled(_places(sources)), extra, how, watch)
 
 
 def load_labelled(
@@ -78,46 +105,72 @@ def load_labelled(
     *,
     root: Path | None = None,
     watch: Watch | None = None,
-) -> Split:
-    """The labelled pictures that `sources` name, as a trained model takes them: those of test/ or val/ if there is one,
-    else all.
+) -> Split[Tensor]:
+    """The labelled pictures that `sources` name, as a trained model takes them, in memory: those of test/ or val/ if
+    there is one, else all.
 
     Raises:
         DataError: there are no such pictures, one is of a class that is not among `labels`, or some can't be read.
     """
-    if list(sources) == ["fashion-mnist"]:
-        test = fashion_mnist(root)["test"]
-        if tuple(labels) != FASHION_MNIST_LABELS or tuple(test.images.shape[1:3]) != (input.height, input.width):
-            raise DataError("fashion-mnist: has other classes, or another size, than this model")
-        return test
+    if (name := _name(sources)) is not None:
+        named = NAMED[name](root)
+        if tuple(labels) != named.labels or tuple(named.test.images.shape[1:3]) != (input.height, input.width):
+            raise DataError(f"{name}: has other classes, or another size, than this model")
+        return named.test
     found = labelled(_places(sources))
     wanted = next((split for split in ("test", "val") if any(item.split == split for item in found)), None)
     chosen = [item for item in found if wanted in (None, item.split)]
     strangers = {item.label for item in chosen} - set(labels)
     if strangers:
         raise DataError(f"class {min(strangers)!r} is none of the model's {len(labels)}; rename or remove its folder")
-    rows, bad = decode([item.picture for item in chosen], input, watch or Unwatched())
-    return _split(chosen, rows, [index for index in range(len(chosen)) if index not in bad], labels)
+    check_memory(len(chosen), input)
+    return _read(chosen, labels, input, watch or Unwatched())[0]
+
+
+def _name(sources: Sequence[str | Path]) -> str | None:
+    """The name of the set that is asked for, if it is one."""
+    return str(sources[0]) if len(sources) == 1 and sources[0] in NAMED else None
 
 
 def _places(sources: Sequence[str | Path]) -> list[Path]:
     return [FASHION_MNIST_MINI if source == "fashion-mnist-mini" else Path(source) for source in sources]
 
 
-def _split(found: list[Labelled], rows: np.ndarray, indices: list[int], labels: Sequence[str]) -> Split:
-    """Some of the decoded pictures."""
+def _read(
+    found: list[Labelled], labels: Sequence[str], input: Input, watch: Watch, *, in_memory: bool = True
+) -> tuple[Split, list[str]]:
+    """The pictures that can be read, and what is wrong with the others."""
+    check_names(found)
+    pictures = [item.picture for item in found]
+    images: Tensor | Decoded
+    if in_memory:
+        rows, bad = decode(pictures, input, watch)
+        images = torch.from_numpy(rows)
+    else:
+        digests, bad = survey(pictures, input, watch)
+        images = Decoded(pictures, input, digests)
+    names = [picture.name for picture in pictures]
     number = {label: index for index, label in enumerate(labels)}
-    names = [found[index].picture.name for index in indices]
-    classes = torch.tensor([number[found[index].label] for index in indices], dtype=torch.int64)
-    return Split(torch.from_numpy(rows[indices]), classes, sample_ids(names), names)
+    classes = torch.tensor([number.get(item.label, UNLABELLED) for item in found], dtype=torch.int64)
+    split = Split(images, classes, sample_ids(names), names)
+    if bad:
+        split = split.take(torch.tensor([index for index in range(len(found)) if index not in bad]))
+    return split, [bad[index] for index in sorted(bad)]
 
 
-def _from_named(splits: dict[str, Split], labels: tuple[str, ...], how: recipe.Data) -> Dataset:
-    native = splits["train"].images.shape[1]
-    if how.size not in (None, native):
-        raise DataError(f"this set has {native}x{native} pictures; leave data.size out")
-    train, validation = _hold_back(splits["train"], labels, how.holdout)
-    return Dataset(train, validation, splits["test"], labels, _preprocessing(native, how))
+def _from_named(named: Named, extra: list[Labelled], how: recipe.Data, watch: Watch) -> Dataset:
+    size = named.train.images.shape[1]
+    if how.size not in (None, size):
+        raise DataError(f"this set has {size}x{size} pictures; leave data.size out")
+    preprocessing = _preprocessing(size, how)
+    whole, skipped = named.train + named.test, []
+    if extra:
+        if not _fit(len(named.train) + len(extra), preprocessing.input, how):
+            raise DataError("a named set is in memory, and the unlabelled pictures are too many; raise data.memory_gb")
+        more, skipped = _read(extra, (), preprocessing.input, watch)
+        whole += more
+    places = [name.partition("/")[0] for name in whole.names]
+    return _divide(whole, places, named.labels, preprocessing, skipped, how, watch)
 
 
 def _preprocessing(size: int, how: recipe.Data) -> Preprocessing:
@@ -126,43 +179,75 @@ def _preprocessing(size: int, how: recipe.Data) -> Preprocessing:
     )
 
 
-def _from_pictures(found: list[Labelled], how: recipe.Data, watch: Watch) -> Dataset:
+def _fit(count: int, input: Input, how: recipe.Data) -> bool:
+    """Do that many pictures to learn from stay in memory?"""
+    return count * input.height * input.width * 3 <= how.memory_gb * 2**30
+
+
+def _from_pictures(found: list[Labelled], extra: list[Labelled], how: recipe.Data, watch: Watch) -> Dataset:
     given = {item.split for item in found}
     if not ("train" in given and "" not in given) and given != {""}:
         raise DataError("pictures for training are missing, or lie beside the others; put them into train/")
-    labels = tuple(sorted({item.label for item in found if item.split in ("", "train")}))
+    training = [item for item in found if item.split in ("", "train")]
+    labels = tuple(sorted({item.label for item in training}))
     if len(labels) < 2:
         raise DataError(f"only one class ({labels[0]}); a classifier needs two or more class folders")
     strangers = {item.label for item in found} - set(labels)
     if strangers:
         raise DataError(f"class {min(strangers)!r} has no training pictures; add some to train/ or remove it")
 
-    pictures = [item.picture for item in found]
-    size = how.size or min(native_size(pictures), LARGEST_DEFAULT_SIZE)
+    size = how.size or min(native_size([item.picture for item in found]), LARGEST_DEFAULT_SIZE)
     preprocessing = _preprocessing(size, how)
-    rows, bad = decode(pictures, preprocessing.input, watch)
+    check_memory(len(found) - len(training), preprocessing.input)
+    in_memory = _fit(len(training) + len(extra), preprocessing.input, how)
+    whole, skipped = _read([*found, *extra], labels, preprocessing.input, watch, in_memory=in_memory)
+    place = {item.picture.name: item.split for item in (*found, *extra)}
+    return _divide(whole, [place[name] for name in whole.names], labels, preprocessing, skipped, how, watch)
 
-    def split(*wanted: str) -> Split:
-        indices = [index for index, item in enumerate(found) if item.split in wanted and index not in bad]
-        return _split(found, rows, indices, labels)
 
-    train = split("", "train")
+def _divide(
+    whole: Split,
+    places: list[str],
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+    skipped: list[str],
+    how: recipe.Data,
+    watch: Watch,
+) -> Dataset:
+    """All readable pictures by the splits that they lie in, and what is missing held back from the training ones."""
+
+    def members(*wanted: str) -> Tensor:
+        return torch.tensor([index for index, place in enumerate(places) if place in wanted], dtype=torch.int64)
+
+    given, train = set(places), members("", "train")
     if {"val", "test"} <= given:
-        validation, test = split("val"), split("test")
-        _check_enough(train, labels, 1)
+        _check_enough(whole, train, labels, 1)
+        validation, test = members("val"), members("test")
     elif given & {"val", "test"}:
-        _check_enough(train, labels, 2)
-        train, validation = _hold_back(train, labels, how.holdout)
-        test = split("val", "test")
+        _check_enough(whole, train, labels, 2)
+        train, validation = _hold_back(whole, train, how.holdout)
+        test = members("val", "test")
     else:
-        _check_enough(train, labels, 3)
-        rest, test = _hold_back(train, labels, how.holdout)
-        train, validation = _hold_back(rest, labels, how.holdout / (1 - how.holdout))
-    return Dataset(train, validation, test, labels, preprocessing, [bad[index] for index in sorted(bad)])
+        _check_enough(whole, train, labels, 3)
+        train, test = _hold_back(whole, train, how.holdout)
+        train, validation = _hold_back(whole, train, how.holdout / (1 - how.holdout))
+    unlabelled = members("unlabelled")
+    if how.labels < 1:
+        rest, train = _hold_back(whole, train, how.labels)
+        unlabelled = torch.cat([rest, unlabelled])
+    return Dataset(
+        whole.take(train),
+        _in_memory(whole.take(validation), watch),
+        _in_memory(whole.take(test), watch),
+        labels,
+        preprocessing,
+        skipped,
+        _without_labels(whole.take(unlabelled)) if len(unlabelled) else None,
+    )
 
 
-def _check_enough(split: Split, labels: tuple[str, ...], needed: int) -> None:
-    counts = torch.bincount(split.labels, minlength=len(labels)).tolist()
+def _check_enough(whole: Split, members: Tensor, labels: tuple[str, ...], needed: int) -> None:
+    counts = torch.bincount(whole.labels[members], minlength=len(labels)).tolist()
     for label, count in zip(labels, counts, strict=True):
         if count < needed:
             raise DataError(
@@ -171,13 +256,26 @@ def _check_enough(split: Split, labels: tuple[str, ...], needed: int) -> None:
             )
 
 
-def _hold_back(split: Split, labels: tuple[str, ...], share: float) -> tuple[Split, Split]:
-    """Two parts of a split, `share` of each class (at least one picture) in the second, chosen by the ids alone."""
-    held: list[int] = []
-    for number in range(len(labels)):
-        members = (split.labels == number).nonzero().flatten()
-        by_id = members[split.ids[members].argsort()]
-        held += by_id[: max(1, round(share * len(members)))].tolist()
-    is_held = torch.zeros(len(split), dtype=torch.bool)
-    is_held[held] = True
-    return split.take((~is_held).nonzero().flatten()), split.take(is_held.nonzero().flatten())
+def _hold_back(whole: Split, members: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Two parts of `members`, int64 indices: the second has `share` of each class (at least one picture), chosen by
+    the ids alone."""
+    is_held = torch.zeros(len(members), dtype=torch.bool)
+    for number in whole.labels[members].unique():
+        alike = (whole.labels[members] == number).nonzero().flatten()
+        by_id = alike[whole.ids[members[alike]].argsort()]
+        is_held[by_id[: max(1, round(share * len(alike)))]] = True
+    return members[~is_held], members[is_held]
+
+
+def _in_memory(split: Split, watch: Watch) -> Split[Tensor]:
+    if not isinstance(split.images, Decoded):
+        return split
+    check_memory(len(split), split.images.input)
+    rows, bad = decode(split.images.pictures, split.images.input, watch)
+    if bad:
+        raise DataError(min(bad.values()))
+    return replace(split, images=torch.from_numpy(rows))
+
+
+def _without_labels(split: Split) -> Split:
+    return replace(split, labels=torch.full_like(split.labels, UNLABELLED))

@@ -18,7 +18,10 @@ _EXPECTED = "expected CLASS/NAME.jpg, or train/CLASS/NAME.jpg with val/ or test/
 
 
 class Labelled(NamedTuple):
-    """A picture of the class `label` in `split`: `train`, `val`, `test`, or empty where nothing says."""
+    """A picture of the class `label` in `split`: `train`, `val`, `test`, or empty where nothing says.
+
+    In the split `unlabelled`, `label` is empty.
+    """
 
     picture: Picture
     split: str
@@ -26,16 +29,33 @@ class Labelled(NamedTuple):
 
 
 def labelled(sources: Sequence[Path]) -> list[Labelled]:
-    """The pictures of some folders and archives, none twice.
+    """The pictures of some folders and archives.
 
     Raises:
         DataError: there are none, or they do not lie as they should.
     """
-    found = [item for source in sources for item in _of_one(source)]
-    name, times = Counter(item.picture.name for item in found).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"{name}: stands in two of the sources; give each picture once")
-    return found
+    return [item for source in sources for item in _of_one(source)]
+
+
+def loose(sources: Sequence[Path]) -> list[Labelled]:
+    """The pictures of some folders and archives, however they lie; their names begin with `unlabelled/`.
+
+    Raises:
+        DataError: a source holds none.
+    """
+    pictures = [picture for source in sources for picture in find(source)]
+    return [Labelled(Picture(f"unlabelled/{picture.name}", picture.load), "unlabelled", "") for picture in pictures]
+
+
+def check_names(found: Sequence[Labelled]) -> None:
+    """Refuse two pictures of one name: they would have one id.
+
+    Raises:
+        DataError: a name stands there twice.
+    """
+    for name, times in Counter(item.picture.name for item in found).most_common(1):
+        if times > 1:
+            raise DataError(f"{name}: stands in two of the sources; give each picture once")
 
 
 def _of_one(source: Path) -> list[Labelled]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from ..errors import DataError
 from .split import Split, sample_ids
@@ -26,12 +31,21 @@ FASHION_MNIST_LABELS = (
     "Ankle boot",
 )
 FASHION_MNIST_MINI = Path(__file__).parent / "fashion_mnist_mini.zip"
+CACHE = "~/.cache/libkd-sdk"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _STEM = {"train": "train", "test": "t10k"}
 _IDX_UBYTE = 8
 
 
-def fashion_mnist(root: Path | None) -> dict[str, Split]:
+class Named(NamedTuple):
+    """A set that is known by name: its pictures are all of one size, and its classes in an order of their own."""
+
+    train: Split[Tensor]
+    test: Split[Tensor]
+    labels: tuple[str, ...]
+
+
+def fashion_mnist(root: Path | None) -> Named:
     """The full Fashion-MNIST (Xiao et al., 2017), 60,000 + 10,000: from `root`, Debian's folder, or the net.
 
     Raises:
@@ -40,7 +54,34 @@ def fashion_mnist(root: Path | None) -> dict[str, Split]:
     folder = next(
         (place for place in (root, root and root / "FashionMNIST/raw", DEBIAN_FOLDER) if _has_all(place)), None
     )
-    return _read_folder(folder or _download(root))
+    return _read_folder(folder or _download(Path(root or CACHE).expanduser()))
+
+
+def cifar(kind: type[CIFAR10], root: Path | None) -> Named:
+    """CIFAR-10 or CIFAR-100 (Krizhevsky, 2009), 50,000 + 10,000: from `root`, or the net.
+
+    Raises:
+        DataError: it is not whole in `root` and can't be downloaded.
+    """
+    root = Path(root or CACHE).expanduser()
+    try:
+        # These are pickles, and no stranger's may be opened: torchvision does so only where the MD5 sum is the set's.
+        train, test = (kind(root, train=is_train, download=True) for is_train in (True, False))
+    except (OSError, RuntimeError) as fault:
+        raise DataError(
+            f"{kind.base_folder} is not whole in {root}, and its download failed ({fault}); "
+            f"fetch {kind.url} and name the folder that it lies in by --root"
+        ) from fault
+    labels = tuple(train.classes)
+    return Named(_numbered("train", train.data, train.targets), _numbered("test", test.data, test.targets), labels)
+
+
+NAMED: dict[str, Callable[[Path | None], Named]] = {
+    "fashion-mnist": fashion_mnist,
+    "cifar10": partial(cifar, CIFAR10),
+    "cifar100": partial(cifar, CIFAR100),
+}
+"""By the name that stands for a source: a function of the folder where the set lies, or is downloaded to."""
 
 
 def _has_all(folder: Path | None) -> bool:
@@ -51,10 +92,7 @@ def _has_all(folder: Path | None) -> bool:
     )
 
 
-def _download(root: Path | None) -> Path:
-    from torchvision.datasets import FashionMNIST
-
-    root = root or Path.home() / ".cache/libkd-sdk"
+def _download(root: Path) -> Path:
     try:
         FashionMNIST(str(root), download=True)
     except (OSError, RuntimeError) as fault:
@@ -68,15 +106,20 @@ def _download(root: Path | None) -> Path:
     return root / "FashionMNIST/raw"
 
 
-def _read_folder(folder: Path) -> dict[str, Split]:
+def _read_folder(folder: Path) -> Named:
     splits = {}
     for split, stem in _STEM.items():
         grey = read_idx(folder / f"{stem}-images-idx3-ubyte.gz")
         labels = read_idx(folder / f"{stem}-labels-idx1-ubyte.gz")
-        names = [f"{split}/{number:05d}" for number in range(len(labels))]
-        images = torch.from_numpy(np.repeat(grey[..., None], 3, axis=3))
-        splits[split] = Split(images, torch.from_numpy(labels.astype(np.int64)), sample_ids(names), names)
-    return splits
+        splits[split] = _numbered(split, np.repeat(grey[..., None], 3, axis=3), labels)
+    return Named(**splits, labels=FASHION_MNIST_LABELS)
+
+
+def _numbered(split: str, images: NDArray[np.uint8], labels: ArrayLike) -> Split[Tensor]:
+    """Pictures that have no names: their places are their names."""
+    classes = torch.from_numpy(np.array(labels, np.int64))
+    names = [f"{split}/{number:05d}" for number in range(len(classes))]
+    return Split(torch.from_numpy(np.ascontiguousarray(images)), classes, sample_ids(names), names)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

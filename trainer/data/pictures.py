@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sdk.images import MAX_BYTES, SUFFIXES, ImageError, Input, Preprocessing, Resize, pixels, read
 
 from ..errors import DataError
 from ..watch import Watch
 
-__all__ = ["Input", "Picture", "Preprocessing", "Resize", "decode", "find", "native_size"]
+__all__ = [
+    "Input",
+    "Picture",
+    "Preprocessing",
+    "Resize",
+    "check_memory",
+    "decode",
+    "digest",
+    "find",
+    "native_size",
+    "pixels_of",
+    "survey",
+]
 
 MAX_BAD_SHARE = 0.01
 MAX_MEMORY = 16 * 2**30
@@ -74,31 +90,67 @@ def _in_archive(path: Path) -> list[Picture]:
     raise DataError(f"{path}: neither a folder nor a whole zip or tar; give one of these")
 
 
+class _OwnPlace(io.RawIOBase):
+    """A file that is read at a place kept here: the system keeps one for all processes that are forked from this."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor, self._place = os.open(path, os.O_RDONLY), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        size = os.fstat(self._descriptor).st_size
+        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: size}[whence]
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = os.preadv(self._descriptor, [buffer], self._place)
+        self._place += count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
 def _in_zip(path: Path) -> list[Picture]:
-    archive = zipfile.ZipFile(path)
+    archive = zipfile.ZipFile(io.BufferedReader(_OwnPlace(path)))
+    members = (member for member in archive.infolist() if not member.is_dir())
+    return [Picture(member.filename, partial(_read_member, archive, member)) for member in members]
 
-    def loader(member: zipfile.ZipInfo) -> Callable[[], bytes]:
-        def load() -> bytes:
-            if member.file_size > MAX_BYTES:
-                raise ImageError(f"{member.filename}: larger than {MAX_BYTES // 2**20} MB")
-            try:
-                return archive.read(member)
-            except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as fault:
-                raise ImageError(f"{member.filename}: {fault}") from fault
 
-        return load
-
-    return [Picture(member.filename, loader(member)) for member in archive.infolist() if not member.is_dir()]
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if member.file_size > MAX_BYTES:
+        raise ImageError(f"{member.filename}: larger than {MAX_BYTES // 2**20} MB")
+    try:
+        return archive.read(member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as fault:
+        raise ImageError(f"{member.filename}: {fault}; make the archive again") from fault
 
 
 def _in_tar(path: Path) -> list[Picture]:
     pictures = []
     with tarfile.open(path) as archive:
+        is_packed = not isinstance(archive.fileobj, io.BufferedReader)
         for member in archive:
             if member.isfile() and _is_picture(member.name) and member.size <= MAX_BYTES:
-                data = archive.extractfile(member).read()  # now: a packed tar can't be read out of order
-                pictures.append(Picture(PurePosixPath(member.name).as_posix(), lambda data=data: data))
+                if is_packed or member.issparse():  # it can't be read out of order: now
+                    load = partial(bytes, archive.extractfile(member).read())
+                else:
+                    load = partial(_read_part, path, member.offset_data, member.size)
+                pictures.append(Picture(PurePosixPath(member.name).as_posix(), load))
     return pictures
+
+
+def _read_part(path: Path, start: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)
 
 
 def native_size(pictures: list[Picture], sample: int = 64) -> int:
@@ -114,38 +166,86 @@ def native_size(pictures: list[Picture], sample: int = 64) -> int:
     return int(np.median(sides))
 
 
-def decode(pictures: list[Picture], input: Input, watch: Watch) -> tuple[np.ndarray, dict[int, str]]:
-    """All pictures as uint8 [N, height, width, 3], and what is wrong with those that can't be read, by index.
-
-    Decoding runs in threads. An unreadable picture's row stays black and is for the caller to drop.
+def pixels_of(picture: Picture, input: Input) -> NDArray[np.uint8]:
+    """A picture as uint8 [height, width, 3].
 
     Raises:
-        DataError: more than 1 % can't be read, or the pixels would not fit in memory.
+        DataError: it can't be read.
     """
-    needed = len(pictures) * input.height * input.width * 3
+    try:
+        file = io.BytesIO(picture.load())
+        file.name = picture.name  # what the reader calls it in its errors
+        return pixels(file, input)
+    except ImageError as fault:
+        raise DataError(str(fault)) from fault
+    except OSError as fault:
+        raise DataError(f"{picture.name}: {fault.strerror or fault}; check or remove the file") from fault
+
+
+def digest(pixels: NDArray[np.uint8]) -> bytes:
+    """Names the pixels of one picture."""
+    return hashlib.sha256(np.ascontiguousarray(pixels)).digest()
+
+
+def check_memory(count: int, input: Input) -> None:
+    """Refuse `count` pictures whose pixels would not fit in memory.
+
+    Raises:
+        DataError: they would take more than 16 GiB.
+    """
+    needed = count * input.height * input.width * 3
     if needed > MAX_MEMORY:
         raise DataError(
-            f"{len(pictures):,} pictures of {input.width}x{input.height} take {needed / 2**30:.0f} GiB of memory, "
+            f"{count:,} pictures of {input.width}x{input.height} take {needed / 2**30:.0f} GiB of memory, "
             f"more than the {MAX_MEMORY // 2**30} allowed; set a smaller data.size"
         )
+
+
+def decode(pictures: list[Picture], input: Input, watch: Watch) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """All pictures as uint8 [N, height, width, 3], and what is wrong with those that can't be read, by index.
+
+    An unreadable picture's row stays black and is for the caller to drop.
+
+    Raises:
+        DataError: more than 1 % can't be read.
+    """
     rows = np.zeros((len(pictures), input.height, input.width, 3), np.uint8)
+    return rows, _read_all(pictures, input, watch, rows.__setitem__)
+
+
+def survey(pictures: list[Picture], input: Input, watch: Watch) -> tuple[list[bytes], dict[int, str]]:
+    """The digest of each picture's pixels, and what is wrong with those that can't be read, by index; keeps no pixels.
+
+    An unreadable picture's digest stays empty and is for the caller to drop.
+
+    Raises:
+        DataError: more than 1 % can't be read.
+    """
+    digests = [b""] * len(pictures)
+
+    def keep(index: int, pixels: NDArray[np.uint8]) -> None:
+        digests[index] = digest(pixels)
+
+    return digests, _read_all(pictures, input, watch, keep)
+
+
+def _read_all(
+    pictures: list[Picture], input: Input, watch: Watch, keep: Callable[[int, NDArray[np.uint8]], None]
+) -> dict[int, str]:
+    """Give `keep` the index and pixels of every picture, from threads; what is wrong with the unreadable ones."""
     bad: dict[int, str] = {}
 
-    def fill(index: int) -> None:
+    def read_one(index: int) -> None:
         try:
-            file = io.BytesIO(pictures[index].load())
-            file.name = pictures[index].name  # what the reader calls it in its errors
-            rows[index] = pixels(file, input)
-        except ImageError as fault:
+            keep(index, pixels_of(pictures[index], input))
+        except DataError as fault:
             bad[index] = str(fault)
-        except OSError as fault:
-            bad[index] = f"{pictures[index].name}: {fault.strerror or fault}"
 
     watch.begin("reading pictures", len(pictures))
     indices = iter(range(len(pictures)))
     with ThreadPoolExecutor() as pool:
         while block := list(islice(indices, _LOOK_AHEAD)):
-            for _ in pool.map(fill, block):
+            for _ in pool.map(read_one, block):
                 pass
             watch.step(len(block))
     watch.end()
@@ -155,4 +255,4 @@ def decode(pictures: list[Picture], input: Input, watch: Watch) -> tuple[np.ndar
             f"{len(bad)} of {len(pictures)} pictures can't be read ({first}{', ...' if len(bad) > 3 else ''}), "
             "more than 1 %; mend or remove them"
         )
-    return rows, bad
+    return bad
