@@ -1,90 +1,171 @@
-"""The student, taught by the stored logits of all teachers at once, or by labels alone to compare with."""
+"""The student, taught by all teachers at once from their stored answers; and the arms that it is compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 import torch
 from torch import Tensor
 
-from .data import Dataset
-from .evaluate import fit_temperature, judge, logits_of
+from .data import Dataset, Split
+from .evaluate import fit_temperature, judge, logits_of, score
 from .logits import LogitStore
-from .loop import Plan, fit
-from .losses import labels_alone, per_token
+from .loop import Batch, Plan, fit
+from .losses import Teaching, distillation, labels_alone
 from .metrics import training_seconds
-from .models import Student
+from .models import Student, Teacher
 from .recipe import Recipe
 from .run import Run, create_student, load_student
-from .views import seed_of
+from .views import ViewSpec, seed_of
 from .watch import Watch
 
+NO_VIEWS = ViewSpec()
+"""The untouched picture: what mode `clean` shows and stores."""
 
-def distill(run: Run, data: Dataset, store: LogitStore | None, device: torch.device, watch: Watch) -> Student:
-    """Train the run's student, unless that is done, and return it in evaluation mode, its temperature fitted.
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train the student: the run's own, or one to compare it with.
+
+    Attributes:
+        stage: where it is kept in the run's folder.
+        teachers: those that teach it, in the recipe's order; none trains the very same net, from the same first
+            weights, on labels alone. With no store to bind it, it then has a view of its own in every epoch.
+        recipe: the run's, but for its `views` and `student`.
+        unlabelled: whether it sees pictures without a label; for one without teachers there is nothing to learn there.
+    """
+
+    stage: str
+    teachers: tuple[str, ...]
+    recipe: Recipe
+    unlabelled: bool = True
+
+    def split(self, data: Dataset) -> Split:
+        """The pictures that it learns from."""
+        return data.students if self.teachers and self.unlabelled else data.train
+
+    @property
+    def spec(self) -> ViewSpec:
+        return NO_VIEWS if self.recipe.views.mode == "clean" else self.recipe.views.spec
+
+    @property
+    def stored_views(self) -> int:
+        """How many views it needs from a store: 0 where nothing is stored, never more than it has epochs."""
+        mode, epochs = self.recipe.views.mode, self.recipe.student.training.epochs
+        counts = {"online": 0, "clean": 1, "exact": epochs, "replay": min(self.recipe.views.count, epochs)}
+        return counts[mode] if self.teachers else 0
+
+    def teaching(self) -> Teaching:
+        """The loss of the recipe, for this arm's teachers.
+
+        Raises:
+            ValueError: the recipe asks for something that its loss does not have.
+        """
+        student, teachers = self.recipe.student, [self.recipe.teachers[name] for name in self.teachers]
+        return Teaching(
+            names=self.teachers,
+            weights=[teacher.weight for teacher in teachers],
+            temperatures=[teacher.temperature for teacher in teachers],
+            label_weight=student.label_weight,
+            loss=student.loss,
+            loss_args=student.loss_args,
+            standardize=student.standardize,
+            ensemble=student.ensemble,
+        )
+
+
+def own_arm(run: Run) -> Arm:
+    """The student that the run is for."""
+    return Arm("student", tuple(run.recipe.teachers), run.recipe)
+
+
+def plain_arm(run: Run) -> Arm:
+    """The same student without teachers."""
+    return Arm("arms/plain", (), run.recipe)
+
+
+def distill(
+    run: Run, data: Dataset, arm: Arm, answers: LogitStore | dict[str, Teacher], device: torch.device, watch: Watch
+) -> Student:
+    """Train the student of an arm, unless that is done, and return it in evaluation mode, its temperature fitted.
 
     Args:
-        store: the teachers' answers. None trains the very same student, from the same first weights, on labels alone;
-            with no store to bind it, it then has a view of its own in every epoch.
+        answers: the store of its teachers' answers, or the teachers themselves, to be asked while it learns.
     """
-    stage = "plain" if store is None else "student"
-    if run.has(stage):
-        return load_student(run.folder, stage)[0].to(device)
-    recipe = run.recipe
+    if run.has(arm.stage):
+        return load_student(run.folder, arm.stage)[0].to(device)
+    recipe = arm.recipe
     torch.manual_seed(seed_of(recipe.seed, "student"))
-    student = create_student(recipe, len(data.labels), data.preprocessing.input.height)
+    student = create_student(recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
     student = fit(
         student,
+        arm.split(data),
         data,
         recipe.student.training,
-        (lambda epoch: Plan(epoch, _without_teachers)) if store is None else _replay(store, recipe, device),
-        spec=recipe.views.spec,
+        _plan(arm, answers, device),
+        preprocessing=data.preprocessing,
+        spec=arm.spec,
+        extra=recipe.views.extra,
         seed=recipe.seed,
         run=run.folder,
-        stage=stage,
+        stage=arm.stage,
         device=device,
         watch=watch,
     )
-    validation = data.validation.to(device)
-    before = logits_of(student, validation, data.preprocessing)
-    student.temperature.fill_(fit_temperature(before, validation.labels))
+    validation, test = data.validation.to(device), data.test.to(device)
+    before = score(logits_of(student, test, data.preprocessing), test.labels)
+    student.temperature.fill_(fit_temperature(logits_of(student, validation, data.preprocessing), validation.labels))
     config = {
         "labels": data.labels,
         "preprocessing": msgspec.to_builtins(data.preprocessing),
+        "student": msgspec.to_builtins(recipe.student),
         "parameters": sum(parameter.numel() for parameter in student.parameters()),
         "temperature": student.temperature.item(),
-        "teachers": [] if store is None else list(recipe.teachers),
-        "seconds": training_seconds(run.folder, stage),
-        "results": judge(student, data, device),
+        "ece_before_temperature": before["ece"],
+        "teachers": list(arm.teachers),
+        "seconds": training_seconds(run.folder, arm.stage),
+        "results": judge(student, data, data.preprocessing, device),
     }
-    run.keep(stage, student, config)
+    run.keep(arm.stage, student, config)
     return student
 
 
-def _without_teachers(logits: Tensor, targets: Tensor, places: Tensor) -> dict[str, Tensor]:
+def _plan(arm: Arm, answers: LogitStore | dict[str, Teacher], device: torch.device) -> Callable[[int], Plan]:
+    if not arm.teachers:
+        return lambda epoch: Plan(epoch, _without_teachers)
+    return _replay(arm, answers, device) if isinstance(answers, LogitStore) else _online(arm, answers)
+
+
+def _without_teachers(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
     return labels_alone(logits, targets)
 
 
-def _replay(store: LogitStore, recipe: Recipe, device: torch.device) -> Callable[[int], Plan]:
-    """The plan of a distillation: the stored views in turn, each with the answers stored for it."""
-    weights = [teacher.weight for teacher in recipe.teachers.values()]
-    temperatures = [teacher.temperature for teacher in recipe.teachers.values()]
+def _replay(arm: Arm, store: LogitStore, device: torch.device) -> Callable[[int], Plan]:
+    """The stored views in turn, each with the answers stored for it."""
+    teaching = arm.teaching()
+    columns = [list(store.header.teachers).index(name) for name in arm.teachers]
 
     def plan(epoch: int) -> Plan:
-        view = epoch % store.header.views
-        answers = store.read(view).to(device)
+        view = epoch % arm.stored_views
+        answers = store.read(view, device)
 
-        def objective(logits: Tensor, targets: Tensor, places: Tensor) -> dict[str, Tensor]:
-            return per_token(
-                logits,
-                targets,
-                answers[places].float(),
-                label_weight=recipe.student.label_weight,
-                weights=weights,
-                temperatures=temperatures,
-            )
+        def objective(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
+            return distillation(logits, targets, answers.at(batch.places)[:, columns], teaching)
 
         return Plan(view, objective)
 
     return plan
+
+
+def _online(arm: Arm, teachers: dict[str, Teacher]) -> Callable[[int], Plan]:
+    """A view of its own for every epoch, shown to the teachers as well."""
+    teaching = arm.teaching()
+
+    def objective(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            answers = torch.stack([teachers[name].answer(batch.view.pixels) for name in arm.teachers], dim=1)
+        return distillation(logits, targets, answers, teaching)
+
+    return lambda epoch: Plan(epoch, objective)

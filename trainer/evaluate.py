@@ -76,7 +76,9 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def judge(model: nn.Module, data: Dataset, device: torch.device) -> dict[str, dict[str, Any]]:
+def judge(
+    model: nn.Module, data: Dataset, preprocessing: Preprocessing, device: torch.device
+) -> dict[str, dict[str, Any]]:
     """The figures on the held-out data; nothing in a run is chosen by those of the test set."""
     splits = {"validation": data.validation.to(device), "test": data.test.to(device)}
-    return {name: score(logits_of(model, split, data.preprocessing), split.labels) for name, split in splits.items()}
+    return {name: score(logits_of(model, split, preprocessing), split.labels) for name, split in splits.items()}

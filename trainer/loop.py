@@ -15,12 +15,12 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from .checkpoint import load_progress, save_progress
-from .data import Dataset, Split, to_input
+from .data import Dataset, Preprocessing, Split, feed, to_input
 from .errors import Diverged
 from .evaluate import logits_of, top1
-from .metrics import Metrics
+from .metrics import Metrics, first_loss
 from .recipe import Training
-from .views import View, ViewSpec, order, render, seed_of
+from .views import ExtraSpec, View, ViewSpec, enhance, order, render, seed_of
 from .watch import Watch
 
 
@@ -32,8 +32,11 @@ class Batch(NamedTuple):
     view: View
 
 
-Objective = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
-"""(the model's output, soft labels [B, C], the samples' places in the view's order [B]) -> named losses."""
+Objective = Callable[[Tensor, Tensor, Batch], dict[str, Tensor]]
+"""(the model's output, soft labels [B, C], the batch) -> named losses."""
+
+CHECK_EVERY = 50
+"""Steps between two looks at whether the loss is still a number: each look waits for the device."""
 
 
 class Plan(NamedTuple):
@@ -43,16 +46,19 @@ class Plan(NamedTuple):
     objective: Objective
 
 
+NOTHING_EXTRA = ExtraSpec()
+
+
 def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: ViewSpec) -> Iterator[Batch]:
     """One epoch over one view: its pairs, shuffled by the epoch's key. A last batch that is not full is left out,
     unless it is the only one."""
     laid_out = order(seed, split.ids, view)
     pairs = torch.arange(len(laid_out) // 2 * 2, device=laid_out.device).unflatten(0, (-1, 2))
     pairs = pairs[order(seed_of(seed, "epoch"), split.ids[laid_out[pairs[:, 0]]], epoch)]
-    for chunk in pairs[: _steps(split, size) * (size // 2)].split(size // 2):
-        places = chunk.flatten()
-        indices = laid_out[places]
-        rendered = render(split.images[indices], split.ids[indices], seed=seed, view=view, spec=spec)
+    chunks = [chunk.flatten() for chunk in pairs[: _steps(split, size) * (size // 2)].split(size // 2)]
+    samples = [laid_out[places] for places in chunks]
+    for places, indices, images in zip(chunks, samples, feed(split, samples, split.ids.device), strict=True):
+        rendered = render(images, split.ids[indices], seed=seed, view=view, spec=spec)
         yield Batch(indices, places, rendered)
 
 
@@ -62,11 +68,14 @@ def _steps(split: Split, size: int) -> int:
 
 def fit(
     model: nn.Module,
+    split: Split,
     data: Dataset,
     training: Training,
     plan: Callable[[int], Plan],
     *,
+    preprocessing: Preprocessing,
     spec: ViewSpec,
+    extra: ExtraSpec = NOTHING_EXTRA,
     seed: int,
     run: Path,
     stage: str,
@@ -79,20 +88,24 @@ def fit(
     with the very weights that an undisturbed run would have had (on the CPU to the bit).
 
     Args:
+        split: what it is trained on; `data` has what it is judged by.
         plan: for every epoch, the view that it shows and what is to be minimised on it.
-        spec, seed: of the views.
+        preprocessing: the model's own.
+        spec, seed: of the views; `extra`: what this model alone sees on top of them.
         stage: names the run's part, as `teachers/conv` or `student`.
 
     Raises:
-        Diverged: the loss is not a number any more; the last checkpoint stays.
+        Diverged: the loss is not a number any more, or has doubled; the last checkpoint stays.
     """
-    train = data.train.to(device)
+    train = split.to(device)
     validation = data.validation.to(device)
     classes = len(data.labels)
     steps = _steps(train, training.batch)
 
     model = model.to(device, memory_format=torch.channels_last).train()
     average = ModelEmaV3(model, decay=training.ema, use_warmup=True)
+    if training.compile:
+        model.compile()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=training.lr, weight_decay=training.weight_decay)
     schedule = CosineLRScheduler(
         optimizer,
@@ -106,6 +119,7 @@ def fit(
     models = {"model": model, "average": average.module}
     done = load_progress(checkpoint, models, optimizer)
 
+    start_loss = first_loss(run, stage)
     watch.begin(f"training {stage}", steps * training.epochs)
     watch.step(steps * done)
     with Metrics(run, stage, done) as metrics:
@@ -117,25 +131,27 @@ def fit(
                 batches(train, seed=seed, view=view, epoch=epoch, size=training.batch, spec=spec), start=epoch * steps
             ):
                 schedule.step_update(step)
-                inputs = to_input(batch.view.pixels, data.preprocessing)
+                samples = train.ids[batch.indices]
+                pixels = enhance(batch.view.pixels, samples, seed=seed, epoch=epoch, spec=extra)
+                inputs = to_input(pixels, preprocessing)
                 targets = batch.view.targets(train.labels[batch.indices], classes, training.smoothing)
                 with autocast(training.precision, device):
                     output = model(inputs)
-                loss = sum(objective(output.float(), targets, batch.places).values())
+                loss = sum(objective(output.float(), targets, batch).values())
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), training.clip)
                 optimizer.step()
                 average.update(model, step)
                 total += loss.detach()
+                if step % CHECK_EVERY == 0:
+                    _check_loss(total.item(), None, stage, epoch)
                 watch.step()
             mean_loss = total.item() / steps
-            if not math.isfinite(mean_loss):
-                raise Diverged(
-                    f"{stage}: the loss is {mean_loss} in epoch {epoch + 1}; lower its training.lr and run again"
-                )
+            start_loss = start_loss or mean_loss
+            _check_loss(mean_loss, start_loss, stage, epoch)
             seconds = time.perf_counter() - started
-            accuracy = top1(logits_of(average.module, validation, data.preprocessing), validation.labels)
+            accuracy = top1(logits_of(average.module, validation, preprocessing), validation.labels)
             metrics.row(
                 epoch,
                 loss=mean_loss,
@@ -148,6 +164,19 @@ def fit(
             watch.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
     watch.end(f"validation {accuracy:.1%}" if done < training.epochs else "")
     return average.module.eval()
+
+
+def _check_loss(loss: float, start: float | None, stage: str, epoch: int) -> None:
+    if not math.isfinite(loss):
+        what = f"is {loss}"
+    elif start is not None and loss > 2 * start:
+        what = f"rose to {loss:.3g} from {start:.3g} in the first epoch"
+    else:
+        return
+    raise Diverged(
+        f"{stage}: the loss {what} in epoch {epoch + 1}; the checkpoint before it stays; "
+        "lower its training.lr or clip and take another --out"
+    )
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

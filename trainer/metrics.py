@@ -18,6 +18,11 @@ def training_seconds(run: Path, stage: str) -> float:
     return sum(row["seconds"] for row in _rows(run) if row["stage"] == stage)
 
 
+def first_loss(run: Path, stage: str) -> float | None:
+    """The mean loss of a stage's first epoch, if it is done."""
+    return next((row["loss"] for row in _rows(run) if row["stage"] == stage and row["epoch"] == 0), None)
+
+
 def _rows(run: Path) -> list[dict]:
     """All whole rows; a last one that was cut off is of an epoch that is done again."""
     path = run / FILE

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from .errors import RecipeError
+from .losses import check_loss_args
 from .views import ExtraSpec, ViewSpec
 
 
@@ -190,6 +191,7 @@ class Student(Struct, kw_only=True):
             raise ValueError("drop_path is at least 0 and below 1, label_weight not negative")
         if self.training.epochs < 1:
             raise ValueError("the student's epochs are at least 1")
+        check_loss_args(self.loss, self.loss_args)
 
 
 class Recipe(Struct, kw_only=True):
@@ -238,5 +240,10 @@ def recipe_for(size: int) -> Recipe:
 
 
 def write_recipe(recipe: Recipe) -> str:
-    """The recipe, whose `data.size` is settled, as TOML with every value spelled out."""
-    return msgspec.toml.encode(recipe).decode()
+    """The recipe, whose `data.size` is settled, as TOML with every value spelled out that is not left to another."""
+    return msgspec.toml.encode(_said(msgspec.to_builtins(recipe))).decode()
+
+
+def _said(table: dict[str, Any]) -> dict[str, Any]:
+    """Without what is None, which TOML has no word for."""
+    return {k: _said(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}

@@ -4,20 +4,21 @@ recipe.toml             the recipe, every value spelled out
 data.json               which data: its hash, where it came from, what was skipped
 teachers/NAME/          model.safetensors, config.json
 logits/                 the store
-student/, plain/        the student, and the same student trained without teachers
+student/                the student: model.safetensors, config.json
+arms/NAME/              students to compare it with: `plain`, without teachers, and others
 metrics.jsonl           every epoch of every stage; the same under tensorboard/
+report.html             the page to look at
 """
 
 from __future__ import annotations
 
-import difflib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -26,8 +27,9 @@ from torch import nn
 from .checkpoint import read_json, write_tensors, write_text
 from .data import Dataset, Preprocessing
 from .errors import RecipeError, RunError
-from .models import Student
-from .recipe import Recipe, Teacher, read_recipe, write_recipe
+from .models import Student, Teacher, create_teacher
+from .recipe import Recipe, Training, read_recipe, write_recipe
+from .recipe import Student as Shape
 
 RECIPE, ABOUT = "recipe.toml", "data.json"
 CONFIG, WEIGHTS, CHECKPOINT = "config.json", "model.safetensors", "checkpoint.safetensors"
@@ -38,6 +40,7 @@ class Source(NamedTuple):
 
     data: tuple[str, ...]
     root: Path | None = None
+    unlabelled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Run:
     recipe: Recipe
 
     def has(self, stage: str) -> bool:
-        """Is the net of `stage` (`teachers/NAME`, `student`, `plain`) trained to its end?"""
+        """Is the net of `stage` (`teachers/NAME`, `student`, `arms/NAME`) trained to its end?"""
         return (self.folder / stage / CONFIG).exists()
 
     def config(self, stage: str) -> dict[str, Any]:
@@ -86,8 +89,7 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
         RunError: the folder holds something else.
         RecipeError: the recipe's nets can't be made.
     """
-    size = data.preprocessing.input.height
-    recipe = msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, size=size))
+    recipe = _settled(recipe, data)
     if (folder / ABOUT).exists():
         found = read_json(folder / ABOUT)
         if found.get("hash") != data.hash():
@@ -103,14 +105,16 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: not empty, and no run; choose another --out")
     # Now, while nothing is written: what the recipe asks for can be made at all.
-    create_student(recipe, len(data.labels), size)
+    create_student(recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
     for teacher in recipe.teachers.values():
-        create_teacher(teacher, len(data.labels))
-    counts = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+        create_teacher(teacher, len(data.labels), data.preprocessing)
+    splits = {"train": data.train, "unlabelled": data.unlabelled, "validation": data.validation, "test": data.test}
+    counts = {name: len(split) for name, split in splits.items() if split is not None}
     about = {
         "hash": data.hash(),
         "data": [_lasting(name) for name in source.data],
         "root": source.root and _lasting(str(source.root)),
+        "unlabelled": [_lasting(name) for name in source.unlabelled],
         "labels": data.labels,
         "pictures": counts,
         "skipped": data.skipped,
@@ -118,6 +122,17 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
     write_text(folder / RECIPE, write_recipe(recipe))
     write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
     return Run(folder, recipe)
+
+
+def _settled(recipe: Recipe, data: Dataset) -> Recipe:
+    """The recipe with what the data decides, and with paths that mean the same from another folder."""
+    replace = msgspec.structs.replace
+    teachers = {
+        name: replace(teacher, weights=_lasting(teacher.weights)) if teacher.weights else teacher
+        for name, teacher in recipe.teachers.items()
+    }
+    settled = replace(recipe.data, size=data.preprocessing.input.height)
+    return replace(recipe, data=settled, teachers=teachers)
 
 
 def _lasting(name: str) -> str:
@@ -130,7 +145,8 @@ def remembered_source(folder: Path) -> Source | None:
     if not (folder / ABOUT).exists():
         return None
     about = read_json(folder / ABOUT)
-    return Source(tuple(about["data"]), Path(about["root"]) if about["root"] else None)
+    root = Path(about["root"]) if about["root"] else None
+    return Source(tuple(about["data"]), root, tuple(about.get("unlabelled", ())))
 
 
 def open_run(folder: Path) -> Run:
@@ -155,48 +171,37 @@ def _differences(one: Any, other: Any, path: str = "") -> list[str]:
     return [] if one == other else [path]
 
 
-def create_teacher(teacher: Teacher, classes: int) -> nn.Module:
-    """An untrained teacher, `[B, 3, H, W] -> [B, classes]`.
+def create_student(shape: Shape, teachers: int, classes: int, preprocessing: Preprocessing) -> Student:
+    """An untrained student with a bias token for each of so many teachers.
 
     Raises:
-        RecipeError: timm does not know the model, or the model not one of the arguments.
+        RecipeError: the pictures do not divide into patches, or the tokens do not suit the teachers.
     """
-    if not timm.is_model(teacher.model):
-        near = difflib.get_close_matches(teacher.model, timm.list_models(), n=1)
-        raise RecipeError(f"timm has no model {teacher.model!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    try:
-        return timm.create_model(teacher.model, num_classes=classes, **teacher.args)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as fault:
-        raise RecipeError(f"timm can't make {teacher.model!r} with {teacher.args}: {fault}; mend its args") from fault
-
-
-def create_student(recipe: Recipe, classes: int, size: int) -> Student:
-    """An untrained student.
-
-    Raises:
-        RecipeError: the pictures do not divide into patches.
-    """
-    shape = recipe.student
-    if shape.stem == "patch" and size % shape.patch:
+    size = preprocessing.input.height
+    if shape.tokens == "learned" and shape.stem == "patch" and size % shape.patch:
         raise RecipeError(
             f"pictures of {size} pixels do not divide into patches of {shape.patch}; "
             f"set data.size to {max(1, size // shape.patch) * shape.patch} or change student.patch"
         )
-    return Student(
-        classes=classes,
-        teachers=len(recipe.teachers),
-        size=size,
-        stem=shape.stem,
-        patch=shape.patch,
-        width=shape.width,
-        depth=shape.depth,
-        heads=shape.heads,
-        mlp_ratio=shape.mlp_ratio,
-        drop_path=shape.drop_path,
-    )
+    try:
+        return Student(
+            classes=classes,
+            teachers=teachers,
+            size=size,
+            tokens=shape.tokens,
+            stem=shape.stem,
+            patch=shape.patch,
+            width=shape.width,
+            depth=shape.depth,
+            heads=shape.heads,
+            mlp_ratio=shape.mlp_ratio,
+            drop_path=shape.drop_path,
+        )
+    except ValueError as fault:
+        raise RecipeError(f"{fault}; name more teachers or set student.tokens") from fault
 
 
-def load_teacher(run: Run, name: str) -> nn.Module:
+def load_teacher(run: Run, name: str) -> Teacher:
     """A trained teacher, in evaluation mode.
 
     Raises:
@@ -207,7 +212,11 @@ def load_teacher(run: Run, name: str) -> nn.Module:
         raise RunError(
             f"{run.folder}: teacher {name!r} is not trained; `libkd-sdk teach {name} --out {run.folder}` does it"
         )
-    return run.load_into(stage, create_teacher(run.recipe.teachers[name], run.config(stage)["classes"]))
+    config = run.config(stage)
+    bare = msgspec.structs.replace(run.recipe.teachers[name], pretrained=False, weights=None, training=Training())
+    preprocessing = msgspec.convert(config["preprocessing"], Preprocessing)
+    net = create_teacher(bare, config["classes"], preprocessing).net
+    return Teacher(run.load_into(stage, net), preprocessing)
 
 
 def load_student(run: str | Path, stage: str = "student") -> tuple[Student, tuple[str, ...], Preprocessing]:
@@ -215,7 +224,7 @@ def load_student(run: str | Path, stage: str = "student") -> tuple[Student, tupl
 
     Args:
         run: a run's folder.
-        stage: `student`, or `plain` for the one trained without teachers.
+        stage: `student`, or `arms/NAME` for one that it was compared with.
 
     Raises:
         RunError: there is no finished student in that folder.
@@ -226,19 +235,21 @@ def load_student(run: str | Path, stage: str = "student") -> tuple[Student, tupl
     config = opened.config(stage)
     preprocessing = msgspec.convert(config["preprocessing"], Preprocessing)
     labels = tuple(config["labels"])
-    student = create_student(opened.recipe, len(labels), preprocessing.input.height)
+    shape = msgspec.convert(config["student"], Shape)
+    student = create_student(shape, len(opened.recipe.teachers), len(labels), preprocessing)
     opened.load_into(stage, student)
     return student, labels, preprocessing
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` (the first CUDA device if there is one, else the CPU), or a torch device's name.
+    """`auto` (this process's CUDA device if there is one, else the CPU), or a torch device's name.
 
     Raises:
         RecipeError: there is no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun each process has a device of its own
+        return torch.device(f"cuda:{own}" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, ValueError) as fault:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import msgspec
 import torch
 
-from .checkpoint import weights_hash
-from .data import Dataset
-from .distill import distill
-from .logits import Header, LogitStore, fill
-from .models import Student
-from .recipe import Recipe
+from .data import Dataset, Split
+from .distill import Arm, distill, own_arm
+from .logits import Cost, Header, LogitStore, cost, fill, teachers_rate
+from .models import Student, Teacher
 from .run import Run, load_student, load_teacher
 from .teach import teach
 from .watch import Watch
+
+ALL_LOGITS_UP_TO, TOP_K = 1000, 100
 
 
 def run_all(run: Run, data: Dataset, device: torch.device, watch: Watch) -> Student:
@@ -21,33 +24,91 @@ def run_all(run: Run, data: Dataset, device: torch.device, watch: Watch) -> Stud
         return load_student(run.folder)[0].to(device)
     for name in run.recipe.teachers:
         teach(run, name, data, device, watch)
-    return distill(run, data, precompute(run, data, device, watch), device, watch)
+    return train_arm(run, data, own_arm(run), device, watch)
 
 
-def precompute(run: Run, data: Dataset, device: torch.device, watch: Watch) -> LogitStore:
-    """The run's logit store, filled.
+def train_arm(run: Run, data: Dataset, arm: Arm, device: torch.device, watch: Watch) -> Student:
+    """A student, taught as `arm` says by the run's trained teachers, whose answers are stored first if they are to be.
+
+    Raises:
+        RunError: a teacher is not trained yet.
+        StoreError: the store's folder holds one that was made for something else.
+    """
+    if run.has(arm.stage) or not arm.teachers:
+        return distill(run, data, arm, {}, device, watch)
+    if not arm.stored_views:
+        return distill(run, data, arm, load_teachers(run, device), device, watch)
+    return distill(run, data, arm, precompute(run, data, arm, device, watch), device, watch)
+
+
+def precompute(run: Run, data: Dataset, arm: Arm, device: torch.device, watch: Watch) -> LogitStore:
+    """The store that `arm` learns from, filled.
 
     Raises:
         RunError: a teacher is not trained yet.
         StoreError: the folder holds a store that was made for something else.
     """
-    teachers = {name: load_teacher(run, name).to(device) for name in run.recipe.teachers}
-    store = open_store(run, data, teachers)
-    fill(store, teachers, data.train.to(device), data.preprocessing, watch)
+    teachers = load_teachers(run, device)
+    store = open_store(run, data, arm, teachers)
+    if store.missing():
+        split = arm.split(data).to(device)
+        watch.tell(f"logit store: {reckon(store, arm, teachers, split)}")
+        done = fill(store, teachers, split, watch)
+        if done["units"]:
+            watch.tell(
+                f"logit store: {done['answers']:,} answers in {done['seconds']:.1f} s, "
+                f"{done['answers'] / done['seconds']:,.0f} a second"
+            )
     return store
 
 
-def open_store(run: Run, data: Dataset, teachers: dict[str, torch.nn.Module]) -> LogitStore:
-    """The run's logit store, as it is; no more views than the student has epochs."""
-    recipe: Recipe = run.recipe
-    header = Header(
-        spec=recipe.views.spec,
-        spec_hash=recipe.views.spec.hash(),
-        data=data.train.hash(),
-        seed=recipe.seed,
-        views=min(recipe.views.count, recipe.student.training.epochs),
-        samples=len(data.train),
-        classes=len(data.labels),
-        teachers={name: weights_hash(teacher) for name, teacher in teachers.items()},
+def reckon(store: LogitStore, arm: Arm, teachers: dict[str, Teacher], split: Split) -> Cost:
+    """What the store costs, from a timed sample; see `trainer.logits.cost`."""
+    return cost(
+        views=store.views,
+        view_bytes=store.header.view_bytes,
+        samples=store.header.samples,
+        epochs=arm.recipe.student.training.epochs,
+        pictures_per_second=teachers_rate(teachers, split, store.header.spec),
     )
-    return LogitStore(run.folder / "logits", header)
+
+
+def load_teachers(run: Run, device: torch.device) -> dict[str, Teacher]:
+    """The run's trained teachers, by name.
+
+    Raises:
+        RunError: one is not trained yet.
+    """
+    return {name: load_teacher(run, name).to(device) for name in run.recipe.teachers}
+
+
+def open_store(run: Run, data: Dataset, arm: Arm, teachers: dict[str, Teacher]) -> LogitStore:
+    """The store that `arm` learns from, as it is: the run's own, or one beside it for other views or pictures.
+
+    Raises:
+        StoreError: the folder holds a store that was made for something else.
+    """
+    classes, top_k = len(data.labels), arm.recipe.views.top_k
+    if top_k is None:
+        top_k = 0 if classes <= ALL_LOGITS_UP_TO else TOP_K
+    split = arm.split(data)
+    header = Header(
+        spec=arm.spec,
+        spec_hash=arm.spec.hash(),
+        data=split.hash(),
+        seed=arm.recipe.seed,
+        samples=len(split),
+        classes=classes,
+        top_k=top_k if top_k < classes else 0,
+        teachers={name: teacher.hash() for name, teacher in teachers.items()},
+    )
+    return LogitStore(run.folder / _store_name(run, data, arm, top_k), header, arm.stored_views)
+
+
+def _store_name(run: Run, data: Dataset, arm: Arm, top_k: int) -> str:
+    own = own_arm(run)
+    same_pictures = arm.unlabelled or data.unlabelled is None
+    if arm.spec == own.spec and arm.recipe.views.top_k == own.recipe.views.top_k and same_pictures:
+        return "logits"
+    what = msgspec.json.encode([arm.spec, top_k, same_pictures])
+    return f"logits-{hashlib.sha256(what).hexdigest()[:8]}"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import msgspec
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .data import Dataset
 from .evaluate import judge
-from .loop import Plan, fit
+from .loop import Batch, Plan, fit
 from .losses import soft_cross_entropy
 from .metrics import training_seconds
-from .run import Run, create_teacher, load_teacher
+from .models import Teacher, create_teacher
+from .run import Run, load_teacher
 from .views import seed_of
 from .watch import Watch
 
 
-def teach(run: Run, name: str, data: Dataset, device: torch.device, watch: Watch) -> nn.Module:
+def teach(run: Run, name: str, data: Dataset, device: torch.device, watch: Watch) -> Teacher:
     """Train the teacher `name` of the run's recipe, unless that is done, and return it in evaluation mode.
 
     Its views are drawn from a seed of its own, so that it is later asked about views that it has not seen.
@@ -23,20 +25,18 @@ def teach(run: Run, name: str, data: Dataset, device: torch.device, watch: Watch
     stage = f"teachers/{name}"
     if run.has(stage):
         return load_teacher(run, name).to(device)
-    teacher = run.recipe.teachers[name]
+    recipe = run.recipe.teachers[name]
     seed = seed_of(run.recipe.seed, "teach", name)
     torch.manual_seed(seed)
-    model = create_teacher(teacher, len(data.labels))
-
-    def objective(logits: Tensor, targets: Tensor, places: Tensor) -> dict[str, Tensor]:
-        return {"labels": soft_cross_entropy(logits, targets)}
-
-    model = fit(
-        model,
+    net, preprocessing = create_teacher(recipe, len(data.labels), data.preprocessing)
+    net = fit(
+        net,
+        data.train,
         data,
-        teacher.training,
-        lambda epoch: Plan(epoch, objective),
-        spec=teacher.views,
+        recipe.training,
+        lambda epoch: Plan(epoch, _labels),
+        preprocessing=preprocessing,
+        spec=recipe.views,
         seed=seed,
         run=run.folder,
         stage=stage,
@@ -44,12 +44,17 @@ def teach(run: Run, name: str, data: Dataset, device: torch.device, watch: Watch
         watch=watch,
     )
     config = {
-        "model": teacher.model,
-        "args": teacher.args,
+        "model": recipe.model,
+        "args": recipe.args,
         "classes": len(data.labels),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "preprocessing": msgspec.to_builtins(preprocessing),
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "seconds": training_seconds(run.folder, stage),
-        "results": judge(model, data, device),
+        "results": judge(net, data, preprocessing, device),
     }
-    run.keep(stage, model, config)
-    return model
+    run.keep(stage, net, config)
+    return Teacher(net, preprocessing)
+
+
+def _labels(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
+    return {"labels": soft_cross_entropy(logits, targets)}

@@ -17,6 +17,9 @@ class Watch(Protocol):
     def end(self, summary: str = "") -> None:
         """The stage is done."""
 
+    def tell(self, text: str) -> None:
+        """Something worth a line of its own."""
+
 
 class Unwatched:
     """Nobody looks."""
@@ -26,3 +29,5 @@ class Unwatched:
     def step(self, steps: int = 1, note: str = "") -> None: ...
 
     def end(self, summary: str = "") -> None: ...
+
+    def tell(self, text: str) -> None: ...

@@ -52,16 +52,16 @@ def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device:
     """What `demo.json` will hold: figures of all nets and bundles, and what they call a few pictures."""
     started = time.perf_counter()
     with training_extra():
-        from trainer.distill import distill
+        from trainer.distill import plain_arm
         from trainer.run import load_student, pick_device
-        from trainer.stages import run_all
+        from trainer.stages import run_all, train_arm
 
     torch_device = pick_device(device)
     remark("Two teachers, their stored answers, two students, three bundles: about 7 minutes on two cores.")
     with Bars() as bars:
         run, dataset = prepare(out / "run", [data], None, recipe, seed, bars)
         run_all(run, dataset, torch_device, bars)
-        distill(run, dataset, None, torch_device, bars)
+        train_arm(run, dataset, plain_arm(run), torch_device, bars)
         student = load_student(run.folder)
         bundles = []
         for target in ENGINES:
@@ -109,7 +109,7 @@ def _accuracy(run: Run) -> dict[str, dict[str, Any]]:
     """The figures of every net on the test pictures, in the order in which people ask for them."""
     stages = {
         **{f"teacher {name}": f"teachers/{name}" for name in run.recipe.teachers},
-        "student, without teachers": "plain",
+        "student, without teachers": "arms/plain",
         "student, distilled": "student",
     }
     configs = {title: run.config(stage) for title, stage in stages.items()}

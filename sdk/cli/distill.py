@@ -12,6 +12,7 @@ from .training import (
     RecipeOption,
     RootOption,
     SeedOption,
+    UnlabelledOption,
     prepare,
     run_summary,
     training_extra,
@@ -20,6 +21,7 @@ from .training import (
 
 def distill(
     data: DataOption = None,
+    unlabelled: UnlabelledOption = None,
     out: OutOption = Path("run"),
     recipe: RecipeOption = None,
     root: RootOption = None,
@@ -37,7 +39,7 @@ def distill(
 
     torch_device = pick_device(device)
     with Bars() as bars:
-        run, dataset = prepare(out, data, root, recipe, seed, bars)
+        run, dataset = prepare(out, data, root, recipe, seed, bars, unlabelled=unlabelled)
         run_all(run, dataset, torch_device, bars)
     summary = run_summary(run)
     if json:

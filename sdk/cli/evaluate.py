@@ -16,6 +16,8 @@ from .output import Bars, JsonOption, percent, show_facts, show_json, show_table
 from .training import DataOption, RootOption, prepare, training_extra
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainer.data import Split
 
 
@@ -79,7 +81,7 @@ def evaluate(
     show_table("", ["class", "pictures", "right", "most often taken for"], rows)
 
 
-def _probabilities(classifier: Classifier, split: Split, bars: Bars) -> NDArray[np.float32]:
+def _probabilities(classifier: Classifier, split: Split[Tensor], bars: Bars) -> NDArray[np.float32]:
     """A bundle's answers, [pictures, classes]."""
     bars.begin("predicting", len(split))
     rows = []

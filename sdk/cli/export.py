@@ -15,6 +15,8 @@ from .output import Bars, JsonOption, percent, remark, show_facts, show_json
 from .training import RootOption, prepare, training_extra
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainer.data import Split
 
 
@@ -64,7 +66,7 @@ def export(
 def export_student(
     run: Path,
     student: tuple[Any, tuple[str, ...], Preprocessing],
-    pictures: Split,
+    pictures: Split[Tensor],
     target: str,
     precision: str,
     out: Path,

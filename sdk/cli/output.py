@@ -98,6 +98,10 @@ class Bars:
         else:
             remark(f"{self._stage:<28} {time.perf_counter() - self._started:6.1f} s  {summary}".rstrip())
 
+    def tell(self, text: str) -> None:
+        """A line of its own, above the bars."""
+        remark(text)
+
     def __enter__(self) -> Bars:
         if self._live:
             self._bars.start()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..errors import UsageError
 from .output import Bars, JsonOption, percent, remark, show_facts, show_json
 from .training import DataOption, DeviceOption, OutOption, RootOption, prepare, training_extra
 
@@ -27,29 +27,29 @@ def precompute(
     Example: libkd-sdk precompute --out run/
     """
     with training_extra():
+        from trainer.distill import own_arm
         from trainer.logits import check as check_store
         from trainer.logits import fill
-        from trainer.run import load_teacher, pick_device
-        from trainer.stages import open_store
+        from trainer.run import pick_device
+        from trainer.stages import load_teachers, open_store, reckon
 
     torch_device = pick_device(device)
     with Bars() as bars:
         run, dataset = prepare(out, data, root, None, None, bars)
-        teachers = {name: load_teacher(run, name).to(torch_device) for name in run.recipe.teachers}
-        store = open_store(run, dataset, teachers)
-        header, missing = store.header, len(store.missing())
-        pictures = dataset.train.to(torch_device)
+        teachers, arm = load_teachers(run, torch_device), own_arm(run)
+        if not arm.stored_views:
+            raise UsageError("the recipe's teachers answer online, nothing is stored; set views.mode = 'replay'")
+        store = open_store(run, dataset, arm, teachers)
+        missing, pictures = len(store.missing()), arm.split(dataset).to(torch_device)
         if check:
-            result = check_store(store, teachers, pictures, dataset.preprocessing)
+            result = check_store(store, teachers, pictures)
         else:
             remark(
-                f"{header.views} views x {header.samples:,} pictures x {len(teachers)} teachers x {header.classes} "
-                f"classes in float16: {header.bytes / 1e6:.1f} MB; "
-                f"{missing} of {len(list(store.units()))} units missing"
+                f"{store.views} views x {store.header.samples:,} pictures x {len(teachers)} teachers: "
+                f"{reckon(store, arm, teachers, pictures)}; {missing} of {len(list(store.units()))} units missing"
             )
-            started = time.perf_counter()
-            fill(store, teachers, pictures, dataset.preprocessing, bars)
-            result = {"units_computed": missing, "bytes": header.bytes, "seconds": time.perf_counter() - started}
+            done = fill(store, teachers, pictures, bars)
+            result = {"units_computed": done["units"], "bytes": store.bytes, "seconds": done["seconds"]}
     if json:
         show_json({"store": str(store.folder), **result})
     elif check:
@@ -65,5 +65,9 @@ def precompute(
     else:
         show_facts(
             str(store.folder),
-            [("units computed", str(missing)), ("took", f"{result['seconds']:.1f} s")],
+            [
+                ("units computed", str(result["units_computed"])),
+                ("size", f"{result['bytes'] / 1e6:.1f} MB"),
+                ("took", f"{result['seconds']:.1f} s"),
+            ],
         )

@@ -15,16 +15,20 @@ from .output import remark
 if TYPE_CHECKING:
     from trainer.data import Dataset
     from trainer.recipe import Recipe
-    from trainer.run import Run
+    from trainer.run import Run, Source
     from trainer.watch import Watch
 
 DataOption = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="A folder (train/CLASS/*, test/CLASS/*, or CLASS/*), a zip or tar of one, fashion-mnist or "
-        "fashion-mnist-mini; several times for several archives. A run that is there remembers its own.",
+        help="A folder (train/CLASS/*, test/CLASS/*, or CLASS/*), a zip or tar of one, fashion-mnist, cifar10, "
+        "cifar100 or fashion-mnist-mini; several times for several archives. A run that is there remembers its own.",
     ),
+]
+UnlabelledOption = Annotated[
+    list[str] | None,
+    typer.Option("--unlabelled", help="Folders or archives of pictures that only the teachers answer for."),
 ]
 RootOption = Annotated[Path | None, typer.Option("--root", help="Where a named data set lies, or is downloaded to.")]
 OutOption = Annotated[Path, typer.Option("--out", help="The run's folder.")]
@@ -54,34 +58,47 @@ def prepare(
     seed: int | None,
     watch: Watch,
     check: Callable[[Recipe], None] = lambda recipe: None,
+    unlabelled: list[str] | None = None,
 ) -> tuple[Run, Dataset]:
     """The run in `out` and its data; what is left out is what the run that is there remembers.
 
     `check` may refuse the recipe before a new run is written.
     """
     with training_extra():
-        import msgspec
-
-        from trainer.data import load
-        from trainer.recipe import read_recipe, recipe_for
         from trainer.run import RECIPE, Source, remembered_source, start_run
 
-    source = remembered_source(out) if not data else Source(tuple(data), root)
+    there = out / RECIPE
+    source = remembered_source(out) if not data else Source(tuple(data), root, tuple(unlabelled or ()))
     if source is None:
         raise UsageError(f"{out}: no run there yet; name the pictures by --data")
-    there = out / RECIPE
-    chosen = read_recipe(recipe or there) if recipe or there.exists() else None
-    pictures = load(source.data, chosen.data if chosen else None, root=source.root, watch=watch)
-    for reason in pictures.skipped:
-        remark(f"skipped: {reason}")
-    chosen = chosen or recipe_for(pictures.preprocessing.input.height)
-    if seed is not None:
-        chosen = msgspec.structs.replace(chosen, seed=seed)
+    chosen, pictures = read(source, recipe or (str(there) if there.exists() else None), seed, watch)
     check(chosen)
     return start_run(out, chosen, pictures, source), pictures
 
 
+def read(
+    source: Source, recipe: str | None, seed: int | None, watch: Watch, labels: float | None = None
+) -> tuple[Recipe, Dataset]:
+    """A recipe, the one for pictures of their size where none is named, and the pictures."""
+    with training_extra():
+        import msgspec
+
+        from trainer.data import load
+        from trainer.recipe import Data, read_recipe, recipe_for
+
+    chosen = read_recipe(recipe) if recipe else None
+    how = chosen.data if chosen else Data()
+    if labels is not None:
+        how = msgspec.structs.replace(how, labels=labels)
+    pictures = load(source.data, how, root=source.root, unlabelled=source.unlabelled, watch=watch)
+    for reason in pictures.skipped:
+        remark(f"skipped: {reason}")
+    chosen = chosen or recipe_for(pictures.preprocessing.input.height)
+    changes = {"data": how} if seed is None else {"data": how, "seed": seed}
+    return msgspec.structs.replace(chosen, **changes), pictures
+
+
 def run_summary(run: Run) -> dict[str, Any]:
     """What is trained in a run, with the figures of each net."""
-    stages = [*(f"teachers/{name}" for name in run.recipe.teachers), "student", "plain"]
+    stages = [*(f"teachers/{name}" for name in run.recipe.teachers), "student", "arms/plain"]
     return {stage: run.config(stage) for stage in stages if run.has(stage)}

@@ -3,19 +3,22 @@
 import pytest
 from msgspec.structs import replace
 
+import sdk
 from trainer.errors import RecipeError
+from trainer.models import create_teacher
 from trainer.recipe import RECIPES, Data, read_recipe, recipe_for, write_recipe
-from trainer.run import create_student, create_teacher
+from trainer.run import create_student
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
 def test_recipes_that_come_along_can_be_trained(name):
     recipe = read_recipe(name)
-    size = {"large": 96}.get(name, 28)
+    preprocessing = sdk.Preprocessing.square({"large": 96}.get(name, 28))
     assert len(recipe.teachers) >= 2
     for teacher in recipe.teachers.values():
-        assert create_teacher(teacher, 10).num_classes == 10
-    assert len(create_student(recipe, 10, size).heads) == 1 + len(recipe.teachers)
+        assert create_teacher(teacher, 10, preprocessing).net.num_classes == 10
+    student = create_student(recipe.student, len(recipe.teachers), 10, preprocessing)
+    assert len(student.heads) == 1 + len(recipe.teachers)
 
 
 def test_small_and_large_pictures_get_a_recipe_of_their_own():
@@ -45,6 +48,17 @@ def test_a_written_recipe_reads_the_same(tiny_recipe, tmp_path):
         ("[student.training]\nlr = -1.0", "lr and clip are above 0"),
         ("[student.training]\nlr = nan", "all are finite"),
         ("[data]\nholdout = 0.9", "holdout is above 0"),
+        ("[data]\nlabels = 0.0", "labels is above 0"),
+        ("[views]\nmode = 'sometimes'", "Invalid enum value 'sometimes'"),
+        ("[views]\ntop_k = -1", "top_k is not negative"),
+        ("[views.extra]\nerase = 2.0", "erase is between 0 and 1"),
+        ("[views.spec]\noperations = -1", "operations is not negative"),
+        ("[student]\nloss_args = { gamma = 1.0 }", "the loss kl has no argument 'gamma'; it has none"),
+        ("[student]\nloss = 'dkd'\nloss_args = { gamma = 1.0 }", "has no argument 'gamma'; it has alpha and beta"),
+        ("[student]\ntokens = 'stems'\npatch = 5", "with tokens = 'stems', patch is even"),
+        ("[student.training]\nepochs = 0", "the student's epochs are at least 1"),
+        ("[teachers.a]\nmodel = 'resnet18'\ntraining = { epochs = 0 }", "needs pretrained = true or weights"),
+        ("[teachers.a]\nmodel = 'resnet18'\npretrained = true\nweights = 'x'", "two sources of the same"),
         ("[teachers]", "at least one"),
         ("[teachers.'a/b']\nmodel = 'resnet18'", "letters, digits"),
         ("[views", "not TOML"),
@@ -67,12 +81,18 @@ def test_a_missing_recipe_names_those_that_come_along(tmp_path):
 def test_an_unknown_model_is_named_with_its_likeness(tiny_recipe):
     teacher = tiny_recipe.teachers["conv"]
     with pytest.raises(RecipeError, match=r"timm has no model 'rednet_26'; did you mean 'rednet26'\?"):
-        create_teacher(replace(teacher, model="rednet_26"), 10)
+        create_teacher(replace(teacher, model="rednet_26"), 10, sdk.Preprocessing.square(28))
     with pytest.raises(RecipeError, match="unexpected keyword argument 'deepness'"):
-        create_teacher(replace(teacher, args={"deepness": 3}), 10)
+        create_teacher(replace(teacher, args={"deepness": 3}), 10, sdk.Preprocessing.square(28))
 
 
 def test_pictures_that_do_not_divide_into_patches_are_refused(tiny_recipe):
-    recipe = replace(tiny_recipe, student=replace(tiny_recipe.student, stem="patch", patch=5))
+    shape = replace(tiny_recipe.student, stem="patch", patch=5)
     with pytest.raises(RecipeError, match=r"set data.size to 25"):
-        create_student(recipe, 10, 28)
+        create_student(shape, 2, 10, sdk.Preprocessing.square(28))
+
+
+def test_stems_ask_for_two_teachers(tiny_recipe):
+    shape = replace(tiny_recipe.student, tokens="stems")
+    with pytest.raises(RecipeError, match="2 teachers or more, not 1; name more teachers"):
+        create_student(shape, 1, 10, sdk.Preprocessing.square(28))

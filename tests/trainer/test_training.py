@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 
 import trainer
 from trainer.data import Dataset, load
-from trainer.distill import distill
+from trainer.distill import plain_arm
 from trainer.errors import Diverged, RecipeError, RunError
 from trainer.evaluate import logits_of, top1
 from trainer.loop import batches
 from trainer.recipe import Data
 from trainer.run import Source, open_run, start_run
-from trainer.stages import run_all
+from trainer.stages import run_all, train_arm
 from trainer.views import ViewSpec
 from trainer.watch import Unwatched
 
@@ -44,7 +44,7 @@ def finished(tiny_recipe, tiny_data, tmp_path_factory):
     """A run from its first to its last stage, undisturbed."""
     run = start_run(tmp_path_factory.mktemp("finished"), tiny_recipe, tiny_data, SOURCE)
     run_all(run, tiny_data, CPU, Unwatched())
-    distill(run, tiny_data, None, CPU, Unwatched())
+    train_arm(run, tiny_data, plain_arm(run), CPU, Unwatched())
     return run
 
 
@@ -54,7 +54,7 @@ def weights(run, stage):
 
 def test_a_run_leaves_what_its_folder_promises(finished, tiny_data):
     folder = finished.folder
-    for stage in ("teachers/conv", "teachers/involution", "student", "plain"):
+    for stage in ("teachers/conv", "teachers/involution", "student", "arms/plain"):
         assert {path.name for path in (folder / stage).iterdir()} == {"model.safetensors", "config.json"}
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(row["stage"], row["epoch"]) for row in rows if row["stage"] == "student"] == [
@@ -64,7 +64,7 @@ def test_a_run_leaves_what_its_folder_promises(finished, tiny_data):
     assert len(list((folder / "tensorboard").rglob("events.*"))) == 4
     assert json.loads((folder / "data.json").read_text())["hash"] == tiny_data.hash()
     assert finished.config("student")["teachers"] == ["conv", "involution"]
-    assert finished.config("plain")["teachers"] == []
+    assert finished.config("arms/plain")["teachers"] == []
 
 
 def test_it_learns_three_kinds_of_clothes(finished):
@@ -106,7 +106,7 @@ def test_the_loaded_student_answers_as_it_was_judged(finished, tiny_data):
 
 
 def test_the_plain_student_starts_from_the_same_weights_and_differs_by_its_teachers_alone(finished):
-    taught, plain = weights(finished, "student"), weights(finished, "plain")
+    taught, plain = weights(finished, "student"), weights(finished, "arms/plain")
     assert {name: tensor.shape for name, tensor in taught.items()} == {
         name: tensor.shape for name, tensor in plain.items()
     }

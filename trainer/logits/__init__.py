@@ -1,6 +1,7 @@
 """The teachers' answers: computed once, stored, replayed."""
 
+from .cost import Cost, cost, teachers_rate
 from .precompute import check, fill
-from .store import Header, LogitStore
+from .store import Answers, Header, LogitStore, answer_bytes
 
-__all__ = ["Header", "LogitStore", "check", "fill"]
+__all__ = ["Answers", "Cost", "Header", "LogitStore", "answer_bytes", "check", "cost", "fill", "teachers_rate"]
