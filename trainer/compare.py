@@ -97,8 +97,9 @@ def compare(
     """Train every arm with every seed, each seed a run of its own in `folder/seed-N`; what is done is not done again.
 
     Returns:
-        the figures on the test pictures, and top-1 on the validation pictures to choose by: `teachers` and `arms`, each by name with a list over the seeds, the arms
-        with their mean, standard deviation and the paired difference to the student without teachers.
+        the figures on the test pictures, and top-1 on the validation pictures to choose by: `teachers` and `arms`,
+        each by name with lists over the seeds, the arms with their mean, standard deviation and the paired difference
+        to the student without teachers.
 
     Raises:
         RecipeError: an arm can't be trained.

@@ -124,7 +124,7 @@ def fit(
     watch.step(steps * done)
     with Metrics(run, stage, done) as metrics:
         for epoch in range(done, training.epochs):
-            torch.manual_seed(seed_of(seed, stage, epoch))  # stochastic depth is all that draws from it
+            torch.manual_seed(seed_of(seed, "depth", epoch))  # stochastic depth is all that draws from it
             started, total = time.perf_counter(), torch.zeros((), device=device)
             view, objective = plan(epoch)
             for step, batch in enumerate(

@@ -1,10 +1,24 @@
-"""Involution against the definition of its paper, written with unfold."""
+"""Involution against the definition of its paper, written with unfold: on the CPU, on a GPU, in Triton's interpreter.
+
+Run as a program with TRITON_INTERPRET=1, this file checks the kernels without a GPU.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from trainer.models import Involution, involution
+from trainer.models.involution import ELEMENTS_PER_CORE
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+DEVICES = ["cpu", pytest.param("cuda", marks=on_a_gpu)]
+# Of the largest element: the rounding of a sum of 49 products, for the short types that of its result alone.
+TOLERANCES = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
 
 def by_unfolding(x, weight, stride):
@@ -24,17 +38,70 @@ def operands(kernel, stride, size=(9, 7), groups=2, channels=6, requires_grad=Tr
     return x, weight
 
 
+def channels_first(x, weight):
+    return x, weight
+
+
+def channels_last(x, weight):
+    """The same values as convolutions in that memory layout hand them over."""
+    groups = weight.shape[1]
+    x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight.flatten(1, 2)))
+    return x, weight.unflatten(1, (groups, -1))
+
+
+def answer_and_gradients(operation, x, weight, stride, towards):
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    answer = operation(x, weight, stride)
+    return answer.detach(), *torch.autograd.grad(answer, (x, weight), towards)
+
+
+def compare_with_the_definition(operation, x, weight, stride):
+    """Answer and gradients, of the operands' dtype, against the definition in float64."""
+    towards = torch.randn_like(by_unfolding(x.detach(), weight.detach(), stride))
+    expected = answer_and_gradients(
+        by_unfolding, *(operand.double() for operand in (x, weight)), stride, towards.double()
+    )
+    for ours, theirs in zip(answer_and_gradients(operation, x, weight, stride, towards), expected, strict=True):
+        tolerance = TOLERANCES[x.dtype] * theirs.abs().max().item()
+        assert ours.dtype == x.dtype
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("layout", [channels_first, channels_last])
 @pytest.mark.parametrize("kernel", [1, 3, 7])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_forward_and_both_gradients_equal_the_definition(kernel, stride):
-    x, weight = operands(kernel, stride)
-    ours, theirs = involution(x, weight, stride), by_unfolding(x, weight, stride)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    towards = torch.randn_like(ours)
-    for ours_grad, theirs_grad in zip(
-        torch.autograd.grad(ours, (x, weight), towards), torch.autograd.grad(theirs, (x, weight), towards), strict=True
-    ):
-        torch.testing.assert_close(ours_grad, theirs_grad, rtol=0, atol=1e-12)
+def test_forward_and_both_gradients_equal_the_definition(device, layout, kernel, stride):
+    x, weight = layout(*operands(kernel, stride))
+    compare_with_the_definition(involution, x.to(device), weight.to(device), stride)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_on_a_gpu_short_types_lose_no_more_than_their_own_rounding(dtype, stride):
+    x, weight = channels_last(*operands(7, stride, size=(29, 31), groups=3, channels=48))
+    compare_with_the_definition(involution, x.to("cuda", dtype), weight.to("cuda", dtype), stride)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+def test_the_kernels_equal_the_definition_in_tritons_interpreter():
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, __file__], env=environment, check=True)
+
+
+def test_a_batch_walked_in_parts_equals_the_definition(one_thread):
+    x, weight = torch.randn(5, 16, 64, 64, dtype=torch.float64), torch.randn(5, 1, 9, 64, 64, dtype=torch.float64)
+    assert x.numel() > 2 * ELEMENTS_PER_CORE >= 4 * x[0].numel()  # two at a time, then one
+    compare_with_the_definition(involution, x, weight, 1)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -74,8 +141,47 @@ def test_it_can_be_exported():
     torch.testing.assert_close(exported(x), layer(x))
 
 
+def test_compiled_whole_it_gives_the_same():
+    layer = Involution(16, kernel_size=3, stride=2)
+    x = torch.randn(2, 16, 7, 8, requires_grad=True)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for ours, theirs in zip(*(torch.autograd.grad(net(x).square().sum(), x) for net in (compiled, layer)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_impossible_shapes_are_refused():
     with pytest.raises(ValueError, match="multiple of 16"):
         Involution(24)
     with pytest.raises(ValueError, match="odd"):
         Involution(16, kernel_size=4)
+    x, weight = operands(3, 2)
+    for other_x, other_weight, stride in [(x, weight, 1), (x[:1], weight, 2), (x[:, :5], weight, 2)]:
+        with pytest.raises(ValueError, match="does not fit"):
+            involution(other_x, other_weight, stride)
+
+
+def check_the_kernels():
+    """For a process whose Triton interprets: every kernel against the definition, and what torch asks of operators."""
+    from trainer.models.involution_triton import fused_gradients, fused_involution
+
+    # 12 channels of a group in a tile of 16, and 72 places in tiles of 64: both ends are masked.
+    tiles = {"size": (9, 8), "groups": 2, "channels": 24}
+    one_tile = {"size": (5, 7), "groups": 1, "channels": 12}
+    for kernel, stride, dtype, layout, shape in [
+        (3, 1, torch.bfloat16, channels_first, tiles),
+        (3, 2, torch.float64, channels_last, tiles),
+        (3, 3, torch.float16, channels_last, one_tile),
+        (7, 1, torch.float32, channels_last, one_tile),
+        (7, 2, torch.bfloat16, channels_last, one_tile),
+    ]:
+        x, weight = layout(*operands(kernel, stride, **shape))
+        compare_with_the_definition(fused_involution, x.to(dtype), weight.to(dtype), stride)
+
+    x, weight = channels_last(*operands(3, 2, size=(5, 4)))
+    torch.library.opcheck(fused_involution, (x.detach().requires_grad_(), weight.detach().requires_grad_(), 2))
+    grad = torch.randn(2, 6, 3, 2, dtype=torch.float64)
+    torch.library.opcheck(fused_gradients, (grad, x.detach(), weight.detach(), 2))
+
+
+if __name__ == "__main__":
+    check_the_kernels()

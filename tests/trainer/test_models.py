@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.optim import create_optimizer_v2
 
 from trainer.models import Student
 
@@ -30,6 +31,11 @@ def test_small_variants_keep_the_resolution(name, expected):
     assert millions(model) == pytest.approx(expected, abs=0.001)
     assert model.conv1(torch.randn(1, 3, 32, 32)).shape[-2:] == (32, 32)
     assert model.forward_features(torch.randn(2, 3, 32, 32)).shape[-2:] == (4, 4)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("resnet18_small", 11.17), ("mixer_small", 2.48)])
+def test_other_small_nets_have_the_size_that_they_say(name, expected):
+    assert millions(timm.create_model(name, num_classes=10)) == pytest.approx(expected, abs=0.005)
 
 
 @pytest.mark.parametrize("name", ["rednet26", "rednet26_small_k3", "resnet18_small"])
@@ -90,3 +96,56 @@ def test_the_student_of_the_cifar_recipe_has_its_published_size():
     # ViT 192 wide, 9 deep, MLP ratio 2, patch 4: 2.70 M parameters with one head at 100 classes
     plain = Student(classes=100, teachers=0, size=32, stem="patch", patch=4, width=192, depth=9, heads=3, mlp_ratio=2.0)
     assert millions(plain) == pytest.approx(2.70, abs=0.02)
+
+
+def test_co_advises_stems_are_comparable_to_learned_tokens_at_equal_parameters():
+    shape = {"classes": 100, "teachers": 2, "size": 32, "patch": 4, "width": 192, "depth": 9, "heads": 3}
+    learned, stems = Student(**shape), Student(**shape, tokens="stems")
+    assert millions(stems) == pytest.approx(millions(learned), rel=0.02)
+    assert stems.trunk.patch_embed.num_patches == learned.trunk.patch_embed.num_patches == 64
+
+
+@pytest.mark.parametrize(("size", "patch", "side"), [(16, 4, 4), (28, 8, 4), (30, 4, 8), (32, 2, 16)])
+def test_stems_give_a_token_for_each_patch_or_part_of_one(size, patch, side):
+    student = make_student(tokens="stems", size=size, patch=patch).eval()
+    assert student.trunk.patch_embed.grid_size == (side, side)
+    conv, inv = student.trunk.patch_embed(torch.randn(2, 3, size, size))
+    assert conv.shape == inv.shape == (2, side**2, 32)
+    assert student(torch.randn(2, 3, size, size)).shape == (2, 5)
+
+
+def test_the_mean_of_a_stem_is_what_its_bias_token_starts_from():
+    student = make_student(tokens="stems", teachers=3).eval()
+    trunk = student.trunk
+    x = torch.randn(2, 3, 16, 16)
+    seen = []
+    trunk.blocks.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    student(x)
+    stems = trunk.patch_embed(x)
+    place = trunk.pos_embed[0]
+    for k, stem in enumerate(stems):
+        expected = stem.mean(1) + trunk.reg_token[0, k] + place[1 + k]
+        torch.testing.assert_close(seen[0][:, 1 + k], expected)
+    torch.testing.assert_close(seen[0][:, 3], (trunk.reg_token[0, 2] + place[3]).expand(2, -1))  # the third is learned
+    torch.testing.assert_close(seen[0][:, 4:], stems[0] + stems[1] + place[4:])
+
+
+def test_stems_ask_for_two_bias_tokens():
+    with pytest.raises(ValueError, match="for 2 teachers or more, not 1"):
+        make_student(tokens="stems", teachers=1)
+
+
+@pytest.mark.parametrize("tokens", ["learned", "stems"])
+def test_tokens_and_positions_do_not_decay(tokens):
+    student = make_student(tokens=tokens)
+    groups = create_optimizer_v2(student, opt="adamw", lr=1e-3, weight_decay=0.05).param_groups
+    decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
+    for name, parameter in student.named_parameters():
+        is_place = name in {"trunk.cls_token", "trunk.reg_token", "trunk.pos_embed"}
+        assert (id(parameter) in decayed) == (parameter.ndim > 1 and not is_place), name
+
+
+def test_stems_can_be_exported():
+    student = make_student(tokens="stems").eval()
+    x = torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(torch.export.export(student, (x,)).module()(x), student(x))

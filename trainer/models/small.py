@@ -1,4 +1,4 @@
-"""Teachers for pictures of 28 to 64 pixels: RedNet, ResNet and MLP-Mixer that keep the resolution, registered with timm."""
+"""Teachers for pictures of 28 to 64 pixels, registered with timm: RedNet, ResNet and MLP-Mixer."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def rednet26_small_k5(pretrained: bool = False, **kwargs: Any) -> RedNet:
 
 @register_model
 def mixer_small(pretrained: bool = False, **kwargs: Any) -> MlpMixer:
-    """MLP-Mixer (Tolstikhin et al., 2021) of 4-pixel patches for pictures of `img_size` (32): 2.36 M parameters at 10
+    """MLP-Mixer (Tolstikhin et al., 2021) of 4-pixel patches for pictures of `img_size` (32): 2.48 M parameters at 10
     classes. Its bias is neither convolution's nor involution's: places are mixed by one learned matrix for all."""
     kwargs = {"img_size": 32, "patch_size": 4, "embed_dim": 192, "num_blocks": 8, **kwargs}
     return build_model_with_cfg(MlpMixer, "mixer_small", pretrained, **kwargs)

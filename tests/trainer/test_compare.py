@@ -1,0 +1,179 @@
+"""Comparisons: the arms differ by what they say and by nothing else; unlabelled pictures are learned from."""
+
+import statistics
+
+import pytest
+import torch
+from msgspec.structs import replace
+from safetensors.torch import load_file
+
+from trainer.compare import ALL, PLAIN, Change, arms, compare, read_changes
+from trainer.data import UNLABELLED, load
+from trainer.distill import own_arm, plain_arm
+from trainer.errors import Diverged, RecipeError
+from trainer.recipe import Data
+from trainer.run import Run, Source, load_student, start_run
+from trainer.stages import open_store, run_all, train_arm
+from trainer.teach import teach
+from trainer.watch import Unwatched
+
+CPU = torch.device("cpu")
+CHANGES = """
+["one view".views]
+count = 1
+
+["online".views]
+mode = "online"
+
+["deeper: 3".student]
+depth = 3
+loss = "dkd"
+loss_args = { beta = 2.0 }
+
+["more on top".views.extra]
+erase = 1.0
+
+[stems.student]
+tokens = "stems"
+"""
+
+
+@pytest.fixture(scope="module")
+def changes(tmp_path_factory):
+    path = tmp_path_factory.mktemp("arms") / "arms.toml"
+    path.write_text(CHANGES)
+    return read_changes(path)
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_recipe, tiny_data, changes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    arguments = (folder, tiny_recipe, tiny_data, Source(("clothes",)), [3, 4], changes, CPU, Unwatched())
+    return folder, arguments, compare(*arguments)
+
+
+def weights(folder, seed, stage):
+    return load_file(folder / f"seed-{seed}" / stage / "model.safetensors")
+
+
+def test_every_arm_is_trained_with_every_seed(compared):
+    _, _, results = compared
+    assert list(results["arms"]) == [
+        PLAIN, "conv alone", "involution alone", ALL, "one view", "online", "deeper: 3", "more on top", "stems"
+    ]  # fmt: skip
+    assert list(results["teachers"]) == ["conv", "involution"]
+    for row in (*results["arms"].values(), *results["teachers"].values()):
+        assert len(row["top1"]) == len(row["validation"]) == 2
+        assert row["mean"] == pytest.approx(statistics.fmean(row["top1"]))
+        assert row["deviation"] == pytest.approx(statistics.stdev(row["top1"]))
+    plain, taught = results["arms"][PLAIN], results["arms"][ALL]
+    paired = [mine - theirs for mine, theirs in zip(taught["top1"], plain["top1"], strict=True)]
+    assert taught["difference"] == pytest.approx(statistics.fmean(paired))
+    assert taught["difference_deviation"] == pytest.approx(statistics.stdev(paired))
+    assert plain["difference"] == 0
+
+
+def test_a_second_comparison_trains_nothing_again(compared):
+    folder, arguments, results = compared
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert compare(*arguments) == results
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_an_arm_is_the_run_with_its_change(compared, tiny_recipe, tiny_data, tmp_path):
+    """The same student as a run whose recipe says so; the arms beside it leave no trace."""
+    folder, _, _ = compared
+    views = replace(tiny_recipe.views, count=1)
+    run = start_run(tmp_path / "run", replace(tiny_recipe, seed=3, views=views), tiny_data, Source(("clothes",)))
+    run_all(run, tiny_data, CPU, Unwatched())
+    own, arm = load_file(run.folder / "student/model.safetensors"), weights(folder, 3, "arms/one-view")
+    assert all(torch.equal(own[name], arm[name]) for name in own)
+
+
+def test_arms_differ_from_each_other_and_keep_their_shape(compared):
+    folder, _, _ = compared
+    stages = ("arms/plain", "arms/conv-alone", "arms/involution-alone", "student", "arms/online", "arms/more-on-top")
+    heads = [weights(folder, 3, stage)["heads.1.weight"] for stage in stages]
+    for index, head in enumerate(heads):
+        assert all(not torch.equal(head, other) for other in heads[:index])
+    student, _, _ = load_student(folder / "seed-3", "arms/deeper--3")
+    assert len(student.trunk.blocks) == 3
+    assert not (folder / "seed-3/arms/plain/checkpoint.safetensors").exists()
+
+
+def test_online_teachers_answer_as_the_store_does(tiny_recipe, tiny_data, tmp_path):
+    """`exact` and `online` show the same views and hear the same answers, but for float16."""
+    views = replace(tiny_recipe.views, mode="exact")
+    run = start_run(tmp_path / "run", replace(tiny_recipe, views=views), tiny_data, Source(("clothes",)))
+    run_all(run, tiny_data, CPU, Unwatched())
+    online = arms(run, tiny_data, {"online": Change(views={"mode": "online"})})["online"]
+    train_arm(run, tiny_data, online, CPU, Unwatched())
+    stored, asked = (
+        torch.cat([tensor.flatten() for tensor in weights_of(run, stage).values()])
+        for stage in ("student", "arms/online")
+    )
+    assert 0 < (stored - asked).norm() < 0.02 * stored.norm()
+
+
+@pytest.fixture(scope="module")
+def partly_labelled(clothes):
+    return load([clothes], Data(labels=0.5))
+
+
+def test_pictures_without_labels_are_learned_from_by_students_alone(tiny_recipe, partly_labelled, tmp_path):
+    data = partly_labelled
+    assert len(data.unlabelled) == len(data.train)
+    assert (data.unlabelled.labels == UNLABELLED).all()
+    run = start_run(tmp_path / "run", tiny_recipe, data, Source(("clothes",)))
+    run_all(run, data, CPU, Unwatched())
+    chosen = arms(run, data, {})
+    without = chosen[f"{ALL}, labelled pictures only"]
+    train_arm(run, data, without, CPU, Unwatched())
+    train_arm(run, data, plain_arm(run), CPU, Unwatched())
+    teachers = {name: teach(run, name, data, CPU, Unwatched()) for name in run.recipe.teachers}
+    more, fewer = open_store(run, data, own_arm(run), teachers), open_store(run, data, without, teachers)
+    assert more.header.samples == 2 * fewer.header.samples == len(data.train) + len(data.unlabelled)
+    assert more.folder != fewer.folder
+    assert not more.missing()
+    assert not fewer.missing()
+    one, other = (load_file(run.folder / stage / "model.safetensors") for stage in ("student", without.stage))
+    assert not torch.equal(one["heads.1.weight"], other["heads.1.weight"])
+
+
+def test_labels_of_unlabelled_pictures_are_never_looked_at(tiny_recipe, partly_labelled, tmp_path):
+    """Nothing that is learned changes when the classes of the unlabelled pictures are others."""
+    data = partly_labelled
+    assert set(data.unlabelled.names).isdisjoint(data.train.names)
+    run = Run(tmp_path, tiny_recipe)
+    assert own_arm(run).split(data).labels[len(data.train) :].unique().tolist() == [UNLABELLED]
+    assert plain_arm(run).split(data) is data.train
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[x.views]\ncuont = 1", "unknown field `cuont`"),
+        ("[x.student]\nloss = 'dkd'\nloss_args = { gama = 1.0 }", "has no argument 'gama'"),
+        ("[x]\nteachers = ['mixer']", "no teachers mixer"),
+        ("[x]\nrecipe = 'large'", "unknown field `recipe`"),
+        ("[x", "no arms"),
+    ],
+)
+def test_a_wrong_arm_is_named_before_anything_is_trained(text, message, tiny_recipe, tiny_data, tmp_path):
+    path = tmp_path / "arms.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        arms(Run(tmp_path, tiny_recipe), tiny_data, read_changes(path))
+    with pytest.raises(RecipeError, match="no arms"):
+        read_changes(tmp_path / "none.toml")
+
+
+def test_a_loss_that_rises_beyond_its_start_stops_the_run(tiny_recipe, tiny_data, tmp_path):
+    """A rate that is bearable for an epoch of warm-up and no longer; the checkpoint before it stays."""
+    training = replace(tiny_recipe.student.training, epochs=6, lr=300.0, warmup=3.0, clip=1e9)
+    recipe = replace(tiny_recipe, student=replace(tiny_recipe.student, training=training, drop_path=0.0))
+    run = start_run(tmp_path / "run", recipe, tiny_data, Source(("clothes",)))
+    with pytest.raises(Diverged, match=r"arms/plain: the loss (is|rose to) .* in epoch [2-6]; the checkpoint before"):
+        train_arm(run, tiny_data, plain_arm(run), CPU, Unwatched())
+    assert (run.folder / "arms/plain/checkpoint.safetensors").exists()
+    assert not run.has("arms/plain")
