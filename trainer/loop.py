@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from .checkpoint import load_progress, save_progress
 from .data import Dataset, Preprocessing, Split, feed, to_input
 from .errors import Diverged
 from .evaluate import logits_of, top1
+from .learner import Learner
 from .metrics import Metrics, first_loss
 from .recipe import Training
 from .views import ExtraSpec, View, ViewSpec, enhance, order, render, seed_of
@@ -102,22 +100,9 @@ def fit(
     classes = len(data.labels)
     steps = _steps(train, training.batch)
 
-    model = model.to(device, memory_format=torch.channels_last).train()
-    average = ModelEmaV3(model, decay=training.ema, use_warmup=True)
-    if training.compile:
-        model.compile()
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=training.lr, weight_decay=training.weight_decay)
-    schedule = CosineLRScheduler(
-        optimizer,
-        t_initial=max(1, steps * training.epochs),
-        lr_min=training.lr / 100,
-        warmup_t=round(steps * min(training.warmup, training.epochs / 2)),
-        warmup_lr_init=training.lr / 100,
-        t_in_epochs=False,
-    )
+    learner = Learner(model, training, steps, device)
     checkpoint = run / stage / "checkpoint.safetensors"
-    models = {"model": model, "average": average.module}
-    done = load_progress(checkpoint, models, optimizer)
+    done = learner.load(checkpoint)
 
     start_loss = first_loss(run, stage)
     watch.begin(f"training {stage}", steps * training.epochs)
@@ -130,20 +115,11 @@ def fit(
             for step, batch in enumerate(
                 batches(train, seed=seed, view=view, epoch=epoch, size=training.batch, spec=spec), start=epoch * steps
             ):
-                schedule.step_update(step)
                 samples = train.ids[batch.indices]
                 pixels = enhance(batch.view.pixels, samples, seed=seed, epoch=epoch, spec=extra)
-                inputs = to_input(pixels, preprocessing)
                 targets = batch.view.targets(train.labels[batch.indices], classes, training.smoothing)
-                with autocast(training.precision, device):
-                    output = model(inputs)
-                loss = sum(objective(output.float(), targets, batch).values())
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-                optimizer.step()
-                average.update(model, step)
-                total += loss.detach()
+                loss_of = partial(_total, objective, targets, batch)
+                total += learner.step(step, to_input(pixels, preprocessing), loss_of)
                 if step % CHECK_EVERY == 0:
                     _check_loss(total.item(), None, stage, epoch)
                 watch.step()
@@ -151,19 +127,23 @@ def fit(
             start_loss = start_loss or mean_loss
             _check_loss(mean_loss, start_loss, stage, epoch)
             seconds = time.perf_counter() - started
-            accuracy = top1(logits_of(average.module, validation, preprocessing), validation.labels)
+            accuracy = top1(logits_of(learner.average, validation, preprocessing), validation.labels)
             metrics.row(
                 epoch,
                 loss=mean_loss,
                 validation_top1=accuracy,
-                lr=optimizer.param_groups[0]["lr"],
+                lr=learner.lr,
                 seconds=seconds,
                 samples_per_second=steps * min(training.batch, len(train)) / seconds,
             )
-            save_progress(checkpoint, epoch + 1, models, optimizer)
+            learner.save(checkpoint, epoch + 1)
             watch.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
     watch.end(f"validation {accuracy:.1%}" if done < training.epochs else "")
-    return average.module.eval()
+    return learner.average.eval()
+
+
+def _total(objective: Objective, targets: Tensor, batch: Batch, output: Tensor) -> Tensor:
+    return sum(objective(output, targets, batch).values())
 
 
 def _check_loss(loss: float, start: float | None, stage: str, epoch: int) -> None:
@@ -177,17 +157,3 @@ def _check_loss(loss: float, start: float | None, stage: str, epoch: int) -> Non
         f"{stage}: the loss {what} in epoch {epoch + 1}; the checkpoint before it stays; "
         "lower its training.lr or clip and take another --out"
     )
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """bf16 where it is asked for, or by `auto` where the device computes it in hardware."""
-    if precision == "auto":
-        precision = "bf16" if _has_bf16(device) else "fp32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))

@@ -1,0 +1,246 @@
+"""What a step costs with stored teachers, without any, and with timm's teacher in the loop; and what filling costs.
+
+    python benchmarks/training.py [--device cuda] [--threads 2] [--recipe small] [--size 32] [--batch 128] [--json]
+
+One process, one student, the same pictures. Each kind of step is taken once a round, in turn, so that what else the
+machine does meets all of them; the ratios are those of the medians. What it should show:
+
+    stored / plain          at most 1.05: reading two teachers' answers and their losses
+    views / plain           at most 0.10 on a GPU: augmentation and data, as a share of a step
+    stored / timm           below 1: two stored teachers against timm's `TokenDistillationTask` with one online
+    fill / teachers alone   at least 0.90: pictures a second, answered and stored, against bare forwards
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+from timm.task import TokenDistillationTask
+from torch import Tensor, nn
+
+from sdk.images import Input, Preprocessing, Resize
+from trainer.data import Split, to_input
+from trainer.distill import Arm
+from trainer.learner import Learner, autocast
+from trainer.logits import Header, LogitStore, fill
+from trainer.logits.precompute import FILL_BATCH
+from trainer.loop import Batch, batches
+from trainer.losses import distillation, labels_alone, soft_cross_entropy
+from trainer.models import Teacher, create_teacher
+from trainer.recipe import Recipe, read_recipe
+from trainer.run import create_student
+from trainer.watch import Unwatched
+
+CLASSES = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    parser.add_argument("--recipe", default="small")
+    parser.add_argument("--size", type=int, default=32, help="pixels a side")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    bench = Bench(read_recipe(arguments.recipe), arguments.size, arguments.batch, arguments.device)
+    figures = {**bench.steps(arguments.rounds), **bench.filling(max(3, arguments.rounds // 3))}
+    print(json.dumps(figures, indent=2) if arguments.json else _table(figures, bench))
+
+
+class Bench:
+    """The recipe's nets, untrained, on random pictures: what is learned does not matter to the time."""
+
+    def __init__(self, recipe: Recipe, size: int, batch: int, device: torch.device) -> None:
+        training = replace(recipe.student.training, batch=batch)
+        self.recipe = replace(recipe, student=replace(recipe.student, training=training))
+        self.batch, self.device = batch, device
+        input = Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size)))
+        self.preprocessing = Preprocessing(input=input, mean=recipe.data.mean, std=recipe.data.std)
+        count = max(4 * batch, 4 * FILL_BATCH)
+        self.split = Split(
+            torch.randint(256, (count, size, size, 3), dtype=torch.uint8),
+            torch.randint(CLASSES, (count,)),
+            torch.arange(count),
+            [str(index) for index in range(count)],
+        ).to(device)
+        self.teachers = {name: self._teacher(name) for name in recipe.teachers}
+        self.arm = Arm("student", tuple(recipe.teachers), self.recipe)
+
+    def _teacher(self, name: str) -> Teacher:
+        bare = replace(self.recipe.teachers[name], pretrained=False, weights=None)
+        teacher = create_teacher(bare, CLASSES, self.preprocessing).to(self.device)
+        teacher.net.eval()
+        return teacher
+
+    def _store(self, folder: str, shard: int) -> LogitStore:
+        header = Header(
+            spec=self.arm.spec,
+            spec_hash=self.arm.spec.hash(),
+            data=self.split.hash(),
+            seed=0,
+            samples=len(self.split),
+            classes=CLASSES,
+            shard=shard,
+            teachers={name: teacher.hash() for name, teacher in self.teachers.items()},
+        )
+        return LogitStore(Path(folder), header, 1)
+
+    def _batches(self) -> list[Batch]:
+        spec = self.arm.spec
+        return list(batches(self.split, seed=0, view=0, epoch=0, size=self.batch, spec=spec))
+
+    def _learner(self, bias_tokens: int) -> Learner:
+        student = create_student(self.recipe.student, bias_tokens, CLASSES, self.preprocessing)
+        return Learner(student, self.recipe.student.training, 1000, self.device)
+
+    def steps(self, rounds: int) -> dict[str, float]:
+        """Milliseconds of each kind of step, and their ratios."""
+        tokens = len(self.teachers)
+        plain, stored = self._learner(tokens), self._learner(tokens)
+        teaching = self.arm.teaching()
+        kept = torch.randn(len(self.split), tokens, CLASSES, dtype=torch.float16)
+        with tempfile.TemporaryDirectory() as folder:
+            store = self._store(folder, len(self.split))
+            store.write(0, 0, {name: kept[:, k] for k, name in enumerate(self.teachers)})
+            answers = store.read(0, self.device)
+        timm = self._timm(next(iter(self.teachers.values())))
+        given = self._batches()
+
+        def prepared(number: int) -> tuple[Batch, Tensor, Tensor]:
+            batch = given[number % len(given)]
+            targets = batch.view.targets(self.split.labels[batch.indices], CLASSES, 0.1)
+            return batch, to_input(batch.view.pixels, self.preprocessing), targets
+
+        def plain_step(number: int) -> None:
+            _, inputs, targets = prepared(number)
+            plain.step(number, inputs, lambda output: _total(labels_alone(output, targets)))
+
+        def stored_step(number: int) -> None:
+            batch, inputs, targets = prepared(number)
+            stored.step(
+                number,
+                inputs,
+                lambda output: _total(distillation(output, targets, answers.at(batch.places), teaching)),
+            )
+
+        def timm_step(number: int) -> None:
+            _, inputs, targets = prepared(number)
+            timm(number, inputs, targets)
+
+        def views(number: int) -> None:
+            next(batches(self.split, seed=0, view=number, epoch=0, size=self.batch, spec=self.arm.spec))
+
+        kinds = {"plain": plain_step, "stored": stored_step, "timm": timm_step, "views": views}
+        medians = self._medians(kinds, rounds)
+        return {
+            **{f"{name}_ms": 1000 * seconds for name, seconds in medians.items()},
+            "samples_per_s": self.batch / (medians["stored"] + medians["views"]),
+            "stored / plain": medians["stored"] / medians["plain"],
+            "views / plain": medians["views"] / medians["plain"],
+            "stored / timm": medians["stored"] / medians["timm"],
+        }
+
+    def _timm(self, teacher: Teacher) -> Callable[[int, Tensor, Tensor], None]:
+        """A step of timm's task with the same student, one token, and one of the teachers in the loop."""
+        learner, answered = self._learner(1), _Answered(self.preprocessing)
+        task = TokenDistillationTask(answered, teacher.net, criterion=_SoftLabels(), device=self.device, verbose=False)
+        precision = self.recipe.student.training.precision
+
+        def step(number: int, inputs: Tensor, targets: Tensor) -> None:
+            def loss_of(output: Tensor) -> Tensor:
+                answered.heads = output.unbind(1)
+                with autocast(precision, self.device):
+                    return task(inputs, targets)["loss"].float()
+
+            learner.step(number, inputs, loss_of)
+
+        return step
+
+    def filling(self, rounds: int) -> dict[str, float]:
+        """Pictures a second: teachers alone on ready pixels, and `fill` from uint8 pictures to files."""
+        pixels = torch.rand(FILL_BATCH, 3, *self.split.images.shape[1:3], device=self.device)
+        inputs = [to_input(pixels, teacher.preprocessing) for teacher in self.teachers.values()]
+        parts = len(self.split) // FILL_BATCH
+
+        @torch.inference_mode()
+        def alone(number: int) -> None:
+            for _ in range(parts):
+                for teacher, ready in zip(self.teachers.values(), inputs, strict=True):
+                    teacher.net(ready)
+
+        def filled(number: int) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                fill(self._store(folder, len(self.split)), self.teachers, self.split, Unwatched())
+
+        medians = self._medians({"alone": alone, "fill": filled}, rounds)
+        rates = {name: len(self.split) / seconds for name, seconds in medians.items()}
+        return {
+            "teachers_alone_per_s": rates["alone"],
+            "fill_per_s": rates["fill"],
+            "fill / teachers alone": rates["fill"] / rates["alone"],
+        }
+
+    def _medians(self, kinds: dict[str, Callable[[int], None]], rounds: int) -> dict[str, float]:
+        times: dict[str, list[float]] = {name: [] for name in kinds}
+        for number in range(2 + rounds):
+            for name, run in kinds.items():
+                self._wait()
+                started = time.perf_counter()
+                run(number)
+                self._wait()
+                times[name].append(time.perf_counter() - started)
+        return {name: statistics.median(values[2:]) for name, values in times.items()}
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _total(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(losses.values())).sum()
+
+
+class _SoftLabels(nn.Module):
+    forward = staticmethod(soft_cross_entropy)
+
+
+class _Answered(nn.Module):
+    """What timm's task takes for its student: one that has answered already, with two heads, in the same step."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.num_classes, self.in_chans = CLASSES, 3
+        self.pretrained_cfg = {"mean": preprocessing.mean, "std": preprocessing.std}
+
+    def set_distilled_training(self, enable: bool) -> None:
+        """The student has its two heads in any case."""
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.heads
+
+
+def _table(figures: dict[str, float], bench: Bench) -> str:
+    shape = bench.recipe.student
+    where = (
+        torch.cuda.get_device_name(bench.device)
+        if bench.device.type == "cuda"
+        else f"{torch.get_num_threads()} CPU threads"
+    )
+    title = f"student {shape.width} x {shape.depth}, batch {bench.batch}, {', '.join(bench.teachers)}; {where}"
+    return "\n".join([title, *(f"{name:24} {value:12.3f}" for name, value in figures.items())])
+
+
+if __name__ == "__main__":
+    main()
