@@ -11,6 +11,7 @@ from .data import Dataset, Split
 from .distill import Arm, distill, own_arm
 from .logits import Cost, Header, LogitStore, cost, fill, teachers_rate
 from .models import Student, Teacher
+from .recipe import Recipe
 from .run import Run, load_student, load_teacher
 from .teach import teach
 from .watch import Watch
@@ -88,10 +89,8 @@ def open_store(run: Run, data: Dataset, arm: Arm, teachers: dict[str, Teacher]) 
     Raises:
         StoreError: the folder holds a store that was made for something else.
     """
-    classes, top_k = len(data.labels), arm.recipe.views.top_k
-    if top_k is None:
-        top_k = 0 if classes <= ALL_LOGITS_UP_TO else TOP_K
-    split = arm.split(data)
+    classes, split = len(data.labels), arm.split(data)
+    top_k = stored_top_k(arm.recipe, classes)
     header = Header(
         spec=arm.spec,
         spec_hash=arm.spec.hash(),
@@ -99,10 +98,18 @@ def open_store(run: Run, data: Dataset, arm: Arm, teachers: dict[str, Teacher]) 
         seed=arm.recipe.seed,
         samples=len(split),
         classes=classes,
-        top_k=top_k if top_k < classes else 0,
+        top_k=top_k,
         teachers={name: teacher.hash() for name, teacher in teachers.items()},
     )
     return LogitStore(run.folder / _store_name(run, data, arm, top_k), header, arm.stored_views)
+
+
+def stored_top_k(recipe: Recipe, classes: int) -> int:
+    """How many logits of an answer are stored; 0 is all."""
+    top_k = recipe.views.top_k
+    if top_k is None:
+        return 0 if classes <= ALL_LOGITS_UP_TO else TOP_K
+    return top_k if top_k < classes else 0
 
 
 def _store_name(run: Run, data: Dataset, arm: Arm, top_k: int) -> str:

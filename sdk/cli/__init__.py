@@ -14,7 +14,7 @@ import typer
 from trainer.errors import TrainerError
 
 from ..errors import LibkdError
-from . import compare, demo, distill, evaluate, export, info, precompute, predict, teach, verify
+from . import compare, demo, distill, evaluate, export, info, plan, precompute, predict, teach, verify
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C, and shells of a program that it ended
 
@@ -30,6 +30,7 @@ app.command("teach")(teach.teach)
 app.command("precompute")(precompute.precompute)
 app.command("distill")(distill.distill)
 app.command("compare")(compare.compare)
+app.command("plan")(plan.plan)
 app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)

@@ -35,8 +35,8 @@ class Cost(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{_size(self.bytes)}, filled in about {_duration(self.fill_seconds)}; teachers in the loop would take "
-            f"{_duration(self.online_seconds)} a student, so it pays from student {self.students} on"
+            f"{_size(self.bytes)}, filled in about {duration(self.fill_seconds)}; teachers in the loop would take "
+            f"{duration(self.online_seconds)} a student, so it pays from student {self.students} on"
         )
 
 
@@ -69,7 +69,8 @@ def _size(count: float) -> str:
     raise AssertionError
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `4.2 s`, `12 min`, `3.1 h`."""
     if seconds < 90:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
