@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> int:
         code: int = app(arguments, prog_name="libkd-sdk", standalone_mode=False) or 0
         return code if code != INTERRUPTED else _fail("interrupted", code)
     except typer.TyperException as fault:
-        return _fail(f"{fault} (see --help)", 2)
+        return _fail(f"{fault.format_message()} (see --help)", 2)
     except (LibkdError, TrainerError) as fault:
         return _fail(str(fault), fault.exit_code)
     except BrokenPipeError:

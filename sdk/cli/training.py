@@ -89,7 +89,10 @@ def read(
     chosen = read_recipe(recipe) if recipe else None
     how = chosen.data if chosen else Data()
     if labels is not None:
-        how = msgspec.structs.replace(how, labels=labels)
+        try:
+            how = msgspec.structs.replace(how, labels=labels)
+        except ValueError as fault:
+            raise UsageError(f"--labels: {fault}") from fault
     pictures = load(source.data, how, root=source.root, unlabelled=source.unlabelled, watch=watch)
     for reason in pictures.skipped:
         remark(f"skipped: {reason}")

@@ -15,7 +15,7 @@ from clothes import CLASSES
 from sdk.cli import run as run_command
 from sdk.cli.demo import run_demo, show
 
-COMMANDS = ("demo", "teach", "precompute", "distill", "eval", "export", "predict", "verify", "info")
+COMMANDS = ("demo", "teach", "precompute", "distill", "compare", "plan", "eval", "export", "predict", "verify", "info")
 
 
 def libkd(*arguments, stdin=None, cwd=None) -> subprocess.CompletedProcess:
@@ -121,6 +121,40 @@ def test_the_store_is_checked_and_refilled(distilled, tmp_path):
     assert "max. abs. error" in succeeded(process)
 
 
+def test_a_comparison_with_unlabelled_pictures_and_an_arm_of_ones_own(clothes, tiny_recipe_file, tmp_path):
+    arms, out = tmp_path / "arms.toml", tmp_path / "comparison"
+    arms.write_text('["hard labels".student]\nloss = "hard"\n')
+    more = tmp_path / "more"
+    shutil.copytree(clothes / "train/Bag", more)
+    arguments = ["compare", "--data", clothes, "--unlabelled", more, "--recipe", tiny_recipe_file, "--out", out]
+    process = libkd(*arguments, "--arms", arms, "--seeds", "1", "--labels", 0.5, "--json")
+    results = json.loads(succeeded(process))
+    assert json.loads((out / "results.json").read_text()) == results
+    assert results["pictures"] == {"train": 33, "unlabelled": 33 + 24, "validation": 6, "test": 24}
+    assert list(results["arms"]) == [
+        "without teachers",
+        "conv alone",
+        "involution alone",
+        "all teachers",
+        "all teachers, labelled pictures only",
+        "hard labels",
+    ]
+    assert b"pays from student" in process.stderr
+    table = succeeded(libkd(*arguments, "--arms", arms, "--seeds", "1", "--labels", 0.5))
+    assert "student, hard labels" in table
+    assert "33 training pictures and 57 without labels" in table
+
+
+def test_a_plan_is_reckoned_without_data_and_writes_nothing(tiny_recipe_file, tmp_path):
+    arguments = ["plan", "--pictures", 50_000, "--classes", 3, "--size", 28, "--recipe", tiny_recipe_file]
+    found = json.loads(succeeded(libkd(*arguments, "--json", cwd=tmp_path)))
+    assert found["store"]["bytes"] == 2 * 50_000 * 2 * 3 * 2  # views, pictures, teachers, classes, float16
+    assert found["store"]["pays_from_student"] == 1
+    assert 0 < found["store"]["fill_seconds"] < found["store"]["online_seconds"] < found["seconds"]
+    assert "logit store" in succeeded(libkd(*arguments, cwd=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_teacher_alone(clothes, tiny_recipe_file, tmp_path):
     arguments = ["teach", "conv", "--data", clothes, "--out", tmp_path / "run", "--recipe", tiny_recipe_file]
     assert "parameters" in succeeded(libkd(*arguments))
@@ -185,6 +219,14 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(capfd, clothes, tiny_recip
     assert "no device 'gpu9'" in fails(capfd, "distill", "--data", clothes, "--out", run, "--device", "gpu9")
     assert "No such option" in fails(capfd, "distill", "--dta", clothes)
     assert "no run there" in fails(capfd, "export", run, "--target", "onnx")
+    compare = ("compare", "--data", clothes, "--out", run, "--recipe", tiny_recipe_file)
+    assert "whole numbers" in fails(capfd, *compare, "--seeds", "a")
+    assert "names a seed twice" in fails(capfd, *compare, "--seeds", "1,1")
+    assert "no arms" in fails(capfd, *compare, "--arms", empty / "none.toml")
+    assert "labels is above 0" in fails(capfd, *compare, "--labels", 0)
+    assert "name the pictures by --data" in fails(capfd, "compare", "--out", run)
+    assert "no such folder" in fails(capfd, "distill", "--data", clothes, "--unlabelled", tmp_path / "no", "--out", run)
+    assert "--pictures" in fails(capfd, "plan", "--pictures", 0, "--classes", 2, "--size", 28)
     assert not run.exists()
 
     other = tmp_path / "other"

@@ -91,7 +91,7 @@ def test_the_kernels_equal_the_definition_in_tritons_interpreter():
 
 
 def test_a_batch_walked_in_parts_equals_the_definition(one_thread):
-    x, weight = torch.randn(5, 16, 64, 64, dtype=torch.float64), torch.randn(5, 1, 9, 64, 64, dtype=torch.float64)
+    x, weight = torch.randn(5, 16, 64, 128, dtype=torch.float64), torch.randn(5, 1, 9, 64, 128, dtype=torch.float64)
     assert x.numel() > 2 * ELEMENTS_PER_CORE >= 4 * x[0].numel()  # two at a time, then one
     compare_with_the_definition(involution, x, weight, 1)
 
