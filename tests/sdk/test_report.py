@@ -101,6 +101,7 @@ def invented(labels: tuple[str, ...], teachers: int = 2, size: int = 24, plain: 
         samples=tuple(samples),
         mode="replay",
         store_bytes=3_000_000,
+        store_seconds=150.0,
         recipe='seed = 7\n[teachers.net0]\nmodel = "<b>"\n',
         data=("/somewhere/pictures",),
         pictures={"train": 900, "validation": 90, "test": 90},
@@ -162,10 +163,16 @@ def test_what_matters_most_stands_first():
 
 
 def test_a_run_that_stored_nothing_says_so():
-    online = dataclasses.replace(invented(("a", "b")), mode="online", store_bytes=None)
+    online = dataclasses.replace(invented(("a", "b")), mode="online", store_bytes=None, store_seconds=None)
     html = run_report(online)
     assert "Nothing is stored: the teachers answered while the student learned" in html
     assert "stored answers" not in html
+
+
+def test_time_and_storage_are_summed_over_all_stages():
+    cells = Read(run_report(invented(("a", "b")))).texts
+    place = cells.index(("b", "together"))
+    assert [text for _, text in cells[place : place + 3]] == ["together", "4.5 min", "9.4 MB"]
 
 
 def test_the_same_findings_make_the_same_page():

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 # It comes with torch for GPUs on Linux, and with few others.
 TRITON = find_spec("triton") is not None
 # Of one operand, which a CPU core walks K*K times: small enough to be in its cache for all but the first.
-ELEMENTS_PER_CORE = 2**17
+ELEMENTS_PER_CORE = 2**18
 
 
 def involution(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
@@ -159,7 +159,10 @@ class Involution(nn.Module):
             )
         self.groups = channels // group_channels
         self.stride = stride
-        self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        # There is no padding to count, but told to, Inductor's gradient divides the windows over the edge by too much
+        # (pytorch#198119).
+        pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+        self.pool = pool if stride > 1 else nn.Identity()
         self.reduce = nn.Conv2d(channels, channels // reduction, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels // reduction)
         self.act = nn.ReLU(inplace=True)
