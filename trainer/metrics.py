@@ -14,20 +14,26 @@ FILE = "metrics.jsonl"
 
 
 def training_seconds(run: Path, stage: str) -> float:
-    """How long a stage's epochs took together, over all sittings."""
-    return sum(row["seconds"] for row in _rows(run) if row["stage"] == stage)
+    """How long a stage took, all its epochs and sittings together."""
+    return sum(row["seconds"] for row in rows(run) if row["stage"] == stage)
 
 
 def first_loss(run: Path, stage: str) -> float | None:
     """The mean loss of a stage's first epoch, if it is done."""
-    return next((row["loss"] for row in _rows(run) if row["stage"] == stage and row["epoch"] == 0), None)
+    return next((row["loss"] for row in rows(run) if row["stage"] == stage and row["epoch"] == 0), None)
 
 
-def _rows(run: Path) -> list[dict]:
-    """All whole rows; a last one that was cut off is of an epoch that is done again."""
+def rows(run: Path) -> list[dict]:
+    """All whole rows of a run; a last one that was cut off is of an epoch that is done again."""
     path = run / FILE
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def add_row(run: Path, stage: str, **figures: float) -> None:
+    """A row of a stage that has no epochs."""
+    with (run / FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"stage": stage, **figures}) + "\n")
 
 
 class Metrics:
@@ -38,7 +44,7 @@ class Metrics:
 
     def __init__(self, run: Path, stage: str, epoch: int) -> None:
         self.path, self.stage = run / FILE, stage
-        kept = [row for row in _rows(run) if row["stage"] != stage or row["epoch"] < epoch]
+        kept = [row for row in rows(run) if row["stage"] != stage or row["epoch"] < epoch]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._curves = SummaryWriter(str(run / "tensorboard" / stage.replace("/", "-")), purge_step=epoch)
 

@@ -10,6 +10,7 @@ import torch
 from .data import Dataset, Split
 from .distill import Arm, distill, own_arm
 from .logits import Cost, Header, LogitStore, cost, fill, teachers_rate
+from .metrics import add_row
 from .models import Student, Teacher
 from .recipe import Recipe
 from .run import Run, load_student, load_teacher
@@ -56,6 +57,7 @@ def precompute(run: Run, data: Dataset, arm: Arm, device: torch.device, watch: W
         watch.tell(f"logit store: {reckon(store, arm, teachers, split)}")
         done = fill(store, teachers, split, watch)
         if done["units"]:
+            add_row(run.folder, store.folder.name, **done)
             watch.tell(
                 f"logit store: {done['answers']:,} answers in {done['seconds']:.1f} s, "
                 f"{done['answers'] / done['seconds']:,.0f} a second"

@@ -30,6 +30,7 @@ def precompute(
         from trainer.distill import own_arm
         from trainer.logits import check as check_store
         from trainer.logits import fill
+        from trainer.metrics import add_row
         from trainer.run import pick_device
         from trainer.stages import load_teachers, open_store, reckon
 
@@ -49,6 +50,8 @@ def precompute(
                 f"{reckon(store, arm, teachers, pictures)}; {missing} of {len(list(store.units()))} units missing"
             )
             done = fill(store, teachers, pictures, bars)
+            if done["units"]:
+                add_row(run.folder, store.folder.name, **done)
             result = {"units_computed": done["units"], "bytes": store.bytes, "seconds": done["seconds"]}
     if json:
         show_json({"store": str(store.folder), **result})
