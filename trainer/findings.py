@@ -19,7 +19,8 @@ from .checkpoint import read_json
 from .data import Dataset, Split
 from .distill import plain_arm
 from .evaluate import calibration_error, confusion, logits_of
-from .metrics import _rows as metric_rows
+from .metrics import rows as metric_rows
+from .metrics import training_seconds
 from .run import ABOUT, RECIPE, Run, load_student, load_teacher
 
 BINS, SAMPLES = 15, 24
@@ -98,7 +99,8 @@ class Findings:
             NaN for a class without any.
         before, after: the student's confidence on the test pictures, at temperature 1 and at its own.
         samples: test pictures chosen by their ids, as many wrong as right where there are enough.
-        mode: of the views, as in the recipe; `store_bytes`: of the stored answers, None where nothing is stored.
+        mode: of the views, as in the recipe.
+        store_bytes, store_seconds: of the stored answers; None where nothing is stored, or nobody wrote it down.
         recipe: TOML.
         data: names of the sources; `pictures`: how many in each split; `skipped`: what could not be read, and why.
         versions: of what computed these findings.
@@ -115,6 +117,7 @@ class Findings:
     samples: tuple[Sample, ...]
     mode: str
     store_bytes: int | None
+    store_seconds: float | None
     recipe: str
     data: tuple[str, ...]
     pictures: dict[str, int]
@@ -147,6 +150,7 @@ def findings(run: Run, data: Dataset, device: torch.device) -> Findings:
         samples=_samples(data.test, logits),
         mode=run.recipe.views.mode,
         store_bytes=_bytes_in(run.folder / STORE) if (run.folder / STORE).exists() else None,
+        store_seconds=training_seconds(run.folder, STORE) or None,
         recipe=(run.folder / RECIPE).read_text(encoding="utf-8"),
         data=tuple(about["data"]),
         pictures=about["pictures"],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
+from ..report import COLOURS, Section, axes, drawing, legend, page, paragraph, table, write_page
 from .output import Bars, JsonOption, percent, remark, show_json, show_table
 from .training import (
     DataOption,
@@ -19,6 +20,9 @@ from .training import (
     read,
     training_extra,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def compare(
@@ -57,11 +61,12 @@ def compare(
         results = compare_arms(out, chosen, pictures, source, numbers, changes, torch_device, bars)
     results = {"data": [Path(name).name for name in data], "recipe": recipe and Path(recipe).stem, **results}
     (out / "results.json").write_text(json_module.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_page(out / "comparison.html", comparison_page(results))
     if json:
         show_json(results)
     else:
         show(results)
-        remark(f"kept in {out / 'results.json'}")
+        remark(f"kept in {out / 'results.json'}; look at {out / 'comparison.html'}")
 
 
 def _numbers(seeds: str) -> list[int]:
@@ -74,8 +79,39 @@ def _numbers(seeds: str) -> list[int]:
     return numbers
 
 
+COLUMNS = ("", "parameters", "top-1 %", "difference", "calib. error")
+
+
 def show(results: dict[str, Any]) -> None:
     """The table: mean and spread over the seeds, and the paired difference to the student without teachers."""
+    show_table(_title(results), COLUMNS, _rows(results))
+
+
+def comparison_page(results: dict[str, Any]) -> str:
+    """The same as a page, with a picture: every seed a dot, the mean a line, its standard deviation a bar."""
+    plain = results["arms"][next(iter(results["arms"]))]["mean"]
+
+    def draw(canvas: Figure) -> None:
+        plot = axes(canvas, "top-1 on the test pictures (%)", "")
+        plot.axvline(100 * plain, color=COLOURS["faint"][0], linestyle="--", linewidth=1)
+        for place, row in enumerate(reversed(results["arms"].values())):
+            spread = 100 * (row["deviation"] or 0)
+            plot.errorbar(100 * row["mean"], place, xerr=spread, fmt="|", markersize=14, color=COLOURS["blue"][0])
+            plot.plot([100 * top1 for top1 in row["top1"]], [place] * len(row["top1"]), "o", color=COLOURS["orange"][0])
+        plot.set_yticks(range(len(results["arms"])), labels=list(reversed(results["arms"])))
+
+    drawn = drawing(draw, "top-1 of every arm", (7, 1 + 0.32 * len(results["arms"])))
+    return page(
+        "Comparison: " + ", ".join(results["data"]),
+        [paragraph(_title(results)), paragraph("The difference is to the student without teachers, seed by seed.")],
+        [
+            Section("Top-1", [legend([("a seed", "orange"), ("mean and standard deviation", "blue")]), drawn]),
+            Section("Figures", [table(COLUMNS, _rows(results))]),
+        ],
+    )
+
+
+def _rows(results: dict[str, Any]) -> list[list[str]]:
     rows = [
         [
             f"teacher {name}",
@@ -86,7 +122,7 @@ def show(results: dict[str, Any]) -> None:
         ]
         for name, row in results["teachers"].items()
     ]
-    rows += [
+    return rows + [
         [
             f"student, {name}",
             f"{row['parameters'] / 1e6:.2f} M",
@@ -96,14 +132,15 @@ def show(results: dict[str, Any]) -> None:
         ]
         for name, row in results["arms"].items()
     ]
+
+
+def _title(results: dict[str, Any]) -> str:
     counts = results["pictures"]
     pictures = f"{counts['train']:,} training pictures" + (
         f" and {counts['unlabelled']:,} without labels" if "unlabelled" in counts else ""
     )
-    show_table(
-        f"{pictures}, judged by {counts['test']:,} others; {len(results['seeds'])} seeds: mean and standard deviation",
-        ["", "parameters", "top-1 %", "difference", "calib. error"],
-        rows,
+    return (
+        f"{pictures}, judged by {counts['test']:,} others; {len(results['seeds'])} seeds: mean and standard deviation"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..report import write_page
 from .output import Bars, JsonOption, percent, remark, show_json, show_table
 from .training import (
     DataOption,
@@ -34,6 +35,7 @@ def distill(
     Example: libkd-sdk distill --data pictures/ --out run/
     """
     with training_extra():
+        from trainer.findings import findings
         from trainer.run import pick_device
         from trainer.stages import run_all
 
@@ -41,9 +43,13 @@ def distill(
     with Bars() as bars:
         run, dataset = prepare(out, data, root, recipe, seed, bars, unlabelled=unlabelled)
         run_all(run, dataset, torch_device, bars)
+        from .run_report import run_report
+
+        report = run.folder / "report.html"
+        write_page(report, run_report(findings(run, dataset, torch_device)))
     summary = run_summary(run)
     if json:
-        show_json({"run": str(run.folder), "skipped": len(dataset.skipped), "stages": summary})
+        show_json({"run": str(run.folder), "report": str(report), "skipped": len(dataset.skipped), "stages": summary})
         return
     rows = [
         [
@@ -56,4 +62,5 @@ def distill(
         for stage, config in summary.items()
     ]
     show_table(str(run.folder), ["", "parameters", "validation", "test", "trained in"], rows)
+    remark(f"look at {report}")
     remark(f"next: libkd-sdk export {run.folder} --target onnx")

@@ -14,7 +14,7 @@ import torch
 from msgspec.structs import replace
 
 import trainer
-from sdk.report import run_report
+from sdk.cli.run_report import run_report
 from trainer.distill import plain_arm
 from trainer.errors import RunError
 from trainer.findings import BINS, SAMPLES, findings

@@ -35,7 +35,7 @@ class Cost(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{_size(self.bytes)}, filled in about {duration(self.fill_seconds)}; teachers in the loop would take "
+            f"{size(self.bytes)}, filled in about {duration(self.fill_seconds)}; teachers in the loop would take "
             f"{duration(self.online_seconds)} a student, so it pays from student {self.students} on"
         )
 
@@ -61,7 +61,8 @@ def teachers_rate(teachers: Mapping[str, Teacher], split: Split, spec: ViewSpec,
     return len(indices) / min(seconds[1:])
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """Bytes as people say them: `792 bytes`, `1.5 GB`."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":
             return f"{count:.3g} {unit}"
