@@ -39,12 +39,12 @@ def distill(
         from trainer.run import pick_device
         from trainer.stages import run_all
 
+        from .run_report import run_report
+
     torch_device = pick_device(device)
     with Bars() as bars:
         run, dataset = prepare(out, data, root, recipe, seed, bars, unlabelled=unlabelled)
         run_all(run, dataset, torch_device, bars)
-        from .run_report import run_report
-
         report = run.folder / "report.html"
         write_page(report, run_report(findings(run, dataset, torch_device)))
     summary = run_summary(run)

@@ -260,7 +260,7 @@ sys.exit(run(sys.argv[1:]))
 
     process = without("distill", "--data", clothes)
     assert process.returncode == 2
-    assert process.stderr.decode() == "libkd-sdk: training needs timm; pip install 'libkd-sdk[train]'\n"
+    assert process.stderr.decode() == "libkd-sdk: training needs torch; pip install 'libkd-sdk[train]'\n"
     picture = clothes / "test/Bag/0.png"
     bundle = distilled / "bundles/onnx"
     same = libkd("predict", bundle, picture, "--json")

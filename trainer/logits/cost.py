@@ -73,5 +73,5 @@ def size(count: float) -> str:
 def duration(seconds: float) -> str:
     """Seconds as people say them: `4.2 s`, `12 min`, `3.1 h`."""
     if seconds < 90:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
