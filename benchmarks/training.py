@@ -9,6 +9,7 @@ machine does meets all of them; the ratios are those of the medians. What it sho
     views / plain           at most 0.10 on a GPU: augmentation and data, as a share of a step
     stored / timm           below 1: two stored teachers against timm's `TokenDistillationTask` with one online
     fill / teachers alone   at least 0.90: pictures a second, answered and stored, against bare forwards
+    share of peak           of the arithmetic that the device does in large matrix products, in the same precision
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from msgspec.structs import replace
 from timm.task import TokenDistillationTask
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sdk.images import Input, Preprocessing, Resize
 from trainer.data import Split, to_input
@@ -147,10 +149,31 @@ class Bench:
         return {
             **{f"{name}_ms": 1000 * seconds for name, seconds in medians.items()},
             "samples_per_s": self.batch / (medians["stored"] + medians["views"]),
+            "share of peak": self._flops(given[0]) / medians["stored"] / self._peak(),
             "stored / plain": medians["stored"] / medians["plain"],
             "views / plain": medians["views"] / medians["plain"],
             "stored / timm": medians["stored"] / medians["timm"],
         }
+
+    def _flops(self, batch: Batch) -> float:
+        """Of the student's forward and backward pass over a batch, counted."""
+        student = create_student(self.recipe.student, len(self.teachers), CLASSES, self.preprocessing).to(self.device)
+        with FlopCounterMode(display=False) as counter:
+            student(to_input(batch.view.pixels, self.preprocessing)).sum().backward()
+        return counter.get_total_flops()
+
+    def _peak(self, size: int = 2048, rounds: int = 5) -> float:
+        """Floating-point operations a second in a large matrix product, the fastest of some rounds."""
+        one, other = (torch.randn(size, size, device=self.device) for _ in range(2))
+        times = []
+        for _ in range(1 + rounds):
+            self._wait()
+            started = time.perf_counter()
+            with autocast(self.recipe.student.training.precision, self.device):
+                one @ other
+            self._wait()
+            times.append(time.perf_counter() - started)
+        return 2 * size**3 / min(times[1:])
 
     def _timm(self, teacher: Teacher) -> Callable[[int, Tensor, Tensor], None]:
         """A step of timm's task with the same student, one token, and one of the teachers in the loop."""

@@ -97,6 +97,17 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     assert epochs == sorted(set(epochs))
 
 
+def test_pictures_that_stay_files_teach_the_very_same(finished, tiny_recipe, clothes, tmp_path):
+    """Decoded by workers in every epoch, or all in memory: the same views, answers, weights."""
+    files = load([clothes], Data(memory_gb=0))
+    assert not isinstance(files.train.images, torch.Tensor)
+    run = start_run(tmp_path / "run", tiny_recipe, files, SOURCE)
+    run_all(run, files, CPU, Unwatched())
+    for stage in ("teachers/conv", "student"):
+        once, again = weights(finished, stage), weights(run, stage)
+        assert all(torch.equal(once[name], again[name]) for name in once), stage
+
+
 def test_the_loaded_student_answers_as_it_was_judged(finished, tiny_data):
     student, labels, preprocessing = trainer.load_student(finished.folder)
     assert labels == tiny_data.labels

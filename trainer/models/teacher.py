@@ -57,8 +57,11 @@ def create_teacher(teacher: recipe.Teacher, classes: int, preprocessing: Preproc
     try:
         net = timm.create_model(teacher.model, pretrained=teacher.pretrained, num_classes=classes, **teacher.args)
     except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as fault:
-        what = "get its weights" if teacher.pretrained else f"make it with {teacher.args}"
-        raise RecipeError(f"timm knows {teacher.model!r}, but can't {what}: {fault}; mend its table") from fault
+        if teacher.pretrained:
+            raise RecipeError(
+                f"timm can't get the weights of {teacher.model!r}: {fault}; give a file of them by `weights`, or none"
+            ) from fault
+        raise RecipeError(f"timm can't make {teacher.model!r} with {teacher.args}: {fault}; mend its args") from fault
     if teacher.weights:
         _load(net, Path(teacher.weights), whole=teacher.training.epochs == 0)
     return Teacher(net, _own(preprocessing, teacher, net))
