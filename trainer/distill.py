@@ -145,7 +145,7 @@ def _without_teachers(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str
 def _replay(arm: Arm, store: LogitStore, device: torch.device) -> Callable[[int], Plan]:
     """The stored views in turn, each with the answers stored for it."""
     teaching = arm.teaching()
-    columns = [list(store.header.teachers).index(name) for name in arm.teachers]
+    columns = torch.tensor([list(store.header.teachers).index(name) for name in arm.teachers], device=device)
 
     def plan(epoch: int) -> Plan:
         view = epoch % arm.stored_views

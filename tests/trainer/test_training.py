@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -180,8 +181,6 @@ def test_a_student_that_is_not_finished_is_not_loaded(tiny_recipe, tiny_data, tm
 
 
 def test_damaged_weights_are_named(finished, tmp_path):
-    import shutil
-
     copy = shutil.copytree(finished.folder, tmp_path / "copy")
     path = copy / "student" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
@@ -210,6 +209,24 @@ def test_bf16_arithmetic_trains_too(tiny_recipe, tiny_data, tmp_path):
     assert model.temperature.dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert run.config("student")["results"]["test"]["top1"] > 0.45
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
+def test_compiled_nets_train_as_others_do(tiny_recipe, tiny_data, tmp_path):
+    """torch.compile changes the rounding and nothing else; what is kept has the names of the plain net."""
+
+    def trained(compile: bool) -> dict[str, torch.Tensor]:
+        training = replace(tiny_recipe.student.training, epochs=1, compile=compile)
+        # stochastic depth draws its numbers otherwise when it is compiled
+        recipe = replace(tiny_recipe, student=replace(tiny_recipe.student, training=training, drop_path=0.0))
+        run = start_run(tmp_path / str(compile), recipe, tiny_data, SOURCE)
+        train_arm(run, tiny_data, plain_arm(run), CPU, Unwatched())
+        return weights(run, "arms/plain")
+
+    plain, compiled = trained(False), trained(True)
+    assert plain.keys() == compiled.keys()
+    for name in plain:
+        torch.testing.assert_close(compiled[name], plain[name], rtol=0, atol=2e-3)
 
 
 def test_a_dataset_is_never_judged_by_what_it_was_trained_on(tiny_data: Dataset):
