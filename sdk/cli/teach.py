@@ -16,6 +16,7 @@ from .training import (
     RecipeOption,
     RootOption,
     SeedOption,
+    UnlabelledOption,
     prepare,
     training_extra,
 )
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 def teach(
     name: Annotated[str, typer.Argument(help="Which of the recipe's teachers.")],
     data: DataOption = None,
+    unlabelled: UnlabelledOption = None,
     out: OutOption = Path("run"),
     recipe: RecipeOption = None,
     root: RootOption = None,
@@ -48,7 +50,7 @@ def teach(
 
     torch_device = pick_device(device)
     with Bars() as bars:
-        run, dataset = prepare(out, data, root, recipe, seed, bars, check=has_teacher)
+        run, dataset = prepare(out, data, root, recipe, seed, bars, check=has_teacher, unlabelled=unlabelled)
         train_teacher(run, name, dataset, torch_device, bars)
     config = run.config(f"teachers/{name}")
     if json:

@@ -109,6 +109,26 @@ def test_a_teacher_sees_pictures_at_its_own_size_and_is_kept_so(published, tiny_
     assert loaded.hash() == trained.hash()
 
 
+def test_a_trained_teacher_serves_another_run_as_it_is(tiny_recipe, tiny_data, tmp_path):
+    first = start_run(tmp_path / "first", tiny_recipe, tiny_data, Source(("clothes",)))
+    trained = teach(first, "conv", tiny_data, torch.device("cpu"), Unwatched())
+    taken = replace(
+        tiny_recipe.teachers["conv"],
+        weights=str(tmp_path / "first/teachers/conv/model.safetensors"),
+        mean=tiny_recipe.data.mean,
+        std=tiny_recipe.data.std,
+        training=Training(epochs=0),
+    )
+    second = start_run(
+        tmp_path / "second", replace(tiny_recipe, seed=8, teachers={"conv": taken}), tiny_data, Source(("clothes",))
+    )
+    as_it_is = teach(second, "conv", tiny_data, torch.device("cpu"), Unwatched())
+    assert as_it_is.hash() == trained.hash()
+    assert second.config("teachers/conv")["results"] == first.config("teachers/conv")["results"]
+    student = run_all(second, tiny_data, torch.device("cpu"), Unwatched())
+    assert len(student.heads) == 2
+
+
 def test_a_third_bias_is_one_more_table_and_one_more_token(tiny_recipe_file, clothes, tmp_path):
     text = (
         tiny_recipe_file.read_text()
