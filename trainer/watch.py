@@ -1,4 +1,4 @@
-"""How long work tells what it does: whoever starts it may watch."""
+"""How long work tells what it does: whoever starts it may watch. And how sizes and times are said."""
 
 from __future__ import annotations
 
@@ -31,3 +31,19 @@ class Unwatched:
     def end(self, summary: str = "") -> None: ...
 
     def tell(self, text: str) -> None: ...
+
+
+def size(count: float) -> str:
+    """Bytes as people say them: `792 bytes`, `1.5 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `4.2 s`, `12 min`, `3.1 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from trainer.watch import duration
+
 from .output import JsonOption, remark, show_facts, show_json
 from .training import DeviceOption, RecipeOption, training_extra
 
@@ -25,7 +27,6 @@ def plan(
     Example: libkd-sdk plan --pictures 50000 --classes 100 --size 32
     """
     with training_extra():
-        from trainer.logits import duration
         from trainer.plan import plan as reckon
         from trainer.recipe import read_recipe, recipe_for
         from trainer.run import pick_device

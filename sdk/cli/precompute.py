@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from trainer.watch import duration, size
+
 from ..errors import UsageError
 from .output import Bars, JsonOption, percent, remark, show_facts, show_json
 from .training import DataOption, DeviceOption, OutOption, RootOption, prepare, training_extra
@@ -70,7 +72,7 @@ def precompute(
             str(store.folder),
             [
                 ("units computed", str(result["units_computed"])),
-                ("size", f"{result['bytes'] / 1e6:.1f} MB"),
-                ("took", f"{result['seconds']:.1f} s"),
+                ("size", size(result["bytes"])),
+                ("took", duration(result["seconds"])),
             ],
         )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.findings import Findings, Reliability, Sample, Stage
-from trainer.logits import duration, size
+from trainer.watch import duration, size
 
 from ..report import (
     COLOURS,

@@ -15,7 +15,7 @@ import pytest
 from sdk.cli.run_report import run_report
 from sdk.report import Html, Section, markup, page, paragraph, table, tag, write_page
 from trainer.findings import Answer, Findings, Reliability, Sample, Stage
-from trainer.logits import duration, size
+from trainer.watch import duration, size
 
 HOSTILE = ("<script>alert(1)</script>", "\"><img src=x onerror='alert(2)'>", "$\\frac{", "näh/garn 布 &amp;", "\udcff")
 SECTIONS = [

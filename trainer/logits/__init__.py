@@ -1,6 +1,6 @@
 """The teachers' answers: computed once, stored, replayed."""
 
-from .cost import Cost, cost, duration, size, teachers_rate
+from .cost import Cost, cost, teachers_rate
 from .precompute import FILL_BATCH, check, fill
 from .store import Answers, Header, LogitStore, answer_bytes
 
@@ -13,8 +13,6 @@ __all__ = [
     "answer_bytes",
     "check",
     "cost",
-    "duration",
     "fill",
-    "size",
     "teachers_rate",
 ]

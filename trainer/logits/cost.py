@@ -12,6 +12,7 @@ import torch
 from ..data import Split, feed
 from ..models import Teacher
 from ..views import ViewSpec, render
+from ..watch import duration, size
 from .precompute import FILL_BATCH
 
 
@@ -59,19 +60,3 @@ def teachers_rate(teachers: Mapping[str, Teacher], split: Split, spec: ViewSpec,
             teacher.answer(pixels).sum().item()  # which waits for the device
         seconds.append(time.perf_counter() - started)
     return len(indices) / min(seconds[1:])
-
-
-def size(count: float) -> str:
-    """Bytes as people say them: `792 bytes`, `1.5 GB`."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: `4.2 s`, `12 min`, `3.1 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data import Split, feed
 from ..models import Teacher
 from ..views import Keys, order, render
-from ..watch import Watch
+from ..watch import Watch, size
 from .store import LogitStore
 
 FILL_BATCH = 256
@@ -37,7 +37,7 @@ def fill(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, watch
             if not store.path(*unit).exists():
                 done["answers"] += _fill_unit(store, unit, teachers, split, watch)
                 done["units"] += 1
-        watch.end(f"{store.bytes / 1e6:.1f} MB")
+        watch.end(size(store.bytes))
     return {**done, "seconds": time.perf_counter() - started}
 
 
