@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from .data import Dataset
 from .distill import Arm, own_arm, plain_arm
 from .errors import RecipeError
 from .recipe import Recipe
-from .run import Run, Source, start_run
+from .run import Run, Source, create_student, start_run
 from .stages import train_arm
 from .teach import teach
 from .watch import Watch
@@ -47,7 +48,7 @@ def arms(run: Run, data: Dataset, changes: Mapping[str, Change]) -> dict[str, Ar
     """The arms of a comparison: those that every comparison has, and those of `changes`.
 
     Raises:
-        RecipeError: a change makes no recipe.
+        RecipeError: a change makes no recipe, or two arms have one name.
     """
     teachers = tuple(run.recipe.teachers)
     found = {PLAIN: plain_arm(run)}
@@ -56,7 +57,12 @@ def arms(run: Run, data: Dataset, changes: Mapping[str, Change]) -> dict[str, Ar
     found[ALL] = own_arm(run)
     if data.unlabelled is not None:
         found[f"{ALL}, labelled pictures only"] = Arm("arms/labelled", teachers, run.recipe, unlabelled=False)
-    return found | {name: _changed(run, name, change) for name, change in changes.items()}
+    found |= {name: _changed(run, name, change) for name, change in changes.items()}
+    stages = Counter(arm.stage for arm in found.values())
+    for name, arm in found.items():
+        if stages[arm.stage] > 1:
+            raise RecipeError(f"arm {name!r}: another one is kept in {arm.stage} too; name it otherwise")
+    return found
 
 
 def _changed(run: Run, name: str, change: Change) -> Arm:
@@ -104,6 +110,8 @@ def compare(
     Raises:
         RecipeError: an arm can't be trained.
     """
+    for arm in arms(Run(folder, recipe), data, changes).values():  # now, while nothing is written
+        create_student(arm.recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
     runs = {
         seed: start_run(folder / f"seed-{seed}", msgspec.structs.replace(recipe, seed=seed), data, source)
         for seed in seeds

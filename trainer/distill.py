@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
+from .checkpoint import read_json, write_text
 from .data import Dataset, Split
+from .errors import RunError
 from .evaluate import fit_temperature, judge, logits_of, score
 from .logits import LogitStore
 from .loop import Batch, Plan, fit
@@ -57,6 +61,12 @@ class Arm:
         counts = {"online": 0, "clean": 1, "exact": epochs, "replay": min(self.recipe.views.count, epochs)}
         return counts[mode] if self.teachers else 0
 
+    def described(self) -> dict[str, Any]:
+        """All that tells it from other arms of the same run, as JSON has it."""
+        recipe = msgspec.to_builtins(self.recipe)
+        what = {"teachers": self.teachers, "unlabelled": self.unlabelled}
+        return json.loads(json.dumps({**what, "views": recipe["views"], "student": recipe["student"]}))
+
     def teaching(self) -> Teaching:
         """The loss of the recipe, for this arm's teachers.
 
@@ -93,7 +103,12 @@ def distill(
 
     Args:
         answers: the store of its teachers' answers, or the teachers themselves, to be asked while it learns.
+
+    Raises:
+        RunError: another arm is kept at its place.
+        Diverged: see `trainer.loop.fit`.
     """
+    _claim(run, arm)
     if run.has(arm.stage):
         return load_student(run.folder, arm.stage)[0].to(device)
     recipe = arm.recipe
@@ -130,6 +145,15 @@ def distill(
     }
     run.keep(arm.stage, student, config)
     return student
+
+
+def _claim(run: Run, arm: Arm) -> None:
+    """The first arm of a name is the only one: what is found there later is of no other."""
+    path = run.folder / arm.stage / "arm.json"
+    if not path.exists():
+        write_text(path, json.dumps(arm.described(), indent=2) + "\n")
+    elif read_json(path) != arm.described():
+        raise RunError(f"{path.parent}: an arm of this name was trained otherwise; remove it, or name the new one anew")
 
 
 def _plan(arm: Arm, answers: LogitStore | dict[str, Teacher], device: torch.device) -> Callable[[int], Plan]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from trainer.compare import ALL, PLAIN, Change, arms, compare, read_changes
 from trainer.data import UNLABELLED, load
 from trainer.distill import own_arm, plain_arm
-from trainer.errors import Diverged, RecipeError
+from trainer.errors import Diverged, RecipeError, RunError
 from trainer.recipe import Data
 from trainer.run import Run, Source, load_student, start_run
 from trainer.stages import open_store, run_all, train_arm
@@ -166,6 +166,27 @@ def test_a_wrong_arm_is_named_before_anything_is_trained(text, message, tiny_rec
         arms(Run(tmp_path, tiny_recipe), tiny_data, read_changes(path))
     with pytest.raises(RecipeError, match="no arms"):
         read_changes(tmp_path / "none.toml")
+
+
+def test_an_arm_that_can_not_be_made_leaves_nothing(tiny_recipe, tiny_data, tmp_path):
+    changes = {"odd": Change(student={"stem": "patch", "patch": 5})}
+    arguments = (tiny_recipe, tiny_data, Source(("clothes",)), [3], changes, CPU, Unwatched())
+    with pytest.raises(RecipeError, match=r"do not divide into patches of 5"):
+        compare(tmp_path / "comparison", *arguments)
+    assert not (tmp_path / "comparison").exists()
+
+
+@pytest.mark.parametrize("names", [("a b", "a-b"), ("plain",)])
+def test_two_arms_of_one_place_are_refused(names, tiny_recipe, tiny_data, tmp_path):
+    with pytest.raises(RecipeError, match=r"another one is kept in arms/(a-b|plain) too"):
+        arms(Run(tmp_path, tiny_recipe), tiny_data, dict.fromkeys(names, Change()))
+
+
+def test_an_arm_that_changed_under_its_name_is_not_taken_for_the_old_one(compared, changes):
+    folder, arguments, _ = compared
+    other = {**changes, "one view": Change(views={"count": 2, "mode": "exact"})}
+    with pytest.raises(RunError, match=r"arms/one-view: an arm of this name was trained otherwise"):
+        compare(*arguments[:5], other, *arguments[6:])
 
 
 def test_a_loss_that_rises_beyond_its_start_stops_the_run(tiny_recipe, tiny_data, tmp_path):

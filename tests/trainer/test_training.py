@@ -56,7 +56,8 @@ def weights(run, stage):
 def test_a_run_leaves_what_its_folder_promises(finished, tiny_data):
     folder = finished.folder
     for stage in ("teachers/conv", "teachers/involution", "student", "arms/plain"):
-        assert {path.name for path in (folder / stage).iterdir()} == {"model.safetensors", "config.json"}
+        kept = {"model.safetensors", "config.json"} | ({"arm.json"} if "teachers" not in stage else set())
+        assert {path.name for path in (folder / stage).iterdir()} == kept
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(row["stage"], row["epoch"]) for row in rows if row["stage"] == "student"] == [
         ("student", epoch) for epoch in range(4)
