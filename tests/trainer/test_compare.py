@@ -183,7 +183,7 @@ def test_two_arms_of_one_place_are_refused(names, tiny_recipe, tiny_data, tmp_pa
 
 
 def test_an_arm_that_changed_under_its_name_is_not_taken_for_the_old_one(compared, changes):
-    folder, arguments, _ = compared
+    _, arguments, _ = compared
     other = {**changes, "one view": Change(views={"count": 2, "mode": "exact"})}
     with pytest.raises(RunError, match=r"arms/one-view: an arm of this name was trained otherwise"):
         compare(*arguments[:5], other, *arguments[6:])
