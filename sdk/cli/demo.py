@@ -57,7 +57,7 @@ def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device:
         from trainer.stages import run_all, train_arm
 
     torch_device = pick_device(device)
-    remark("Two teachers, their stored answers, two students, three bundles: 7 to 12 minutes on two cores.")
+    remark("Two teachers, their stored answers, two students, three bundles: 6 to 12 minutes on two cores.")
     with Bars() as bars:
         run, dataset = prepare(out / "run", [data], None, recipe, seed, bars)
         run_all(run, dataset, torch_device, bars)
