@@ -52,7 +52,8 @@ class Arm:
 
     @property
     def spec(self) -> ViewSpec:
-        return NO_VIEWS if self.recipe.views.mode == "clean" else self.recipe.views.spec
+        is_clean = self.teachers and self.recipe.views.mode == "clean"  # without teachers no store asks for that
+        return NO_VIEWS if is_clean else self.recipe.views.spec
 
     @property
     def stored_views(self) -> int:

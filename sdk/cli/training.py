@@ -67,6 +67,8 @@ def prepare(
     with training_extra():
         from trainer.run import RECIPE, Source, remembered_source, start_run
 
+    if unlabelled and not data:
+        raise UsageError("--unlabelled goes with --data; a run that is there remembers both")
     there = out / RECIPE
     source = remembered_source(out) if not data else Source(tuple(data), root, tuple(unlabelled or ()))
     if source is None:

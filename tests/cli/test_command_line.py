@@ -226,6 +226,7 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(capfd, clothes, tiny_recip
     assert "labels is above 0" in fails(capfd, *compare, "--labels", 0)
     assert "name the pictures by --data" in fails(capfd, "compare", "--out", run)
     assert "no such folder" in fails(capfd, "distill", "--data", clothes, "--unlabelled", tmp_path / "no", "--out", run)
+    assert "--unlabelled goes with --data" in fails(capfd, "distill", "--unlabelled", clothes, "--out", distilled)
     assert "--pictures" in fails(capfd, "plan", "--pictures", 0, "--classes", 2, "--size", 28)
     assert not run.exists()
 

@@ -15,6 +15,7 @@ from trainer.recipe import Data
 from trainer.run import Run, Source, load_student, start_run
 from trainer.stages import open_store, run_all, train_arm
 from trainer.teach import teach
+from trainer.views import ViewSpec
 from trainer.watch import Unwatched
 
 CPU = torch.device("cpu")
@@ -174,6 +175,12 @@ def test_an_arm_that_can_not_be_made_leaves_nothing(tiny_recipe, tiny_data, tmp_
     with pytest.raises(RecipeError, match=r"do not divide into patches of 5"):
         compare(tmp_path / "comparison", *arguments)
     assert not (tmp_path / "comparison").exists()
+
+
+def test_a_clean_store_binds_those_alone_who_learn_from_it(tiny_recipe, tmp_path):
+    run = Run(tmp_path, replace(tiny_recipe, views=replace(tiny_recipe.views, mode="clean")))
+    assert own_arm(run).spec == ViewSpec()
+    assert plain_arm(run).spec == tiny_recipe.views.spec
 
 
 @pytest.mark.parametrize("names", [("a b", "a-b"), ("plain",)])
