@@ -46,6 +46,25 @@ class Signature(NamedTuple):
     classes: int
 
 
+class Quantization(NamedTuple):
+    """What an 8-bit model is made with.
+
+    Attributes:
+        pictures: uint8 [n, height, width, 3], to see by how large activations get.
+        float_layers: names of modules that stay in float.
+    """
+
+    pictures: NDArray[np.uint8]
+    float_layers: tuple[str, ...] = ()
+
+
+class Delegation(NamedTuple):
+    """How a graph was cut up: parts that the engine's backend runs, and operators, by how often, that it does not."""
+
+    delegates: int
+    outside: dict[str, int]
+
+
 class Session(Protocol):
     """A model file, loaded. It may be used from several threads at once."""
 
@@ -68,12 +87,23 @@ class Lowering(Protocol):
     PRECISIONS: tuple[str, ...]
 
     def lower(
-        self, module: torch.nn.Module, *, signature: Signature, precision: str, manifest: str, folder: Path
-    ) -> None:
+        self,
+        module: torch.nn.Module,
+        *,
+        signature: Signature,
+        precision: str,
+        quantization: Quantization | None,
+        manifest: str,
+        folder: Path,
+    ) -> Delegation | None:
         """Write the engine's `files` into `folder`.
 
-        `module` is in eval mode, on the CPU, and maps uint8 [batch, height, width, 3] to float32 [batch, classes]; it
-        is not changed. `manifest` is one line of JSON, readable again through `read_manifest`.
+        `module` is in eval mode, on the CPU, maps uint8 [batch, height, width, 3] to float32 [batch, classes], and
+        computes in its parameters' dtype; it is not changed. `quantization` comes with int8 and with nothing else.
+        `manifest` is one line of JSON, readable again through `read_manifest`.
+
+        Returns:
+            how the graph was cut up, where the engine does that while lowering.
 
         Raises:
             LoweringRefused: the engine can't express the module.
@@ -106,8 +136,12 @@ ENGINES = {
 }
 
 
-def open_session(engine: str, folder: Path, signature: Signature, threads: int | None = None) -> Session:
+def open_session(
+    engine: str, folder: Path, signature: Signature, threads: int | None = None, *, precision: str = "fp32"
+) -> Session:
     """Load the engine's files in `folder`. `threads` defaults to the cores that this process may use.
+
+    `precision` is the one that they were lowered at.
 
     Raises:
         EngineNotInstalled: the engine can't be imported.
@@ -116,7 +150,7 @@ def open_session(engine: str, folder: Path, signature: Signature, threads: int |
     """
     check_magic(engine, folder)
     module = _part(engine, "session", ENGINES[engine].run_extra)
-    return cast(Session, module.Session(folder, signature, threads))
+    return cast(Session, module.Session(folder, signature, precision, threads))
 
 
 def read_manifest(engine: str, folder: Path) -> str:

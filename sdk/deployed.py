@@ -11,7 +11,10 @@ from .images import Pixels, Preprocessing
 
 
 class Deployed(nn.Module):
-    """uint8 [batch, height, width, 3] to float32 [batch, classes]: scale, normalise, classify, softmax."""
+    """uint8 [batch, height, width, 3] to float32 [batch, classes]: scale, normalise, classify, softmax.
+
+    It computes in the dtype of its parameters; the softmax is in float32.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -24,11 +27,11 @@ class Deployed(nn.Module):
         self.eval()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.logits(pixels).softmax(-1)
+        return self.logits(pixels).float().softmax(-1)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the classifier returns, unchanged."""
-        scaled = pixels.permute(0, 3, 1, 2).float() / 255
+        scaled = pixels.to(self.mean.dtype).permute(0, 3, 1, 2) / 255
         logits: torch.Tensor = self.classifier((scaled - self.mean) / self.std)
         return logits
 

@@ -7,15 +7,26 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.base import ENGINES, Lowering, Signature, first_line, load_lowering, open_session, read_manifest
+from runtimes.base import (
+    ENGINES,
+    Lowering,
+    Quantization,
+    Signature,
+    first_line,
+    load_lowering,
+    open_session,
+    read_manifest,
+)
 
 from . import proof
 from .bundle import (
@@ -25,17 +36,20 @@ from .bundle import (
     Bundle,
     Golden,
     Label,
+    Lowered,
     Manifest,
     Model,
     Output,
     Proof,
+    Quantized,
     check_replaceable,
     embedded,
     new_folder,
     seal,
 )
+from .card import CARD, model_card
 from .errors import ExportError, ProofError, UsageError, did_you_mean, engine_faults
-from .images import ImageSource, Pixels, Preprocessing
+from .images import ImageSource, Pixels, Preprocessing, pixels
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +59,10 @@ if TYPE_CHECKING:
 GoldenKind: TypeAlias = Literal["blends", "pictures", "none"]
 Validation: TypeAlias = Iterable[tuple[ImageSource, int | None]] | tuple[Pixels, Any]
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told the stage ("lowering", "proving"), and how much of how much of it is done."""
+"""Told the stage ("calibrating", "lowering", "proving", "ranking layers"), and how much of how much of it is done."""
+
+CALIBRATION_PICTURES = 128
+MAX_DROP = 1.0
 
 
 def export(
@@ -56,8 +73,9 @@ def export(
     out: str | os.PathLike[str],
     labels: Sequence[str],
     preprocessing: Preprocessing,
-    calibration: Iterable[ImageSource] | None = None,
+    calibration: Iterable[ImageSource] | Pixels | None = None,
     validation: Validation | None = None,
+    max_drop: float = MAX_DROP,
     name: str | None = None,
     model: Mapping[str, Any] | None = None,
     golden: GoldenKind = "blends",
@@ -69,27 +87,35 @@ def export(
         module: maps float32 [batch, 3, height, width], normalised, to logits [batch, classes]. It is not changed. A
             `temperature` that it has, it applies itself; the manifest records it.
         target: "onnx", "openvino" or "executorch".
-        precision: "fp32".
+        precision: "fp32"; "fp16": weights of half the size, and 16-bit arithmetic where the engine gains from it;
+            "int8": a quarter of the size.
         out: the bundle's folder. A bundle that is there is replaced once the new one is whole.
         labels: the classes' names, in the order of the logits.
         preprocessing: how a picture becomes what `module` takes.
-        calibration: pictures for a precision that needs them; fp32 does not.
+        calibration: pictures like those that will be predicted, or uint8 [n, height, width, 3], which int8 needs and
+            the others do not take. 128, evenly spread, are used.
         validation: pairs of (picture, label index or None), or uint8 [n, height, width, 3] with n labels or None. On
             these the proof is measured; without them the bundle is not `proved`.
+        max_drop: points of top-1 on the validation pictures that the lowered model may lose; where they have no labels,
+            of pictures that it calls otherwise. At int8, the layers that suffer most are kept in float until it holds.
         name: what the bundle is called; by default, like its folder.
-        model: `arch`, `parameters`, `teachers`, `trained_on`; the first two are found out if absent.
+        model: `arch`, `parameters`, `teachers`, `trained_on`, `calibrated_on`; the first two are found out if absent.
         golden: which pictures travel along with the expected answers: blends of eight, eight as they are, or none.
 
     Raises:
         UsageError: an argument that can't be meant.
         ExportError: the module can't be lowered as asked.
-        ProofError: the lowered model answers differently (fp32: by more than 1e-4 in a probability).
+        ProofError: the lowered model answers differently (fp32: by more than 1e-4 in a probability), or loses more
+            than `max_drop`.
         EngineMissing: the engine, or torch, is not installed.
-        ImageError: a validation picture can't be read.
+        ImageError: a validation or calibration picture can't be read.
     """
     out = Path(out)
     lowering = find_lowering(target, precision)
-    _check_arguments(labels, preprocessing, calibration, golden)
+    _check_arguments(labels, preprocessing, golden, max_drop)
+    if (calibration is not None) != (precision == "int8"):
+        need = "int8 needs some pictures; name those of training" if precision == "int8" else "only int8 takes it"
+        raise UsageError(f"calibration: {need}")
     check_replaceable(out)
     pictures = None if validation is None else proof.as_pictures(validation, len(labels))
     if golden == "pictures" and pictures is None:
@@ -97,16 +123,92 @@ def export(
     deployed = _deploy(module, labels, preprocessing)
     manifest = _describe(module, target, precision, out, labels, preprocessing, name, model)
     tell = progress or (lambda stage, done, total: None)
+    seen = None if calibration is None else _calibration_pixels(calibration, preprocessing, tell)
 
     with new_folder(out) as folder:
-        tell("lowering", 0, 1)
-        with engine_faults(f"{target} {precision}"):
-            _lower(lowering, deployed, manifest, folder)
-        tell("lowering", 1, 1)
-        measured = _prove(deployed, manifest, folder, pictures, golden, tell)
-        seal(folder, msgspec.structs.replace(manifest, proof=measured))
+        attempt = _Attempt(lowering, deployed, manifest, folder, pictures, golden, tell)
+        made = attempt.run() if seen is None else _quantized_within(attempt, seen, max_drop)
+        if made.proof is not None and made.proof.drop > max_drop:
+            raise ProofError(_lost(made, max_drop))
+        (folder / CARD).write_text(model_card(made), encoding="utf-8")
+        seal(folder, made)
         Bundle.open(folder)
     return Bundle.open(out)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """Lowering into a folder, and measuring what came out of it."""
+
+    lowering: Lowering
+    deployed: Deployed
+    manifest: Manifest
+    folder: Path
+    pictures: proof.Pictures | None
+    golden: GoldenKind
+    tell: Progress
+
+    def run(self, quantization: Quantization | None = None) -> Manifest:
+        """The manifest, with all that is now known. What an earlier attempt left is replaced."""
+        manifest = self.manifest
+        if quantization is not None:
+            quantized = Quantized(
+                calibration_images=len(quantization.pictures), float_layers=_shown(quantization.float_layers)
+            )
+            manifest = msgspec.structs.replace(manifest, quantized=quantized)
+        self.tell("lowering", 0, 1)
+        with engine_faults(f"{manifest.target} {manifest.precision}"):
+            lowered = _lower(self.lowering, self.deployed, manifest, quantization, self.folder)
+        self.tell("lowering", 1, 1)
+        measured = _prove(self.deployed, manifest, self.folder, self.pictures, self.golden, self.tell)
+        return msgspec.structs.replace(manifest, lowered=lowered, proof=measured)
+
+
+def _quantized_within(attempt: _Attempt, pictures: Pixels, max_drop: float) -> Manifest:
+    """In 8 bits, but for as many of the most sensitive layers as have to stay in float."""
+    from .sensitivity import most_sensitive_first
+
+    made = attempt.run(Quantization(pictures))
+    if made.proof is None or made.proof.drop <= max_drop:
+        return made
+    ranked = most_sensitive_first(attempt.deployed, pictures, lambda *now: attempt.tell("ranking layers", *now))
+    kept = 1
+    while kept < len(ranked):
+        made = attempt.run(Quantization(pictures, tuple(ranked[:kept])))
+        assert made.proof is not None
+        if made.proof.drop <= max_drop:
+            return made
+        kept *= 2
+    raise ProofError(_lost(made, max_drop))
+
+
+def _lost(made: Manifest, max_drop: float) -> str:
+    assert made.proof is not None
+    kept = len(made.quantized.float_layers) if made.quantized else 0
+    though = f" though {kept} of its layers stayed in float" if kept else ""
+    return (
+        f"{made.target} {made.precision}: loses {made.proof.drop:.1f} points of top-1{though}, more than "
+        f"{max_drop:g}; nothing was written. Allow more by max_drop, or take another precision"
+    )
+
+
+def _shown(layers: Sequence[str]) -> tuple[str, ...]:
+    """As the caller's own module names them."""
+    return tuple(layer.removeprefix("classifier.") for layer in layers)
+
+
+def _calibration_pixels(
+    calibration: Iterable[ImageSource] | Pixels, preprocessing: Preprocessing, tell: Progress
+) -> Pixels:
+    sources = list(calibration)
+    if not sources:
+        raise UsageError("calibration: no pictures; int8 needs some, like those that will be predicted")
+    chosen = np.linspace(0, len(sources) - 1, min(len(sources), CALIBRATION_PICTURES)).round().astype(int)
+    found = []
+    for done, index in enumerate(chosen, 1):
+        found.append(pixels(sources[index], preprocessing.input))
+        tell("calibrating", done, len(chosen))
+    return np.stack(found)
 
 
 def find_lowering(target: str, precision: str) -> Lowering:
@@ -126,17 +228,15 @@ def find_lowering(target: str, precision: str) -> Lowering:
     return lowering
 
 
-def _check_arguments(
-    labels: Sequence[str], preprocessing: Preprocessing, calibration: Iterable[ImageSource] | None, golden: str
-) -> None:
+def _check_arguments(labels: Sequence[str], preprocessing: Preprocessing, golden: str, max_drop: float) -> None:
     if isinstance(labels, str) or len(labels) < 2:
         raise UsageError("labels: a classifier has at least two, as a list of names")
     for label in labels:
         _converted(label, Label, f"label {label!r}")
     if golden not in get_args(GoldenKind):
         raise UsageError(f"golden {golden!r} is unknown; {did_you_mean(golden, get_args(GoldenKind))}")
-    if calibration is not None:
-        raise UsageError("calibration: fp32 is lowered without; leave it out")
+    if not 0 <= max_drop <= 100:
+        raise UsageError(f"max_drop={max_drop}: points of top-1, between 0 and 100")
     statistics = (*preprocessing.mean, *preprocessing.std)
     if not all(map(math.isfinite, statistics)) or min(preprocessing.std) <= 0:
         raise UsageError("preprocessing: mean and std are finite, std above 0; they are in units of pixels / 255")
@@ -200,16 +300,20 @@ def _describe(
     return cast(Manifest, _converted(described, Manifest, "the manifest"))
 
 
-def _lower(lowering: Lowering, deployed: Deployed, manifest: Manifest, folder: Path) -> None:
-    lowering.lower(
+def _lower(
+    lowering: Lowering, deployed: Deployed, manifest: Manifest, quantization: Quantization | None, folder: Path
+) -> Lowered | None:
+    delegation = lowering.lower(
         deployed,
         signature=_signature(manifest),
         precision=manifest.precision,
+        quantization=quantization,
         manifest=embedded(manifest),
         folder=folder,
     )
     if read_manifest(manifest.target, folder) != embedded(manifest):
         raise ExportError(f"{manifest.target} does not keep the manifest; use plainer characters in name and labels")
+    return None if delegation is None else Lowered(delegates=delegation.delegates, outside=delegation.outside)
 
 
 def _prove(
@@ -225,9 +329,11 @@ def _prove(
     reference = Reference(deployed)
     golden = proof.golden(reference, pictures, manifest.input, blend=kind != "pictures")
     with engine_faults(f"{manifest.target} {manifest.precision}"):
-        session = open_session(manifest.target, folder, _signature(manifest))
+        session = open_session(manifest.target, folder, _signature(manifest), precision=manifest.precision)
         try:
             _check_difference(golden.max_abs_difference(session), manifest)
+            if manifest.precision != "fp32":
+                golden = Golden(golden.pixels, session.run(golden.pixels))
             measured = None
             if pictures is not None:
                 measured = proof.measure(
@@ -242,7 +348,8 @@ def _prove(
 
 
 def _check_difference(difference: float, manifest: Manifest) -> None:
-    tolerance = TOLERANCE[manifest.precision]
+    """Below fp32 single probabilities may move; there it is the answers that count, see `max_drop`."""
+    tolerance = TOLERANCE["fp32"] if manifest.precision == "fp32" else 1.0
     if not difference <= tolerance:
         raise ProofError(
             f"{manifest.target} {manifest.precision}: probabilities differ from PyTorch's by {difference:.2g}, "

@@ -11,6 +11,7 @@ import pytest
 
 import sdk
 from clothes import TINY_RECIPE, unpack_clothes
+from published import write_weights
 
 LABELS = ("t-shirt", "ankle boot", "näh/garn", "bag", "coat")
 SIZE = 32
@@ -113,3 +114,9 @@ def tiny_recipe_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(TINY_RECIPE)
     return path
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> Path:
+    """A file of weights that know ImageNet."""
+    return write_weights(tmp_path_factory.mktemp("weights") / "lite0.safetensors")

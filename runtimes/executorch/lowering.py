@@ -2,34 +2,99 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
-from runtimes.base import METADATA_KEY, Signature, lowering_refusals
-from runtimes.rewrites import explicit_attention
+from runtimes.base import METADATA_KEY, Delegation, Quantization, Signature, lowering_refusals
+from runtimes.program import is_convolutional, layer_of
+from runtimes.rewrites import XNNPACK, XNNPACK_FP16
 
 from .session import FILE, quiet
 
 with quiet(), warnings.catch_warnings():  # its import tells of pandas, pytrees and the CPU
     warnings.simplefilter("ignore")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
     from executorch.backends.xnnpack.utils.configs import get_transform_passes
+    from executorch.devtools.backend_debug import get_delegation_info
     from executorch.exir import to_edge_transform_and_lower
+    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
-def lower(module: torch.nn.Module, *, signature: Signature, precision: str, manifest: str, folder: Path) -> None:
+def lower(
+    module: torch.nn.Module,
+    *,
+    signature: Signature,
+    precision: str,
+    quantization: Quantization | None,
+    manifest: str,
+    folder: Path,
+) -> Delegation:
     example = torch.zeros(1, signature.height, signature.width, 3, dtype=torch.uint8)
-    with lowering_refusals("ExecuTorch"), warnings.catch_warnings():
+    module = copy.deepcopy(module).half() if precision == "fp16" else module
+    with lowering_refusals("ExecuTorch"), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(explicit_attention(module), (example,))
+        program = torch.export.export(module, (example,))
+        if quantization is not None:
+            program = _quantized(program, quantization)
+        program = program.run_decompositions(XNNPACK_FP16 if precision == "fp16" else XNNPACK)
         edge = to_edge_transform_and_lower(
-            program,
+            _constants_folded(program),
             transform_passes=get_transform_passes(),
             partitioner=[XnnpackPartitioner()],
             constant_methods={METADATA_KEY: manifest},
         )
+        delegation = _delegation(edge.exported_program().graph_module)
         (folder / FILE).write_bytes(edge.to_executorch().buffer)
+    return delegation
+
+
+def _quantized(program: ExportedProgram, quantization: Quantization) -> ExportedProgram:
+    """Weights per channel; convolutions take calibrated 8-bit pixels, linear layers scale theirs as they come.
+
+    What stands between those layers stays in float: 8-bit sums of residuals cost a transformer its accuracy. A net of
+    convolutions has its sums and products calibrated too.
+    """
+    static = get_symmetric_quantization_config(is_per_channel=True)
+    quantizer = XNNPACKQuantizer()
+    quantizer.set_filter_function(lambda node: layer_of(node) not in quantization.float_layers)
+    if is_convolutional(program):
+        quantizer.set_global(static)
+    else:
+        dynamic = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
+        quantizer.set_operator_type(torch.ops.aten.linear.default, dynamic)
+        quantizer.set_operator_type(torch.ops.aten.conv2d.default, static)
+    prepared = prepare_pt2e(program.module(), quantizer)
+    with torch.inference_mode():
+        for picture in torch.from_numpy(quantization.pictures):
+            prepared(picture[None])
+    converted = convert_pt2e(prepared)
+    example = torch.from_numpy(quantization.pictures[:1])
+    return torch.export.export(converted, (example,))
+
+
+def _constants_folded(program: ExportedProgram) -> ExportedProgram:
+    """XNNPACK takes a matrix product as its own only if the matrix is a constant. What is 8-bit has to stay so."""
+    quantisers = {node.target for node in program.graph.nodes if "quantized_decomposed" in str(node.target)}
+    return constant_prop_pass(program, custom_skip_targets=quantisers)  # type: ignore[no-any-return]
+
+
+def _delegation(graph: Any) -> Delegation:
+    found = get_delegation_info(graph)
+    outside: Counter[str] = Counter()
+    for name, operator in found.delegation_by_operator.items():
+        if operator.non_delegated and name != "getitem":  # which only takes a delegate's answer out of a tuple
+            outside[name.removeprefix("aten_").removesuffix("_default")] = operator.non_delegated
+    return Delegation(found.num_delegated_subgraphs, dict(outside.most_common()))

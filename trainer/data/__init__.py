@@ -30,6 +30,7 @@ __all__ = [
     "feed",
     "load",
     "load_labelled",
+    "load_sample",
     "to_input",
 ]
 
@@ -125,6 +126,29 @@ def load_labelled(
         raise DataError(f"class {min(strangers)!r} is none of the model's {len(labels)}; rename or remove its folder")
     check_memory(len(chosen), input)
     return _read(chosen, labels, input, watch or Unwatched())[0]
+
+
+def load_sample(
+    sources: Sequence[str | Path], count: int, input: Input, *, root: Path | None = None, watch: Watch | None = None
+) -> Tensor:
+    """uint8 [n, height, width, 3]: at most `count` pictures, evenly spread over those that `sources` name, whatever
+    they show and however they lie there; of a named set, those for training.
+
+    Raises:
+        DataError: there are no such pictures, or too many of them can't be read.
+    """
+    if (name := _name(sources)) is not None:
+        images = NAMED[name](root).train.images
+        if tuple(images.shape[1:3]) != (input.height, input.width):
+            raise DataError(f"{name}: has pictures of another size than this model takes")
+        return images[_spread(len(images), count)]
+    found = loose(_places(sources))
+    chosen, _ = _read([found[index] for index in _spread(len(found), count)], (), input, watch or Unwatched())
+    return chosen.images
+
+
+def _spread(length: int, count: int) -> list[int]:
+    return torch.linspace(0, length - 1, min(length, count)).round().int().tolist()
 
 
 def _name(sources: Sequence[str | Path]) -> str | None:

@@ -88,7 +88,7 @@ def _load(net: nn.Module, path: Path, whole: bool) -> None:
     if wrong or strange:
         raise RecipeError(
             f"{path}: no weights of this model ({', '.join([*wrong, *strange][:3])} missing, unknown or of another "
-            "shape); they have timm's names, and a teacher without training has the data's classes"
+            "shape); they have timm's names and, taken as they are, as many classes as there are labels"
         )
     net.load_state_dict({name: tensor for name, tensor in weights.items() if name not in other_head}, strict=False)
 
