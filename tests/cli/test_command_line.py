@@ -96,6 +96,19 @@ def test_info_verify_and_their_json_tell_what_the_manifest_says(distilled):
     assert verified["max_abs_difference"] <= verified["tolerance"]
 
 
+def test_8_bits_are_calibrated_on_the_run_s_own_pictures_or_on_others(distilled, clothes, tmp_path):
+    def exported(out, *options):
+        options = ("--precision", "int8", "--max-drop", 50, "--out", tmp_path / out, *options)
+        return json.loads(succeeded(libkd("export", distilled, "--target", "onnx", "--json", *options)))
+
+    own = exported("own")
+    assert 40 < own["quantized"]["calibration_images"] < 72  # all that it was trained on
+    assert "training pictures, clothes" in succeeded(libkd("info", own["bundle"]))
+    others = exported("others", "--calibrate", clothes / "test/Bag")
+    assert others["quantized"]["calibration_images"] == 8
+    assert "8 pictures, Bag" in succeeded(libkd("info", others["bundle"]))
+
+
 def test_a_changed_byte_is_found_by_every_command(distilled, clothes, tmp_path):
     copy = shutil.copytree(distilled / "bundles/onnx", tmp_path / "changed")
     model = bytearray((copy / "model.onnx").read_bytes())
