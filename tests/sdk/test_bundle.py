@@ -73,7 +73,7 @@ class TestWhatABundleSays:
             "crop": "center",
         }
         assert found["output"] == {"kind": "probabilities", "temperature": 1.0}
-        assert set(found["files"]) == {"model.onnx", GOLDEN}
+        assert set(found["files"]) == {"model.onnx", CARD, GOLDEN}
         assert set(found["versions"]) >= {"libkd-sdk", "torch", "onnxruntime"}
 
     def test_it_travels(self, own_copy):
