@@ -69,7 +69,7 @@ def export(
     if is_run and (weights or labels):
         raise UsageError("--weights and --labels: a run has its own; leave them out")
     with training_extra():
-        from trainer.data import load_labelled, load_sample
+        from trainer.data import load_labelled, load_sample, sample
 
     with Bars() as bars:
         module, names, preprocessing, about = _of_run(Path(source)) if is_run else _of_timm(source, weights, labels)
@@ -86,7 +86,7 @@ def export(
             proving = proving or dataset.test
             if precision == "int8" and seen is None:
                 seen, about["calibrated_on"] = (
-                    training_sample(dataset.train),
+                    sample(dataset.train, CALIBRATION_PICTURES).numpy(),
                     f"training pictures, {about['trained_on']}",
                 )
         bundle = lower_and_prove(
@@ -102,19 +102,6 @@ def export(
             bars=bars,
         )
     report(bundle, json)
-
-
-def training_sample(split: Split[Any]) -> Pixels:
-    """A few of the pictures that a run learned from, evenly spread."""
-    import torch
-
-    from trainer.data import feed
-
-    count = min(len(split), CALIBRATION_PICTURES)
-    chosen = torch.linspace(0, len(split) - 1, count).round().long()
-    (pixels,) = feed(split, [chosen], torch.device("cpu"))
-    sample: Pixels = pixels.numpy()
-    return sample
 
 
 def _default_place(source: str, target: str, precision: str) -> Path:

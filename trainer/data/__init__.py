@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "load_labelled",
     "load_sample",
+    "sample",
     "to_input",
 ]
 
@@ -138,13 +139,19 @@ def load_sample(
         DataError: there are no such pictures, or too many of them can't be read.
     """
     if (name := _name(sources)) is not None:
-        images = NAMED[name](root).train.images
-        if tuple(images.shape[1:3]) != (input.height, input.width):
+        named = NAMED[name](root).train
+        if tuple(named.images.shape[1:3]) != (input.height, input.width):
             raise DataError(f"{name}: has pictures of another size than this model takes")
-        return images[_spread(len(images), count)]
+        return sample(named, count)
     found = loose(_places(sources))
     chosen, _ = _read([found[index] for index in _spread(len(found), count)], (), input, watch or Unwatched())
     return chosen.images
+
+
+def sample(split: Split, count: int) -> Tensor:
+    """uint8 [n, height, width, 3]: at most `count` pictures of a split, evenly spread."""
+    (pixels,) = feed(split, [torch.tensor(_spread(len(split), count))], torch.device("cpu"))
+    return pixels
 
 
 def _spread(length: int, count: int) -> list[int]:
