@@ -78,6 +78,20 @@ def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
     return [select(x, dim, index) for index in range(x.shape[dim])]
 
 
+def mean(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    """A mean as a matrix product; XNNPACK has it only over the picture of [B, C, H, W], with the dimensions kept."""
+    dims = sorted(each % x.ndim for each in dim or range(x.ndim))
+    if dtype is not None or (x.ndim == 4 and dims == [2, 3] and keepdim):
+        return NotImplemented  # the first is for the engine's own operators, the second is what XNNPACK has
+    if x.ndim == 4 and dims == [2, 3]:
+        return x.mean(dims, keepdim=True).reshape(x.shape[:2])
+    kept = [each for each in range(x.ndim) if each not in dims]
+    count = math.prod(x.shape[each] for each in dims)
+    rows = x.permute(*kept, *dims).reshape(-1, count)
+    means = linear(rows, torch.full((1, count), 1 / count, dtype=x.dtype))
+    return means.reshape([1 if each in dims else x.shape[each] for each in range(x.ndim) if keepdim or each in kept])
+
+
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     """GELU by a hyperbolic tangent (Hendrycks and Gimpel, 2016, eq. 2): off by 5e-4 at most, half a step of fp16."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
@@ -88,6 +102,7 @@ XNNPACK: dict[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: attention,
     aten.select.int: select,
     aten.unbind.int: unbind,
+    aten.mean.dim: mean,
 }
 """What its partitioner leaves outside. A transformer of timm's becomes a single delegate by it."""
 

@@ -9,6 +9,10 @@ from torch import nn
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from runtimes import rewrites
+from runtimes.base import Signature, load_lowering
+from sdk import Preprocessing
+from sdk.deployed import Deployed
+from trainer.models import Student
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -66,6 +70,25 @@ def test_unbind(dim):
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("dims", [(1,), (-1,), (1, 2), (2, 3), (0, 3)], ids=str)
+def test_mean(dims, keepdim):
+    x = torch.randn(2, 3, 4, 5)
+    program = torch.export.export(Mean(dims, keepdim), (x,)).run_decompositions(
+        {torch.ops.aten.mean.dim: rewrites.mean}
+    )
+    close(program.module()(x), x.mean(dims, keepdim))
+
+
+class Mean(nn.Module):
+    def __init__(self, dims, keepdim):
+        super().__init__()
+        self.dims, self.keepdim = dims, keepdim
+
+    def forward(self, x):
+        return x.mean(self.dims, self.keepdim)
+
+
 def test_gelu_is_off_by_less_than_fp16_is():
     x = torch.linspace(-10, 10, 10_001)
     exact = nn.functional.gelu(x)
@@ -97,3 +120,15 @@ def test_timm_s_nets_answer_the_same(name, options):
         close(program.module()(picture), module(picture))
     left = {str(node.target) for node in program.graph.nodes} & {str(operator) for operator in rewrites.XNNPACK}
     assert not left
+
+
+@pytest.mark.parametrize("tokens", ["learned", "stems"])
+def test_the_student_is_one_delegate(tokens, tmp_path):
+    """With Co-advise's stems, the padding of involution's unfolding is outside."""
+    torch.manual_seed(0)
+    student = Student(classes=7, teachers=2, size=32, tokens=tokens, width=48, depth=1).eval()
+    module = Deployed(student, Preprocessing.square(32))
+    lowered = load_lowering("executorch").lower(
+        module, signature=Signature(32, 32, 7), precision="fp32", quantization=None, manifest="{}", folder=tmp_path
+    )
+    assert lowered.delegates == {"learned": 1, "stems": 2}[tokens]
