@@ -153,6 +153,15 @@ def open_session(
     return cast(Session, module.Session(folder, signature, precision, threads))
 
 
+def load_runtime(engine: str) -> None:
+    """Import what runs this engine's files, so that opening one takes no longer than it has to.
+
+    Raises:
+        EngineNotInstalled: it can't be imported.
+    """
+    _part(engine, "session", ENGINES[engine].run_extra)
+
+
 def read_manifest(engine: str, folder: Path) -> str:
     """The JSON that the model file in `folder` carries, or "" if it carries none.
 

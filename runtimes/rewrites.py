@@ -53,7 +53,8 @@ def attention(
 ) -> Tensor:
     """Attention [..., N, D] in two matrix products and a softmax.
 
-    The operator's own decomposition guards against rows that are masked wholly, with operators that XNNPACK has not.
+    The operator's own decomposition guards against rows that are masked wholly, with operators that XNNPACK has not;
+    torch's translation to ONNX reshapes the keys around their transposition, which ONNX Runtime can't fuse then.
     """
     if enable_gqa:
         shared = query.shape[-3] // key.shape[-3]
@@ -108,3 +109,6 @@ XNNPACK: dict[Any, Callable[..., Any]] = {
 
 XNNPACK_FP16 = {**XNNPACK, aten.gelu.default: gelu}
 """In fp16 it has no GELU either."""
+
+ONNX: dict[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: attention}
+"""What ONNX Runtime fuses better than what torch makes of it."""

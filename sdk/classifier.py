@@ -123,6 +123,8 @@ class Classifier:
     def predict(self, image: ImageSource) -> Prediction:
         """What one picture shows: a path, bytes, a binary file, a PIL image, or a uint8 array [height, width, 3].
 
+        An array of the model's own height and width is not resized and cropped again.
+
         Raises:
             ImageError: it can't be read.
             EngineError: the engine gave up.

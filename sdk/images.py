@@ -158,13 +158,14 @@ def read(source: ImageSource) -> Image.Image:
 def pixels(source: ImageSource, input: Input) -> Pixels:
     """The uint8 RGB pixels [height, width, 3], C-contiguous, that a model with this `input` takes.
 
+    An array of that very shape is taken to be what resize and crop have left.
+
     Raises:
         ImageError: the picture can't be read.
     """
     size = (input.height, input.width)
-    ready = isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.shape == (*size, 3)
-    if ready and input.resize.size == size:
-        return np.ascontiguousarray(source)  # what resize and crop would leave
+    if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.shape == (*size, 3):
+        return np.ascontiguousarray(source)
     at_least = None if input.resize.filter == "nearest" else MARGIN * max(input.resize.size)
     return np.array(crop(_resized(_decode(source, at_least), input.resize), size))
 

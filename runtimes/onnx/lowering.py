@@ -23,6 +23,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from runtimes.base import INPUT, METADATA_KEY, OUTPUT, Quantization, Signature, lowering_refusals
 from runtimes.program import is_convolutional
+from runtimes.rewrites import ONNX
 
 from .session import ERRORS_ONLY, FILE
 
@@ -47,6 +48,7 @@ def lower(
     with lowering_refusals("ONNX"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program = program.run_decompositions(ONNX)
         exported: Any = torch.onnx.export(
             program,
             dynamo=True,

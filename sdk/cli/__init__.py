@@ -14,7 +14,7 @@ import typer
 from trainer.errors import TrainerError
 
 from ..errors import LibkdError
-from . import compare, demo, distill, evaluate, export, info, plan, precompute, predict, teach, verify
+from . import benchmark, compare, demo, distill, evaluate, export, info, plan, precompute, predict, teach, verify
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C, and shells of a program that it ended
 
@@ -34,6 +34,7 @@ app.command("plan")(plan.plan)
 app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("predict")(predict.predict)
+app.command("benchmark")(benchmark.benchmark)
 app.command("verify")(verify.verify)
 app.command("info")(info.info)
 

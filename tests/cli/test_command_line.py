@@ -15,7 +15,20 @@ from clothes import CLASSES
 from sdk.cli import run as run_command
 from sdk.cli.demo import run_demo, show
 
-COMMANDS = ("demo", "teach", "precompute", "distill", "compare", "plan", "eval", "export", "predict", "verify", "info")
+COMMANDS = (
+    "demo",
+    "teach",
+    "precompute",
+    "distill",
+    "compare",
+    "plan",
+    "eval",
+    "export",
+    "predict",
+    "benchmark",
+    "verify",
+    "info",
+)
 
 
 def libkd(*arguments, stdin=None, cwd=None) -> subprocess.CompletedProcess:
@@ -71,6 +84,28 @@ def test_one_unreadable_picture_does_not_stop_the_others(distilled, clothes, tmp
     first, second = map(json.loads, process.stdout.splitlines())
     assert "not a readable picture" in first["error"]
     assert second["label"]
+
+
+def test_bundles_are_measured_beside_their_engine_and_judged(distilled, clothes, tmp_path):
+    bundle, page = distilled / "bundles/onnx", tmp_path / "speed.html"
+    options = ("--rounds", 2, "--calls", 3, "--threads", 1, "--validation", clothes)
+    found = json.loads(succeeded(libkd("benchmark", bundle, bundle, *options, "--report", page, "--json")))
+    judged = json.loads(succeeded(libkd("eval", bundle, "--data", clothes, "--json")))
+    assert [row["bundle"] for row in found] == [str(bundle)] * 2
+    for row in found:
+        assert row["top1"] == pytest.approx(judged["top1"])
+        assert row["speed"]["calls"] == row["bare"]["calls"] == 6
+    html = page.read_text(encoding="utf-8")
+    assert html.count("the engine alone") >= 2
+    assert html.count("<svg") == 4
+    assert "http" not in html.replace("http://www.w3.org", "")
+
+
+def test_a_benchmark_of_an_unproved_bundle_says_no_accuracy(bundles, tmp_path):
+    page = tmp_path / "speed.html"
+    table = succeeded(libkd("benchmark", bundles["openvino"].path, "--rounds", 1, "--calls", 1, "--report", page))
+    assert "the engine alone" in table
+    assert page.exists()
 
 
 def test_a_run_and_its_bundle_are_judged_alike(distilled, clothes):

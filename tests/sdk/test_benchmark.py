@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from runtimes.bare import open_bare
 from sdk import BundleError, EngineError, UsageError
-from sdk.benchmark import measure
+from sdk.benchmark import measure, peak_bytes, top1
 
 
 def test_bundles_side_by_side(bundles):
@@ -14,16 +16,43 @@ def test_bundles_side_by_side(bundles):
     )
     assert [measured.target for measured in found] == ["onnx", "openvino", "executorch"]
     for measured in found:
-        assert measured.calls == 10
         assert measured.threads == 1
-        assert 0 < measured.p50_ms <= measured.p95_ms
-        assert measured.load_ms > 0
+        for speed in (measured.speed, measured.bare):
+            assert speed.calls == 10
+            assert 0 < speed.p50_ms <= speed.p95_ms <= speed.p99_ms
+            assert speed.load_ms > 0
+            assert speed.per_second > 0
+            assert speed.peak_bytes > 10e6
+        assert measured.top1 == bundles[measured.target].manifest.proof.top1
         assert measured.size_bytes == bundles[measured.target].size_bytes
         assert measured.name == measured.target
 
 
 def test_the_same_bundle_may_run_twice(bundles):
-    assert len(measure([bundles["onnx"]] * 2, rounds=1, calls=1)) == 2
+    found = measure([bundles["onnx"]] * 2, rounds=1, calls=1, bare=False)
+    assert [measured.bare for measured in found] == [None, None]
+
+
+def test_the_engine_alone_answers_the_same(bundles, validation):
+    pictures = validation[0][:5]
+    for target, bundle in bundles.items():
+        session = bundle.session(1)
+        bare = open_bare(target, bundle.path, 1, "fp32")
+        np.testing.assert_allclose(bare(pictures), session.run(pictures), atol=1e-5)
+        session.close()
+
+
+def test_top1_is_of_the_pictures_that_are_given(bundles, validation):
+    pictures, labels = validation
+    assert top1(bundles["onnx"], pictures, labels) == bundles["onnx"].manifest.proof.top1
+    assert top1(bundles["onnx"], pictures[:2], [9, 9]) == 0
+
+
+def test_peak_memory_counts_what_was_had_and_given_back():
+    before = peak_bytes()
+    held = np.ones(64 * 2**20, np.uint8)
+    del held
+    assert peak_bytes() >= before + 32 * 2**20
 
 
 def test_what_cannot_be_meant(bundles):

@@ -1,0 +1,163 @@
+"""How much faster a bundle is than the engine's plain export of the same module, and 8 bits than fp32.
+
+    python benchmarks/lowering.py [--students 224,32] [--targets onnx,openvino,executorch] [--threads 1,2] [--json]
+
+The plain export is what each engine's first page tells to write, loaded and called by the engine's defaults but for the
+number of threads (and OpenVINO's fp32, which has to be asked for). Weights are random: what is measured is arithmetic.
+All files run in one go for each number of threads, in processes of their own that take turns; a ratio is of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import sdk
+from runtimes.base import ENGINES
+from sdk.benchmark import Measurement, measure
+from sdk.deployed import Deployed
+from trainer.models import Student
+
+STUDENTS: dict[str, dict[str, Any]] = {
+    "224": {"size": 224, "patch": 16, "width": 192, "depth": 12, "mlp_ratio": 4.0, "classes": 1000},
+    "32": {"size": 32, "classes": 100},  # as the recipe `small` has it
+}
+CALIBRATION = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--students", default="224,32")
+    parser.add_argument("--targets", default=",".join(ENGINES))
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for student in arguments.students.split(","):
+            for target in arguments.targets.split(","):
+                bundles = _bundles(student, target, Path(folder) / student)
+                for threads in map(int, arguments.threads.split(",")):
+                    found = measure(bundles, rounds=arguments.rounds, calls=arguments.calls, threads=threads)
+                    rows.append(_row(student, target, threads, found))
+                    if not arguments.json:
+                        print(_line(rows[-1]), flush=True)
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+
+
+def _row(student: str, target: str, threads: int, found: list[Measurement]) -> dict[str, str | int | float]:
+    plain, fp32, int8 = found
+    assert plain.bare is not None
+    return {
+        "student": student,
+        "target": target,
+        "threads": threads,
+        "plain_ms": round(plain.bare.p50_ms, 3),
+        "fp32_ms": round(fp32.speed.p50_ms, 3),
+        "int8_ms": round(int8.speed.p50_ms, 3),
+        "faster_than_plain": round(plain.bare.p50_ms / fp32.speed.p50_ms, 2),
+        "int8_faster_than_fp32": round(fp32.speed.p50_ms / int8.speed.p50_ms, 2),
+        "int8_size": round(int8.size_bytes / fp32.size_bytes, 3),
+    }
+
+
+def _line(row: dict[str, str | int | float]) -> str:
+    return (
+        "{student:>4} px {target:<10} {threads} threads: plain {plain_ms:7.2f} ms, fp32 {fp32_ms:7.2f} ms "
+        "({faster_than_plain:.2f} times faster), int8 {int8_ms:7.2f} ms ({int8_faster_than_fp32:.2f} times faster "
+        "than fp32, {int8_size:.2f} of its size)".format(**row)
+    )
+
+
+def _bundles(student: str, target: str, folder: Path) -> list[sdk.Bundle]:
+    """The plain export, ours at fp32, and ours at int8."""
+    torch.manual_seed(0)
+    shape = STUDENTS[student]
+    module, preprocessing = Student(teachers=2, **shape).eval(), sdk.Preprocessing.square(shape["size"])
+    coarse = np.random.default_rng(0).integers(
+        0, 256, (CALIBRATION, shape["size"] // 8, shape["size"] // 8, 3), np.uint8
+    )
+    ours = [
+        sdk.export(
+            module,
+            target=target,
+            precision=precision,
+            out=folder / f"{target}-{precision}",
+            labels=[str(label) for label in range(shape["classes"])],
+            preprocessing=preprocessing,
+            calibration=coarse.repeat(8, 1).repeat(8, 2) if precision == "int8" else None,
+        )
+        for precision in ("fp32", "int8")
+    ]
+    plain = folder / f"{target}-plain"
+    shutil.copytree(ours[0].path, plain)
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        PLAIN[target](
+            Deployed(module, preprocessing), torch.zeros(1, shape["size"], shape["size"], 3, dtype=torch.uint8), plain
+        )
+    _list_again(plain, target)
+    return [sdk.Bundle.open(plain), *ours]
+
+
+def _list_again(bundle: Path, target: str) -> None:
+    """Files that were replaced are what the manifest says again."""
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    for name in ENGINES[target].files:
+        data = (bundle / name).read_bytes()
+        manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+
+
+def _plain_onnx(module: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
+    several = (example.repeat(2, 1, 1, 1),)  # one would be taken for a batch that is always one
+    exported = torch.onnx.export(
+        module,
+        several,
+        dynamic_shapes=({0: "batch"},),
+        input_names=["pixels"],
+        output_names=["probabilities"],
+        external_data=False,
+        verbose=False,
+    )
+    exported.save(folder / "model.onnx")
+
+
+def _plain_openvino(module: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
+    import openvino
+
+    model = openvino.convert_model(module, example_input=example, input=[1, *example.shape[1:]])
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+
+
+def _plain_executorch(module: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    edge = to_edge_transform_and_lower(torch.export.export(module, (example,)), partitioner=[XnnpackPartitioner()])
+    (folder / "model.pte").write_bytes(edge.to_executorch().buffer)
+
+
+PLAIN: dict[str, Callable[[torch.nn.Module, torch.Tensor, Path], None]] = {
+    "onnx": _plain_onnx,
+    "openvino": _plain_openvino,
+    "executorch": _plain_executorch,
+}
+
+if __name__ == "__main__":
+    main()
