@@ -212,7 +212,12 @@ def engine_failures(doing: str) -> Iterator[None]:
     except (ForeignFile, EngineFailed):
         raise
     except Exception as fault:
-        raise EngineFailed(f"{doing} failed: {first_line(fault)}") from fault
+        raise engine_failure(doing, fault) from fault
+
+
+def engine_failure(doing: str, fault: Exception) -> EngineFailed:
+    """What an engine raised, as one line; for what runs often, where a context would cost more than it says."""
+    return EngineFailed(f"{doing} failed: {first_line(fault)}")
 
 
 @contextmanager

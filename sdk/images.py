@@ -115,12 +115,12 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
 
 def source_name(source: ImageSource) -> str:
     """How errors and predictions name a picture: its path, or what kind of thing it was."""
+    if isinstance(source, np.ndarray):
+        return f"<array {'x'.join(map(str, source.shape))}>"
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return f"<{len(source)} bytes>"
-    if isinstance(source, np.ndarray):
-        return f"<array {'x'.join(map(str, source.shape))}>"
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or f"<image {source.width}x{source.height}>")
     return str(getattr(source, "name", "<file>"))

@@ -17,7 +17,15 @@ import torch  # has to come first: the engine's library is linked against it
 from executorch.extension.pybindings import _C as engine
 from numpy.typing import NDArray
 
-from runtimes.base import METADATA_KEY, EngineFailed, Signature, check_signature, engine_failures, usable_cores
+from runtimes.base import (
+    METADATA_KEY,
+    EngineFailed,
+    Signature,
+    check_signature,
+    engine_failure,
+    engine_failures,
+    usable_cores,
+)
 
 FILE = "model.pte"
 
@@ -50,9 +58,12 @@ class Session:
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
         probabilities = np.empty((len(pixels), self._classes), np.float32)
         batch = torch.from_numpy(np.ascontiguousarray(pixels))  # any other layout is silently misread
-        with self._turn, engine_failures("ExecuTorch"):
-            for index, answer in enumerate(probabilities):  # the graph takes one picture at a time
-                answer[:] = self._forward([batch[index : index + 1]])[0].numpy()[0]
+        try:
+            with self._turn:
+                for index, answer in enumerate(probabilities):  # the graph takes one picture at a time
+                    answer[:] = self._forward([batch[index : index + 1]])[0].numpy()[0]
+        except Exception as fault:
+            raise engine_failure("ExecuTorch", fault) from fault
         return probabilities
 
     def close(self) -> None:

@@ -9,7 +9,16 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtimes.base import INPUT, METADATA_KEY, OUTPUT, Signature, check_signature, engine_failures, usable_cores
+from runtimes.base import (
+    INPUT,
+    METADATA_KEY,
+    OUTPUT,
+    Signature,
+    check_signature,
+    engine_failure,
+    engine_failures,
+    usable_cores,
+)
 
 FILE = "model.onnx"
 ERRORS_ONLY = 3
@@ -34,9 +43,10 @@ class Session:
         check_signature(FILE, (height, width, classes), signature)
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        with engine_failures("ONNX Runtime"):
-            (probabilities,) = self._session.run([OUTPUT], {INPUT: pixels})
-        return cast("NDArray[np.float32]", probabilities)
+        try:
+            return cast("NDArray[np.float32]", self._session.run([OUTPUT], {INPUT: pixels})[0])
+        except Exception as fault:
+            raise engine_failure("ONNX Runtime", fault) from fault
 
     def close(self) -> None:
         self._session = None

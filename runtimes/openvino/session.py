@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from runtimes.base import METADATA_KEY, Signature, check_signature, engine_failures, usable_cores
+from runtimes.base import METADATA_KEY, Signature, check_signature, engine_failure, engine_failures, usable_cores
 
 FILE = "model.xml"
 
@@ -36,10 +36,13 @@ class Session:
         self._turn = threading.Lock()
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        with self._turn, engine_failures("OpenVINO"):
-            if self._batch is None or len(pixels) == self._batch:
-                return self._infer(pixels)
-            return np.concatenate([self._infer(pixels[index : index + 1]) for index in range(len(pixels))])
+        try:
+            with self._turn:
+                if self._batch is None or len(pixels) == self._batch:
+                    return self._infer(pixels)
+                return np.concatenate([self._infer(pixels[index : index + 1]) for index in range(len(pixels))])
+        except Exception as fault:
+            raise engine_failure("OpenVINO", fault) from fault
 
     def _infer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         answers = self._request.infer([pixels])
