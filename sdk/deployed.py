@@ -33,7 +33,7 @@ class Deployed(nn.Module):
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the classifier returns, unchanged."""
-        channels_first = pixels.permute(0, 3, 1, 2).to(self.scale.dtype)
+        channels_first = pixels.to(self.scale.dtype).permute(0, 3, 1, 2)
         logits: torch.Tensor = self.classifier(channels_first * self.scale + self.shift)
         return logits
 

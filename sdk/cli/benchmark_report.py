@@ -109,8 +109,8 @@ def _scatter(found: Sequence[Measurement]) -> Html:
                 place = (it.speed.p50_ms, 100 * it.top1)
                 plot.scatter(*place, color=COLOURS[ENGINE_COLOURS[it.target]][0], s=30)
                 plot.annotate(str(number), place, xytext=(5, 4), textcoords="offset points")
-        plot.set_xlim(left=0)
         plot.margins(0.15)
+        plot.set_xlim(left=0)
 
     return figure(drawing(draw, "top-1 by latency"), "Top-1 by latency")
 
