@@ -1,10 +1,12 @@
 """How much faster a bundle is than the engine's plain export of the same module, and 8 bits than fp32.
 
-    python benchmarks/lowering.py [--students 224,32] [--targets onnx,openvino,executorch] [--threads 1,2] [--json]
+    python benchmarks/lowering.py [--students 224,32] [--targets onnx,openvino,executorch] [--threads 1,2] [--busy 1]
+                                  [--json]
 
 The plain export is what each engine's first page tells to write, loaded and called by the engine's defaults but for the
 number of threads (and OpenVINO's fp32, which has to be asked for). Weights are random: what is measured is arithmetic.
 All files run in one go for each number of threads, in processes of their own that take turns; a ratio is of medians.
+With `--busy`, as many processes compute beside them all the time, as an app's own threads would.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import argparse
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -44,6 +48,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument("--busy", type=int, default=0, help="processes that compute beside")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args()
     rows = []
@@ -52,12 +57,24 @@ def main() -> None:
             for target in arguments.targets.split(","):
                 bundles = _bundles(student, target, Path(folder) / student)
                 for threads in map(int, arguments.threads.split(",")):
-                    found = measure(bundles, rounds=arguments.rounds, calls=arguments.calls, threads=threads)
+                    with _others(arguments.busy):
+                        found = measure(bundles, rounds=arguments.rounds, calls=arguments.calls, threads=threads)
                     rows.append(_row(student, target, threads, found))
                     if not arguments.json:
                         print(_line(rows[-1]), flush=True)
     if arguments.json:
         print(json.dumps(rows, indent=2))
+
+
+@contextmanager
+def _others(count: int) -> Iterator[None]:
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def _row(student: str, target: str, threads: int, found: list[Measurement]) -> dict[str, str | int | float]:

@@ -1,0 +1,187 @@
+"""What `Classifier` costs beside its engine: a call, a photograph from a camera, an import, memory, the first call.
+
+    python benchmarks/predict.py [--students 224,32] [--targets onnx,openvino,executorch] [--json]
+
+Ratios of medians; what is compared takes turns, and each engine has a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lowering import STUDENTS
+
+import sdk
+from runtimes.base import ENGINES
+from sdk.images import crop, resize
+
+CAMERA = (4000, 3000)
+IMPORTS = 15
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--students", default="224,32")
+    parser.add_argument("--targets", default=",".join(ENGINES))
+    parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--bundle", type=Path, help="measure this one in this process; what the other processes do")
+    arguments = parser.parse_args()
+    if arguments.bundle:
+        print(json.dumps(_of_bundle(arguments.bundle, arguments.calls)))
+        return
+    rows = [_imports()]
+    with tempfile.TemporaryDirectory() as folder:
+        for student in arguments.students.split(","):
+            for target in arguments.targets.split(","):
+                bundle = _export(student, target, Path(folder) / f"{target}-{student}")
+                if target == "onnx":
+                    rows.append({"of": f"{student} px {target}", **_memory(bundle)})
+                command = [sys.executable, __file__, "--bundle", bundle, "--calls", str(arguments.calls)]
+                found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+                rows += [{"of": f"{student} px {target}", **row} for row in found]
+    print(json.dumps(rows, indent=2) if arguments.json else "\n".join(map(_line, rows)))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return "{of:<18} {what:<52} {ours:9.3f} to {theirs:9.3f} {unit}: {ratio:.3f}".format(**row)
+
+
+def _export(student: str, target: str, out: Path) -> Path:
+    import torch
+
+    from trainer.models import Student
+
+    torch.manual_seed(0)
+    shape = STUDENTS[student]
+    module, preprocessing = Student(teachers=2, **shape).eval(), sdk.Preprocessing.square(shape["size"])
+    labels = [str(label) for label in range(shape["classes"])]
+    return sdk.export(module, target=target, precision="fp32", out=out, labels=labels, preprocessing=preprocessing).path
+
+
+def _of_bundle(path: Path, calls: int) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(0)
+    with sdk.Classifier(path) as classifier:
+        classifier.warm_up()
+        size = (classifier.input.height, classifier.input.width)
+        pixels = draw.integers(0, 256, (*size, 3), np.uint8)
+        after_warm_up = [_seconds(lambda: classifier.predict(pixels)) for _ in range(calls)]
+        engine = _engine_call(classifier)
+        photograph = _photograph(draw)
+
+        def plainly() -> None:
+            from PIL import Image
+
+            image = Image.open(io.BytesIO(photograph)).convert("RGB")
+            engine(np.asarray(crop(resize(image, classifier.input.resize), size))[None])
+
+        return [
+            _row(
+                "predict, to the engine's call",
+                *_turns(lambda: classifier.predict(pixels), lambda: engine(pixels[None]), calls),
+            ),
+            _row(
+                "a 12-megapixel JPEG, to Pillow and the engine",
+                *_turns(lambda: classifier.predict(photograph), plainly, 10),
+            ),
+            _row(
+                "the first call after warm_up, to the hundredth",
+                after_warm_up[0],
+                statistics.median(after_warm_up[90:110]),
+            ),
+        ]
+
+
+def _engine_call(classifier: sdk.Classifier) -> Callable[[np.ndarray], object]:
+    """The engine's own call, on the session that the classifier has, so that nothing else differs."""
+    session: Any = classifier._session
+    target = classifier.bundle.target
+    if target == "onnx":
+        return lambda pixels: session._session.run(["probabilities"], {"pixels": pixels})
+    if target == "openvino":
+        return lambda pixels: session._one.infer([pixels])
+    import torch
+
+    return lambda pixels: session._forward([torch.from_numpy(pixels)])[0].numpy()
+
+
+def _photograph(draw: np.random.Generator) -> bytes:
+    """A JPEG as a camera makes them: smooth, with noise."""
+    from PIL import Image
+
+    width, height = CAMERA
+    smooth = Image.fromarray(draw.integers(0, 256, (30, 40, 3), np.uint8)).resize(CAMERA, Image.Resampling.BICUBIC)
+    noisy = np.asarray(smooth, np.int16) + draw.normal(0, 4, (height, width, 1)).astype(np.int16)
+    file = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _imports() -> dict[str, Any]:
+    ours, theirs = [], []
+    for _ in range(IMPORTS):
+        ours.append(_process("from sdk import Classifier"))
+        theirs.append(_process("import numpy, PIL.Image"))
+    return {
+        "of": "any",
+        **_row("import of Classifier, to numpy and PIL.Image", statistics.median(ours), statistics.median(theirs)),
+    }
+
+
+def _process(code: str) -> float:
+    timed = f"import time; start = time.perf_counter()\n{code}\nprint(time.perf_counter() - start)"
+    return float(subprocess.run([sys.executable, "-c", timed], capture_output=True, check=True).stdout)
+
+
+def _memory(bundle: Path) -> dict[str, Any]:
+    """Peak of a process that predicts one array, by us and by the engine alone."""
+    peak = "\nprint([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+    size = sdk.Bundle.open(bundle).input.height
+    array = f"numpy.zeros((1, {size}, {size}, 3), numpy.uint8)"
+    codes = (
+        f"import numpy, sdk; sdk.Classifier({str(bundle)!r}).predict({array}[0])",
+        f"import numpy, onnxruntime; session = onnxruntime.InferenceSession({str(bundle / 'model.onnx')!r}); "
+        f"session.run(None, {{'pixels': {array}}})",
+    )
+    ours, theirs = (
+        int(subprocess.run([sys.executable, "-c", code + peak], capture_output=True, check=True).stdout) / 1024
+        for code in codes
+    )
+    return {**_row("memory of a process that predicted once", ours, theirs, unit="MiB")}
+
+
+def _turns(ours: Callable[[], object], theirs: Callable[[], object], calls: int) -> tuple[float, float]:
+    pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(calls)]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def _row(what: str, ours: float, theirs: float, *, unit: str = "ms") -> dict[str, Any]:
+    factor = 1000 if unit == "ms" else 1
+    return {
+        "what": what,
+        "ours": round(ours * factor, 4),
+        "theirs": round(theirs * factor, 4),
+        "unit": unit,
+        "ratio": round(ours / theirs, 3),
+    }
+
+
+if __name__ == "__main__":
+    main()
