@@ -95,6 +95,16 @@ class TestLargeJpegs:
         assert off.mean() < 1
         assert off.max() <= 20
 
+    @pytest.mark.parametrize(
+        ("format", "options"),
+        [("MPO", {"save_all": True, "append_images": [UPRIGHT]}), ("JPEG", {"progressive": True})],
+    )
+    def test_as_phones_and_the_web_store_them(self, format, options):
+        input = Preprocessing.square(16).input
+        data = encoded(UPRIGHT.resize((480, 320), Image.Resampling.BICUBIC), format, **options)
+        whole = np.asarray(crop(resize(read(data), input.resize), (16, 16)))
+        assert np.abs(pixels(data, input).astype(int) - whole).mean() < 1
+
     def test_what_a_fraction_would_change_is_decoded_whole(self):
         data = encoded(UPRIGHT.resize((480, 320), Image.Resampling.BICUBIC), "JPEG")
         nearest = replace(WHOLE, resize=Resize("squash", (32, 48), "nearest"))
