@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -24,7 +25,8 @@ def load_bare(engine: str) -> None:
     if engine == "executorch":
         from runtimes.executorch.session import quiet
 
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is experimental, and says so
             import executorch.runtime  # noqa: F401
 
 
