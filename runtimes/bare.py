@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ def load_bare(engine: str) -> None:
 
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is experimental, and says so
-            import executorch.runtime  # noqa: F401
+            importlib.import_module("executorch.runtime")
 
 
 def open_bare(engine: str, folder: Path, threads: int, precision: str) -> Call:
@@ -61,7 +62,10 @@ def _openvino(file: Path, threads: int, precision: str) -> Call:
     if precision == "fp32":
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     compiled = openvino.Core().compile_model(file, "CPU", settings)
-    call: Call = lambda pixels: compiled(pixels)[0]  # noqa: E731
+
+    def call(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return cast("NDArray[np.float32]", compiled(pixels)[0])
+
     return _each(call) if compiled.input().partial_shape[0].is_static else call
 
 

@@ -83,7 +83,7 @@ def mean(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: 
     """A mean as a matrix product; XNNPACK has it only over the picture of [B, C, H, W], with the dimensions kept."""
     dims = sorted(each % x.ndim for each in dim or range(x.ndim))
     if dtype is not None or (x.ndim == 4 and dims == [2, 3] and keepdim):
-        return NotImplemented  # the first is for the engine's own operators, the second is what XNNPACK has
+        return NotImplemented  # stays the operator that it is
     if x.ndim == 4 and dims == [2, 3]:
         return x.mean(dims, keepdim=True).reshape(x.shape[:2])
     kept = [each for each in range(x.ndim) if each not in dims]

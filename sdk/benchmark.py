@@ -211,7 +211,9 @@ class _Worker:
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """The other end: load what the first line names, then time as many calls as each further line says."""
-    task = msgspec.json.decode(requests.readline(), type=_Task)
+    if not (first := requests.readline()):
+        return  # another process failed before this one's turn came
+    task = msgspec.json.decode(first, type=_Task)
     draw = np.random.default_rng(0)
     try:
         bundle = Bundle.open(task.bundle)

@@ -297,9 +297,8 @@ class _Choice:
         self._candidates = np.flatnonzero(allowed).tolist()
 
     def prediction(self, probabilities: NDArray[np.float32], source: str) -> Prediction:
-        scores = (
-            probabilities.tolist()
-        )  # right after the engine, when caches are cold, numpy's sort takes thrice as long
+        # Right after the engine, when caches are cold, numpy's sort of 100 takes three times as long as Python's.
+        scores = probabilities.tolist()
         best = sorted(self._candidates, key=scores.__getitem__, reverse=True)[: self._top_k]
         top = tuple((self.labels[index], scores[index]) for index in best if scores[index] >= self._threshold)
         label, score = top[0] if top else (None, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,13 @@ import typer
 from msgspec.structs import replace
 
 from .. import benchmark as benchmarks
-from ..benchmark import Measurement, Speed
+from ..benchmark import Measurement
 from ..bundle import Bundle
+from ..errors import UsageError
 from ..report import write_page
+from .benchmark_report import COLUMNS, benchmark_report, called, cells, title
 from .output import Bars, JsonOption, percent, remark, show_json, show_table
 from .training import RootOption, training_extra
-
-COLUMNS = ("p50", "p95", "p99", "pictures/s", "load", "memory", "size", "top-1")
 
 
 def benchmark(
@@ -40,6 +41,8 @@ def benchmark(
     Example: libkd-sdk benchmark run/bundles/* --report speed.html
     """
     opened = [Bundle.open(path) for path in bundles]
+    if report is not None:
+        _check_report(report)
     with Bars() as bars:
         judged = [_top1(bundle, validation, root, threads, bars) for bundle in opened] if validation else None
         bars.begin("measuring", rounds)
@@ -50,17 +53,21 @@ def benchmark(
     if judged is not None:
         found = [replace(measured, top1=top1) for measured, top1 in zip(found, judged, strict=True)]
     if report is not None:
-        with training_extra():
-            from .benchmark_report import benchmark_report
-
-            html = benchmark_report(found, validation)
-        write_page(report, html)
+        write_page(report, benchmark_report(found, validation))
     if json:
         show_json(msgspec.to_builtins(found))
         return
     show_table(title(found), ["", *COLUMNS], [row for number, it in enumerate(found, 1) for row in _rows(number, it)])
     if report is not None:
         remark(f"{report}: the same with pictures")
+
+
+def _check_report(path: Path) -> None:
+    """What would keep the page from being written is said before anything is measured."""
+    with training_extra():
+        import_module("matplotlib")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--report {path}: name a file in a folder that exists")
 
 
 def _top1(bundle: Bundle, sources: list[str], root: Path | None, threads: int | None, bars: Bars) -> float:
@@ -74,31 +81,9 @@ def _top1(bundle: Bundle, sources: list[str], root: Path | None, threads: int | 
     return top1
 
 
-def title(found: list[Measurement]) -> str:
-    """What all rows have in common."""
-    threads = found[0].threads
-    return f"on {threads} thread{'s' if threads > 1 else ''}, one picture at a time, {found[0].speed.calls} calls each"
-
-
 def _rows(number: int, measured: Measurement) -> list[list[str]]:
     own = [f"{measured.size_bytes / 1e6:.2f} MB", percent(measured.top1)]
     rows = [[f"{number} {called(measured)}", *cells(measured.speed), *own]]
     if measured.bare is not None:
         rows.append(["  the engine alone", *cells(measured.bare), "", ""])
     return rows
-
-
-def called(measured: Measurement) -> str:
-    return f"{measured.name} {measured.target} {measured.precision}"
-
-
-def cells(speed: Speed) -> list[str]:
-    """What `COLUMNS` says, as far as it is of a way to call."""
-    return [
-        f"{speed.p50_ms:.2f} ms",
-        f"{speed.p95_ms:.2f} ms",
-        f"{speed.p99_ms:.2f} ms",
-        f"{speed.per_second:,.0f}",
-        f"{speed.load_ms:.0f} ms",
-        "-" if speed.peak_bytes is None else f"{speed.peak_bytes / 1e6:.0f} MB",
-    ]

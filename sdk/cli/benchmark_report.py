@@ -25,18 +25,18 @@ from ..report import (
     tag,
     tiles,
 )
-from .benchmark import COLUMNS, called, cells, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLUMNS = ("p50", "p95", "p99", "pictures/s", "load", "memory", "size", "top-1")
 ENGINE_COLOURS = dict(zip(ENGINES, ("blue", "orange", "green"), strict=True))
 
 
 def benchmark_report(found: Sequence[Measurement], validation: Sequence[str] | None) -> str:
     """The page of what `sdk.benchmark.measure` found; `validation` says what top-1 is of, if not of the proof."""
     introduction = [
-        paragraph(f"Bundles {title(list(found))}, on {platform.machine()}, {platform.system()}."),
+        paragraph(f"Bundles {title(found)}, on {platform.machine()}, {platform.system()}."),
         _best(found),
     ]
     return page(
@@ -133,3 +133,25 @@ def _bars(
         plot.grid(visible=False, axis="y")
 
     return figure(drawing(draw, f"{name} of each bundle"), f"{name} ({unit})")
+
+
+def title(found: Sequence[Measurement]) -> str:
+    """What all rows have in common."""
+    threads = found[0].threads
+    return f"on {threads} thread{'s' if threads > 1 else ''}, one picture at a time, {found[0].speed.calls} calls each"
+
+
+def called(measured: Measurement) -> str:
+    return f"{measured.name} {measured.target} {measured.precision}"
+
+
+def cells(speed: Speed) -> list[str]:
+    """What `COLUMNS` says, as far as it is of a way to call."""
+    return [
+        f"{speed.p50_ms:.2f} ms",
+        f"{speed.p95_ms:.2f} ms",
+        f"{speed.p99_ms:.2f} ms",
+        f"{speed.per_second:,.0f}",
+        f"{speed.load_ms:.0f} ms",
+        "-" if speed.peak_bytes is None else f"{speed.peak_bytes / 1e6:.0f} MB",
+    ]

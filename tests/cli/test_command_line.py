@@ -102,6 +102,13 @@ def test_bundles_are_measured_beside_their_engine_and_judged(distilled, clothes,
     assert 'src="http' not in html
 
 
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_measured(bundles, tmp_path):
+    process = libkd("benchmark", bundles["onnx"].path, "--report", tmp_path / "none" / "speed.html")
+    assert process.returncode == 2
+    assert b"name a file in a folder that exists" in process.stderr
+    assert b"measuring" not in process.stderr
+
+
 def test_a_benchmark_of_an_unproved_bundle_says_no_accuracy(bundles, tmp_path):
     page = tmp_path / "speed.html"
     table = succeeded(libkd("benchmark", bundles["openvino"].path, "--rounds", 1, "--calls", 1, "--report", page))

@@ -61,12 +61,13 @@ def test_peak_memory_counts_what_was_had_and_given_back():
     assert 32 * 2**20 < int(process.stdout) < 96 * 2**20
 
 
-def test_what_cannot_be_meant(bundles):
+def test_what_cannot_be_meant(bundles, capfd):
     for bundles_, options in (([], {}), ([bundles["onnx"]], {"rounds": 0}), ([bundles["onnx"]], {"calls": 0})):
         with pytest.raises(UsageError, match="a benchmark needs a bundle, and at least one round of one call"):
             measure(bundles_, **options)
     with pytest.raises(UsageError, match="threads=0: at least 1"):
         measure([bundles["onnx"]], threads=0)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_bundle_that_is_damaged_before_or_after_it_was_opened(bundles, own_copy):
