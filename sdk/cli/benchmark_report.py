@@ -142,7 +142,8 @@ def title(found: Sequence[Measurement]) -> str:
 
 
 def called(measured: Measurement) -> str:
-    return f"{measured.name} {measured.target} {measured.precision}"
+    """By its path, which tells bundles of two runs apart."""
+    return f"{measured.bundle} ({measured.target} {measured.precision})"
 
 
 def cells(speed: Speed) -> list[str]:
