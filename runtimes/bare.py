@@ -1,4 +1,7 @@
-"""The engines as their own quick starts call them: what the house is measured against."""
+"""The engines as their own quick starts call them: what the house is measured against.
+
+For a process that does nothing else: ExecuTorch's pool of threads is replaced without asking who else uses it.
+"""
 
 from __future__ import annotations
 

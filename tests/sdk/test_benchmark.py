@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from runtimes.bare import open_bare
-from sdk import BundleError, EngineError, UsageError
+from runtimes.base import ENGINES
+from sdk import BundleError, Classifier, EngineError, UsageError
 from sdk.benchmark import measure, top1
 
 
@@ -36,13 +36,21 @@ def test_the_same_bundle_may_run_twice(bundles):
     assert [measured.bare for measured in found] == [None, None]
 
 
-def test_the_engine_alone_answers_the_same(bundles, validation):
-    pictures = validation[0][:5]
-    for target, bundle in bundles.items():
-        session = bundle.session(1)
-        bare = open_bare(target, bundle.path, 1, "fp32")
-        np.testing.assert_allclose(bare(pictures), session.run(pictures), atol=1e-5)
-        session.close()
+@pytest.mark.parametrize("target", ENGINES)
+def test_the_engine_alone_answers_the_same(target, bundles, validation, tmp_path):
+    """In a process of its own, as it is meant to be."""
+    pictures, bundle = validation[0][:5], bundles[target]
+    np.save(tmp_path / "pictures.npy", pictures)
+    code = (
+        "import sys, numpy; from pathlib import Path; from runtimes.bare import open_bare; "
+        "target, bundle, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]); "
+        "answers = open_bare(target, bundle, 1, 'fp32')(numpy.load(folder / 'pictures.npy')); "
+        "numpy.save(folder / 'answers.npy', answers)"
+    )
+    subprocess.run([sys.executable, "-c", code, target, bundle.path, tmp_path], capture_output=True, check=True)
+    with Classifier(bundle.path) as classifier:
+        expected = [answer.probabilities for answer in classifier.predict_batch(pictures)]
+    np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), expected, atol=1e-5)
 
 
 def test_top1_is_of_the_pictures_that_are_given(bundles, validation):
