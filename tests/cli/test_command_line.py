@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -225,7 +226,9 @@ def test_one_teacher_alone(clothes, tiny_recipe_file, tmp_path):
 def test_ctrl_c_is_one_line_and_the_run_goes_on(clothes, tiny_recipe_file, tmp_path):
     arguments = ["distill", "--data", clothes, "--out", tmp_path / "run", "--recipe", tiny_recipe_file]
     command = [str(Path(sys.executable).with_name("libkd-sdk")), *map(str, arguments)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # A shell starts its background jobs with Ctrl-C ignored, and a child would inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         for line in process.stderr:
             if line.startswith("training teachers/involution"):
                 process.send_signal(signal.SIGINT)
