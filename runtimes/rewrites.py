@@ -1,17 +1,20 @@
-"""Operators that a backend does not take, spelled out in others that it takes; exact but for rounding.
+"""A program said in other operators, that a backend takes or is faster at; exact but for rounding.
 
-Each function has its operator's own arguments, so that `ExportedProgram.run_decompositions` can put it in the
-operator's place, in whatever module that stands. Shapes: N tokens, D width of a head.
+A function with an operator's own arguments is put in the operator's place by `ExportedProgram.run_decompositions`, in
+whatever module that stands. Shapes: N tokens, D width of a head.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import getitem
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Node
 from torch.nn.functional import linear
 
 aten = torch.ops.aten
@@ -112,3 +115,62 @@ XNNPACK_FP16 = {**XNNPACK, aten.gelu.default: gelu}
 
 ONNX: dict[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: attention}
 """What ONNX Runtime fuses better than what torch makes of it."""
+
+
+def split_heads(program: ExportedProgram) -> None:
+    """Self-attention head by head, each on its columns of the one projection to queries, keys and values.
+
+    Heads that are taken together have to be put side by side first and back afterwards, which is four copies in ONNX
+    Runtime, and it gives three heads to two threads as two and one. Attention that is made otherwise, or has a mask,
+    stays as it is.
+    """
+    graph = program.graph
+    for attention in graph.find_nodes(op="call_function", target=aten.scaled_dot_product_attention.default):
+        projection, joined = _projection(attention), _joined_heads(attention)
+        if projection is None or joined is None:
+            continue
+        _, heads, _, width = attention.meta["val"].shape
+        with graph.inserting_before(attention):
+            columns = graph.call_function(aten.split.Tensor, (projection, width, -1))
+            parts = [graph.call_function(getitem, (columns, number)) for number in range(3 * heads)]
+            answers = [
+                graph.call_function(attention.target, (*parts[head::heads],), attention.kwargs) for head in range(heads)
+            ]
+            together = graph.call_function(aten.cat.default, (answers, -1))
+        for node in (columns, *parts, *answers, together):
+            node.meta["nn_module_stack"] = attention.meta["nn_module_stack"]
+        joined.replace_all_uses_with(together)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
+def _projection(attention: Node) -> Node | None:
+    """[B, N, 3 * heads * D], of which the three arguments of an attention [B, heads, N, D] are the thirds."""
+    if len(attention.args) != 3 or attention.kwargs.keys() - {"scale"}:
+        return None
+    thirds: list[Any] = list(attention.args)
+    if any(third.target is not getitem for third in thirds):
+        return None
+    (unbind, *others), places = zip(*(third.args for third in thirds), strict=True)
+    if places != (0, 1, 2) or others != [unbind, unbind] or unbind.target != aten.unbind.int or unbind.args[1:]:
+        return None
+    (permute,) = unbind.args
+    if permute.target != aten.permute.default or permute.args[1] != [2, 0, 3, 1, 4]:
+        return None
+    reshape = permute.args[0]
+    if reshape.target != aten.reshape.default or len(reshape.args[0].meta["val"].shape) != 3:
+        return None
+    projection: Node = reshape.args[0]
+    return projection
+
+
+def _joined_heads(attention: Node) -> Node | None:
+    """[B, N, heads * D], which is all that becomes of an attention [B, heads, N, D]."""
+    node = attention
+    for target, rest in ((aten.transpose.int, (1, 2)), (aten.reshape.default, None)):
+        if len(node.users) != 1:
+            return None
+        (node,) = node.users
+        if node.target != target or rest not in (None, node.args[1:]):
+            return None
+    return node if len(node.meta["val"].shape) == 3 else None

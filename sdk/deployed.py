@@ -22,8 +22,10 @@ class Deployed(nn.Module):
     def __init__(self, classifier: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.classifier = classifier
-        # (x / 255 - mean) / std in two operators; engines do not fuse the four
-        mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        # (x / 255 - mean) / std in two operators, which engines do not make of the four, on whole rows of pixels: ONNX
+        # Runtime takes thirty times as long for a factor that changes with every number and repeats after three.
+        width = preprocessing.input.width
+        mean, std = (torch.tensor(values).repeat(width) for values in (preprocessing.mean, preprocessing.std))
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
         self.eval()
@@ -33,8 +35,8 @@ class Deployed(nn.Module):
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """What the classifier returns, unchanged."""
-        channels_first = pixels.to(self.scale.dtype).permute(0, 3, 1, 2)
-        logits: torch.Tensor = self.classifier(channels_first * self.scale + self.shift)
+        rows = pixels.to(self.scale.dtype).flatten(2) * self.scale + self.shift
+        logits: torch.Tensor = self.classifier(rows.reshape(pixels.shape).permute(0, 3, 1, 2))
         return logits
 
 

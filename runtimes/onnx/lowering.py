@@ -23,7 +23,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from runtimes.base import INPUT, METADATA_KEY, OUTPUT, Quantization, Signature, lowering_refusals
 from runtimes.program import is_convolutional
-from runtimes.rewrites import ONNX
+from runtimes.rewrites import ONNX, split_heads
 
 from .session import ERRORS_ONLY, FILE
 
@@ -48,6 +48,7 @@ def lower(
     with lowering_refusals("ONNX"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        split_heads(program)
         program = program.run_decompositions(ONNX)
         exported: Any = torch.onnx.export(
             program,
@@ -115,7 +116,7 @@ def _quantized(model: Any, quantization: Quantization, convolutional: bool) -> A
             plain,
             static,
             _Pictures(quantization.pictures),
-            op_types_to_quantize=None if convolutional else ["Conv"],
+            op_types_to_quantize=None if convolutional else ["Conv", "Relu", "Clip"],
             nodes_to_exclude=kept,
             per_channel=True,
             activation_type=QuantType.QUInt8,

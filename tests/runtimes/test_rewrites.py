@@ -14,6 +14,8 @@ from sdk import Preprocessing
 from sdk.deployed import Deployed
 from trainer.models import Student
 
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
@@ -120,6 +122,58 @@ def test_timm_s_nets_answer_the_same(name, options):
         close(program.module()(picture), module(picture))
     left = {str(node.target) for node in program.graph.nodes} & {str(operator) for operator in rewrites.XNNPACK}
     assert not left
+
+
+SELF_ATTENTION = {"img_size": 32, "patch_size": 8, "depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "left_together"),
+    [
+        ("vit_tiny_patch16_224", {**SELF_ATTENTION, "reg_tokens": 2}, 0),
+        ("vit_small_patch16_224", SELF_ATTENTION, 0),
+        ("deit_tiny_distilled_patch16_224", SELF_ATTENTION, 0),
+        ("vit_tiny_patch16_224", {**SELF_ATTENTION, "qk_norm": True}, 2),
+        ("beit_base_patch16_224", {**SELF_ATTENTION, "embed_dim": 48, "num_heads": 3}, 2),  # has a mask
+        ("vit_relpos_small_patch16_224", SELF_ATTENTION, 2),
+        ("eva02_tiny_patch14_224", {"img_size": 28, "depth": 2}, 2),
+    ],
+)
+def test_heads_apart_answer_like_heads_together(name, options, left_together):
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=7, **options).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    size = options["img_size"]
+    example, pictures = torch.randn(2, 3, size, size), torch.randn(3, 3, size, size)
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    rewrites.split_heads(program)
+    program = program.run_decompositions({})
+    with torch.no_grad():
+        close(program.module()(pictures), module(pictures))
+    attentions = program.graph.find_nodes(op="call_function", target=ATTENTION)
+    assert sum(len(node.meta["val"].shape) == 4 for node in attentions) == left_together
+
+
+def test_heads_that_others_use_too_stay_together():
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(8, 24)
+
+        def forward(self, x):
+            query, key, value = self.qkv(x).reshape(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+            answers = scaled_dot_product_attention(query, key, value)
+            return answers.transpose(1, 2).reshape(2, 5, 8), answers.abs().mean()
+
+    module, x = Watched(), torch.randn(2, 5, 8)
+    program = torch.export.export(module, (x,))
+    rewrites.split_heads(program)
+    for found, expected in zip(program.module()(x), module(x), strict=True):
+        close(found, expected)
+    (attention,) = program.graph.find_nodes(op="call_function", target=ATTENTION)
+    assert len(attention.meta["val"].shape) == 4
 
 
 @pytest.mark.parametrize("tokens", ["learned", "stems"])
