@@ -134,7 +134,8 @@ def split_heads(program: ExportedProgram) -> None:
             columns = graph.call_function(aten.split.Tensor, (projection, width, -1))
             parts = [graph.call_function(getitem, (columns, number)) for number in range(3 * heads)]
             answers = [
-                graph.call_function(attention.target, (*parts[head::heads],), attention.kwargs) for head in range(heads)
+                graph.call_function(attention.target, tuple(parts[head::heads]), attention.kwargs)
+                for head in range(heads)
             ]
             together = graph.call_function(aten.cat.default, (answers, -1))
         for node in (columns, *parts, *answers, together):
@@ -158,10 +159,11 @@ def _projection(attention: Node) -> Node | None:
     if permute.target != aten.permute.default or permute.args[1] != [2, 0, 3, 1, 4]:
         return None
     reshape = permute.args[0]
-    if reshape.target != aten.reshape.default or len(reshape.args[0].meta["val"].shape) != 3:
+    if reshape.target != aten.reshape.default:
         return None
     projection: Node = reshape.args[0]
-    return projection
+    _, heads, tokens, width = attention.meta["val"].shape
+    return projection if projection.meta["val"].shape[1:] == (tokens, 3 * heads * width) else None
 
 
 def _joined_heads(attention: Node) -> Node | None:
@@ -173,4 +175,5 @@ def _joined_heads(attention: Node) -> Node | None:
         (node,) = node.users
         if node.target != target or rest not in (None, node.args[1:]):
             return None
-    return node if len(node.meta["val"].shape) == 3 else None
+    _, heads, tokens, width = attention.meta["val"].shape
+    return node if node.meta["val"].shape[1:] == (tokens, heads * width) else None

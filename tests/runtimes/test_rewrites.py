@@ -156,24 +156,34 @@ def test_heads_apart_answer_like_heads_together(name, options, left_together):
     assert sum(len(node.meta["val"].shape) == 4 for node in attentions) == left_together
 
 
-def test_heads_that_others_use_too_stay_together():
-    class Watched(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.qkv = nn.Linear(8, 24)
+class Attention(nn.Module):
+    """Self-attention among windows of two times six tokens, or with answers that are used twice."""
 
-        def forward(self, x):
-            query, key, value = self.qkv(x).reshape(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
-            answers = scaled_dot_product_attention(query, key, value)
-            return answers.transpose(1, 2).reshape(2, 5, 8), answers.abs().mean()
+    def __init__(self, windows, watched):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.windows, self.watched = windows, watched
 
-    module, x = Watched(), torch.randn(2, 5, 8)
+    def forward(self, x):
+        tokens = 6 // self.windows
+        parts = self.qkv(x).reshape(2 * self.windows, tokens, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        answers = scaled_dot_product_attention(*parts.unbind(0))
+        joined = answers.transpose(1, 2).reshape(2, 6, 8)
+        return joined + answers.abs().mean() if self.watched else joined
+
+
+@pytest.mark.parametrize(
+    ("windows", "watched", "apart"), [(1, False, True), (1, True, False), (2, False, False), (3, False, False)]
+)
+def test_heads_that_are_not_just_columns_stay_together(windows, watched, apart):
+    torch.manual_seed(0)
+    module, x = Attention(windows, watched), torch.randn(2, 6, 8)
     program = torch.export.export(module, (x,))
     rewrites.split_heads(program)
-    for found, expected in zip(program.module()(x), module(x), strict=True):
-        close(found, expected)
-    (attention,) = program.graph.find_nodes(op="call_function", target=ATTENTION)
-    assert len(attention.meta["val"].shape) == 4
+    program = program.run_decompositions({})
+    close(program.module()(x), module(x))
+    attentions = program.graph.find_nodes(op="call_function", target=ATTENTION)
+    assert len(attentions) == (2 if apart else 1)
 
 
 @pytest.mark.parametrize("tokens", ["learned", "stems"])
