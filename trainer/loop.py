@@ -33,6 +33,12 @@ class Batch(NamedTuple):
 Objective = Callable[[Tensor, Tensor, Batch], dict[str, Tensor]]
 """(the model's output, soft labels [B, C], the batch) -> named losses."""
 
+RENDERED_AT_ONCE = 2**23
+"""Pixels, on a GPU: 8,192 pictures of 32 x 32."""
+
+SAVED_EVERY = 20.0
+"""Seconds between two checkpoints on a GPU, where an epoch is short beside what a checkpoint takes."""
+
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is still a number: each look waits for the device."""
 
@@ -55,9 +61,16 @@ def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: 
     pairs = pairs[order(seed_of(seed, "epoch"), split.ids[laid_out[pairs[:, 0]]], epoch)]
     chunks = [chunk.flatten() for chunk in pairs[: _steps(split, size) * (size // 2)].split(size // 2)]
     samples = [laid_out[places] for places in chunks]
-    for places, indices, images in zip(chunks, samples, feed(split, samples, split.ids.device), strict=True):
+    # What is drawn for a picture depends on it and its pair alone. So on a GPU, which has to be given a thousand small
+    # operations for each rendering, many batches are rendered at once.
+    together = max(1, RENDERED_AT_ONCE // (size * math.prod(split.images.shape[1:3]))) if split.ids.is_cuda else 1
+    groups = [range(start, min(start + together, len(chunks))) for start in range(0, len(chunks), together)]
+    wanted = [torch.cat(samples[group.start : group.stop]) for group in groups]
+    for group, indices, images in zip(groups, wanted, feed(split, wanted, split.ids.device), strict=True):
         rendered = render(images, split.ids[indices], seed=seed, view=view, spec=spec)
-        yield Batch(indices, places, rendered)
+        sizes = [len(samples[number]) for number in group]
+        for number, pixels, own in zip(group, rendered.pixels.split(sizes), rendered.own.split(sizes), strict=True):
+            yield Batch(samples[number], chunks[number], View(pixels, own))
 
 
 def _steps(split: Split, size: int) -> int:
@@ -104,7 +117,7 @@ def fit(
     checkpoint = run / stage / "checkpoint.safetensors"
     done = learner.load(checkpoint)
 
-    start_loss = first_loss(run, stage)
+    start_loss, saved = first_loss(run, stage), time.perf_counter()
     watch.begin(f"training {stage}", steps * training.epochs)
     watch.step(steps * done)
     with Metrics(run, stage, done) as metrics:
@@ -136,7 +149,9 @@ def fit(
                 seconds=seconds,
                 samples_per_second=steps * min(training.batch, len(train)) / seconds,
             )
-            learner.save(checkpoint, epoch + 1)
+            if epoch + 1 == training.epochs or device.type != "cuda" or time.perf_counter() - saved > SAVED_EVERY:
+                learner.save(checkpoint, epoch + 1)
+                saved = time.perf_counter()
             watch.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
     watch.end(f"validation {accuracy:.1%}" if done < training.epochs else "")
     return learner.average.eval()

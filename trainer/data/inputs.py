@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2.functional import normalize
 
 from .pictures import Preprocessing
 
@@ -16,5 +17,12 @@ def to_input(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     size = (preprocessing.input.height, preprocessing.input.width)
     if pixels.shape[-2:] != size:
         pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-    normalised = normalize(pixels, list(preprocessing.mean), list(preprocessing.std))
-    return normalised.contiguous(memory_format=torch.channels_last)
+    mean, std = _statistics(preprocessing.mean, preprocessing.std, pixels.device)
+    return pixels.sub(mean).div_(std).contiguous(memory_format=torch.channels_last)
+
+
+@lru_cache
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """On the device once and for all: to bring them there waits for all that it has been given to do."""
+    with torch.inference_mode(False):  # they are used in training as well
+        return tuple(torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))

@@ -17,7 +17,7 @@ from ..views import Keys, order, render
 from ..watch import Watch, size
 from .store import LogitStore
 
-FILL_BATCH = 256
+FILL_BATCH, FILL_BATCH_ON_GPU = 256, 4096
 
 
 @torch.inference_mode()
@@ -53,12 +53,13 @@ def _fill_unit(
 ) -> int:
     view, shard = unit
     laid_out = order(store.header.seed, split.ids, view)
-    chunks = laid_out[store.shards()[shard].start : store.shards()[shard].stop].split(FILL_BATCH)
+    size = FILL_BATCH_ON_GPU if laid_out.is_cuda else FILL_BATCH
+    chunks = laid_out[store.shards()[shard].start : store.shards()[shard].stop].split(size)
     rows: dict[str, list[Tensor]] = {name: [] for name in teachers}
     for indices, images in zip(chunks, feed(split, chunks, split.ids.device), strict=True):
         for name, logits in _answers(store, teachers, images, split.ids[indices], view).items():
             rows[name].append(logits)
-        watch.step(note=f"view {view + 1} of {store.views}")
+        watch.step(math.ceil(len(indices) / FILL_BATCH), note=f"view {view + 1} of {store.views}")
     store.write(view, shard, {name: torch.cat(logits) for name, logits in rows.items()})
     return len(teachers) * sum(map(len, chunks))
 

@@ -30,7 +30,8 @@ class Teacher(NamedTuple):
 
     def answer(self, pixels: Tensor) -> Tensor:
         """Logits, float32 [B, classes], for float pixels [B, 3, H, W] in 0..1 of any size."""
-        return self.net(to_input(pixels, self.preprocessing)).float()
+        with torch.autocast("cuda", torch.bfloat16, enabled=pixels.is_cuda):  # they are stored in 16 bits anyway
+            return self.net(to_input(pixels, self.preprocessing)).float()
 
     def hash(self) -> str:
         """Names its answers: its weights, and how it sees pictures."""
