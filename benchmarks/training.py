@@ -31,12 +31,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from sdk.images import Input, Preprocessing, Resize
 from trainer.data import Split, to_input
 from trainer.distill import Arm
-from trainer.learner import Learner, autocast
-from trainer.logits import Header, LogitStore, fill
-from trainer.logits.precompute import FILL_BATCH
+from trainer.learner import Learner
+from trainer.logits import Header, LogitStore, fill, fill_batch
 from trainer.loop import Batch, batches
 from trainer.losses import distillation, labels_alone, soft_cross_entropy
 from trainer.models import Teacher, create_teacher
+from trainer.precision import autocast
 from trainer.recipe import Recipe, read_recipe
 from trainer.run import create_student
 from trainer.watch import Unwatched
@@ -68,9 +68,10 @@ class Bench:
         training = replace(recipe.student.training, batch=batch)
         self.recipe = replace(recipe, student=replace(recipe.student, training=training))
         self.batch, self.device = batch, device
+        self.fill_batch = fill_batch(size, size, device)
         input = Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size)))
         self.preprocessing = Preprocessing(input=input, mean=recipe.data.mean, std=recipe.data.std)
-        count = max(4 * batch, 4 * FILL_BATCH)
+        count = 4 * max(batch, self.fill_batch)
         self.split = Split(
             torch.randint(256, (count, size, size, 3), dtype=torch.uint8),
             torch.randint(CLASSES, (count,)),
@@ -193,15 +194,16 @@ class Bench:
 
     def filling(self, rounds: int) -> dict[str, float]:
         """Pictures a second: teachers alone on ready pixels, and `fill` from uint8 pictures to files."""
-        pixels = torch.rand(FILL_BATCH, 3, *self.split.images.shape[1:3], device=self.device)
+        pixels = torch.rand(self.fill_batch, 3, *self.split.images.shape[1:3], device=self.device)
         inputs = [to_input(pixels, teacher.preprocessing) for teacher in self.teachers.values()]
-        parts = len(self.split) // FILL_BATCH
+        parts = len(self.split) // self.fill_batch
 
         @torch.inference_mode()
         def alone(number: int) -> None:
             for _ in range(parts):
                 for teacher, ready in zip(self.teachers.values(), inputs, strict=True):
-                    teacher.net(ready)
+                    with autocast(teacher.arithmetic(self.device), self.device):
+                        teacher.net(ready)
 
         def filled(number: int) -> None:
             with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from .checkpoint import read_json, write_text
 from .data import Dataset, Split
 from .errors import RunError
 from .evaluate import fit_temperature, judge, logits_of, score
-from .logits import LogitStore
+from .logits import RESIDENT_BYTES, LogitStore
 from .loop import Batch, Plan, fit
 from .losses import Teaching, distillation, labels_alone
 from .metrics import training_seconds
@@ -130,9 +131,9 @@ def distill(
         device=device,
         watch=watch,
     )
-    validation, test = data.validation.to(device), data.test.to(device)
-    before = score(logits_of(student, test, data.preprocessing), test.labels)
-    student.temperature.fill_(fit_temperature(logits_of(student, validation, data.preprocessing), validation.labels))
+    before = score(logits_of(student, data.test, data.preprocessing), data.test.labels)
+    held_out = logits_of(student, data.validation, data.preprocessing)
+    student.temperature.fill_(fit_temperature(held_out, data.validation.labels.to(device)))
     config = {
         "labels": data.labels,
         "preprocessing": msgspec.to_builtins(data.preprocessing),
@@ -142,7 +143,7 @@ def distill(
         "ece_before_temperature": before["ece"],
         "teachers": list(arm.teachers),
         "seconds": training_seconds(run.folder, arm.stage),
-        "results": judge(student, data, data.preprocessing, device),
+        "results": judge(student, data, data.preprocessing),
     }
     run.keep(arm.stage, student, config)
     return student
@@ -171,10 +172,13 @@ def _replay(arm: Arm, store: LogitStore, device: torch.device) -> Callable[[int]
     """The stored views in turn, each with the answers stored for it."""
     teaching = arm.teaching()
     columns = torch.tensor([list(store.header.teachers).index(name) for name in arm.teachers], device=device)
+    # A GPU keeps what it was given as long as there is room; a CPU's memory has the files in its cache.
+    views_kept = RESIDENT_BYTES // store.header.view_bytes if device.type == "cuda" else 0
+    answers_for = lru_cache(views_kept)(partial(store.read, device=device))
 
     def plan(epoch: int) -> Plan:
         view = epoch % arm.stored_views
-        answers = store.read(view, device)
+        answers = answers_for(view)
 
         def objective(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
             return distillation(logits, targets, answers.at(batch.places)[:, columns], teaching)

@@ -25,6 +25,10 @@ class StoreError(TrainerError):
     """A logit store is damaged, or was made for something else."""
 
 
+class OutOfMemory(TrainerError):
+    """A step needs more memory than the device has."""
+
+
 class Diverged(TrainerError):
     """The loss is no longer a number."""
 

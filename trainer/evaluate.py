@@ -8,21 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Dataset, Preprocessing, Split, to_input
+from .data import Dataset, Preprocessing, Split, feed, to_input
+from .precision import Precision, autocast
 
 EVALUATION_BATCH = 512
 _PRIOR_DEVIATION = 0.5
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, split: Split, preprocessing: Preprocessing) -> Tensor:
-    """A model's answers for whole, untouched pictures, float32 [N, classes], on the split's device."""
-    was_training = model.training
+def logits_of(model: nn.Module, split: Split, preprocessing: Preprocessing, precision: Precision = "fp32") -> Tensor:
+    """A model's answers for whole, untouched pictures, float32 [N, classes], on the model's device."""
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
     answers = []
-    for images in split.images.split(EVALUATION_BATCH):
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32) / 255
-        answers.append(model(to_input(pixels, preprocessing)).float())
+    for images in feed(split, torch.arange(len(split)).split(EVALUATION_BATCH), device):
+        pixels = to_input(images.permute(0, 3, 1, 2).to(torch.float32) / 255, preprocessing)
+        with autocast(precision, device):
+            answers.append(model(pixels).float())
     model.train(was_training)
     return torch.cat(answers)
 
@@ -68,6 +70,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """The figures of one model on one split."""
+    labels = labels.to(logits.device)
     return {
         "images": len(labels),
         "top1": top1(logits, labels),
@@ -76,9 +79,7 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def judge(
-    model: nn.Module, data: Dataset, preprocessing: Preprocessing, device: torch.device
-) -> dict[str, dict[str, Any]]:
+def judge(model: nn.Module, data: Dataset, preprocessing: Preprocessing) -> dict[str, dict[str, Any]]:
     """The figures on the held-out data; nothing in a run is chosen by those of the test set."""
-    splits = {"validation": data.validation.to(device), "test": data.test.to(device)}
+    splits = {"validation": data.validation, "test": data.test}
     return {name: score(logits_of(model, split, preprocessing), split.labels) for name, split in splits.items()}

@@ -132,9 +132,8 @@ def findings(run: Run, data: Dataset, device: torch.device) -> Findings:
         RunError: the student is not finished, or a net is missing or damaged.
     """
     student, labels, preprocessing = load_student(run.folder)
-    test = data.test.to(device)
-    own = logits_of(student.to(device), test, preprocessing).cpu()
-    logits = {f"teachers/{name}": _teacher_logits(run, name, test, device).cpu() for name in run.recipe.teachers}
+    own = logits_of(student.to(device), data.test, preprocessing).cpu()
+    logits = {f"teachers/{name}": _teacher_logits(run, name, data.test, device).cpu() for name in run.recipe.teachers}
     logits["student"] = own
     truth, temperature = data.test.labels.cpu(), student.temperature.item()
     about = read_json(run.folder / ABOUT)

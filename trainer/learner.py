@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from .checkpoint import load_progress, save_progress
+from .precision import autocast
 from .recipe import Training
 
 
@@ -20,7 +22,7 @@ class Learner:
 
     Attributes:
         model: in training mode.
-        average: of its weights over the steps.
+        average: of its weights over the steps; what counts in it (the batches that a norm has seen) is the model's.
     """
 
     def __init__(self, model: nn.Module, training: Training, steps: int, device: torch.device) -> None:
@@ -34,8 +36,7 @@ class Learner:
             opt="adamw",
             lr=training.lr,
             weight_decay=training.weight_decay,
-            # one launch for all tensors, and its counts lie on the device; the CPU keeps its form, and its bits
-            **({"fused": True} if device.type == "cuda" else {}),
+            fused=device.type == "cuda",  # one launch for all tensors
         )
         self._schedule = CosineLRScheduler(
             self._optimizer,
@@ -45,9 +46,14 @@ class Learner:
             warmup_lr_init=training.lr / 100,
             t_in_epochs=False,
         )
+        # Collected once: to walk through both nets' modules takes the host as long as the device needs for a step.
+        self._averaged, self._trained = (_floating(net) for net in (self._ema.module, self.model))
 
     @property
     def average(self) -> nn.Module:
+        for kept, counted in zip(self._ema.module.buffers(), self.model.buffers(), strict=True):
+            if not kept.is_floating_point():
+                kept.copy_(counted)
         return self._ema.module
 
     @property
@@ -69,8 +75,21 @@ class Learner:
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self._optimizer.step()
-        self._ema.update(self.model, number)
+        torch._foreach_lerp_(self._averaged, self._trained, weight=1 - self._ema.get_decay(number))
         return loss.detach()
+
+    def affordable(self, batch: int, height: int, width: int) -> int:
+        """Return the largest half, quarter, ... of `batch` that a step has memory for, 0 if there is none.
+
+        It takes real steps, on black images: the net is of no use afterwards.
+        """
+        while (batch := batch // 4 * 2) >= 2:  # pairs stay together
+            torch.cuda.empty_cache()
+            inputs = torch.zeros(batch, 3, height, width, device=self.device)
+            with suppress(torch.OutOfMemoryError):
+                self.step(0, inputs, torch.mean)
+                return batch
+        return 0
 
     def save(self, path: Path, epoch: int) -> None:
         """Keep all that is needed to go on after `epoch` epochs; the schedule follows from the recipe."""
@@ -81,15 +100,6 @@ class Learner:
         return load_progress(path, {"model": self.model, "average": self.average}, self._optimizer)
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """bf16 where it is asked for, or by `auto` where the device computes it in hardware."""
-    if precision == "auto":
-        precision = "bf16" if _has_bf16(device) else "fp32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+def _floating(net: nn.Module) -> list[Tensor]:
+    """Return the values of `net` that can be averaged, sharing their memory."""
+    return [value for value in net.state_dict().values() if value.is_floating_point()]

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .data import Dataset, Preprocessing, Split, feed, to_input
-from .errors import Diverged
+from .data import Dataset, Preprocessing, Split, feed, to_device, to_input
+from .errors import Diverged, OutOfMemory
 from .evaluate import logits_of, top1
 from .learner import Learner
 from .metrics import Metrics, first_loss
@@ -34,10 +34,12 @@ Objective = Callable[[Tensor, Tensor, Batch], dict[str, Tensor]]
 """(the model's output, soft labels [B, C], the batch) -> named losses."""
 
 RENDERED_AT_ONCE = 2**23
-"""Pixels, on a GPU: 8,192 pictures of 32 x 32."""
+"""Pixels that a GPU renders at once, 8,192 pictures of 32 x 32: a view is hundreds of small operations, whose launches
+take longer than one batch's pixels. A CPU renders batch by batch, which its caches hold."""
 
-SAVED_EVERY = 20.0
-"""Seconds between two checkpoints on a GPU, where an epoch is short beside what a checkpoint takes."""
+LOST_AT_MOST = 20.0
+"""Seconds of training that a kill may cost, where an epoch takes no longer: a checkpoint takes as long as a short
+epoch."""
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is still a number: each look waits for the device."""
@@ -61,16 +63,21 @@ def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: 
     pairs = pairs[order(seed_of(seed, "epoch"), split.ids[laid_out[pairs[:, 0]]], epoch)]
     chunks = [chunk.flatten() for chunk in pairs[: _steps(split, size) * (size // 2)].split(size // 2)]
     samples = [laid_out[places] for places in chunks]
-    # What is drawn for a picture depends on it and its pair alone. So on a GPU, which has to be given a thousand small
-    # operations for each rendering, many batches are rendered at once.
-    together = max(1, RENDERED_AT_ONCE // (size * math.prod(split.images.shape[1:3]))) if split.ids.is_cuda else 1
-    groups = [range(start, min(start + together, len(chunks))) for start in range(0, len(chunks), together)]
-    wanted = [torch.cat(samples[group.start : group.stop]) for group in groups]
+    together = RENDERED_AT_ONCE // (size * math.prod(split.images.shape[1:3])) if split.ids.is_cuda else 1
+    views = _rendered(split, samples, max(1, together), seed=seed, view=view, spec=spec)
+    yield from map(Batch, samples, chunks, views)
+
+
+def _rendered(
+    split: Split, batches: list[Tensor], together: int, *, seed: int, view: int, spec: ViewSpec
+) -> Iterator[View]:
+    """The view of each batch of indices, so many batches rendered `together`: a view is the same in any batch."""
+    groups = [batches[start : start + together] for start in range(0, len(batches), together)]
+    wanted = [torch.cat(group) for group in groups]
     for group, indices, images in zip(groups, wanted, feed(split, wanted, split.ids.device), strict=True):
         rendered = render(images, split.ids[indices], seed=seed, view=view, spec=spec)
-        sizes = [len(samples[number]) for number in group]
-        for number, pixels, own in zip(group, rendered.pixels.split(sizes), rendered.own.split(sizes), strict=True):
-            yield Batch(samples[number], chunks[number], View(pixels, own))
+        sizes = [len(batch) for batch in group]
+        yield from map(View, rendered.pixels.split(sizes), rendered.own.split(sizes))
 
 
 def _steps(split: Split, size: int) -> int:
@@ -95,8 +102,9 @@ def fit(
 ) -> nn.Module:
     """Train `model` and return it with its averaged weights, in evaluation mode.
 
-    Every epoch ends with a checkpoint in `run / stage`; called again after a kill, it goes on from there, and ends
-    with the very weights that an undisturbed run would have had (on the CPU to the bit).
+    Checkpoints in `run / stage` follow whole epochs, so often that a kill costs one epoch or `LOST_AT_MOST` seconds.
+    Called again after a kill, it goes on from the last one, and ends with the very weights that an undisturbed run
+    would have had (on the CPU to the bit).
 
     Args:
         split: what it is trained on; `data` has what it is judged by.
@@ -106,10 +114,11 @@ def fit(
         stage: names the run's part, as `teachers/conv` or `student`.
 
     Raises:
-        Diverged: the loss is not a number any more, or has doubled; the last checkpoint stays.
+        Diverged: the loss is not a number any more, or has doubled; a checkpoint before it stays.
+        OutOfMemory: a batch is too large for the device; a checkpoint before it stays.
     """
-    train = split.to(device)
-    validation = data.validation.to(device)
+    train = to_device(split, device, watch)
+    validation = to_device(data.validation, device, watch)
     classes = len(data.labels)
     steps = _steps(train, training.batch)
 
@@ -120,41 +129,47 @@ def fit(
     start_loss, saved = first_loss(run, stage), time.perf_counter()
     watch.begin(f"training {stage}", steps * training.epochs)
     watch.step(steps * done)
-    with Metrics(run, stage, done) as metrics:
-        for epoch in range(done, training.epochs):
-            torch.manual_seed(seed_of(seed, "depth", epoch))  # stochastic depth is all that draws from it
-            started, total = time.perf_counter(), torch.zeros((), device=device)
-            view, objective = plan(epoch)
-            for step, batch in enumerate(
-                batches(train, seed=seed, view=view, epoch=epoch, size=training.batch, spec=spec), start=epoch * steps
-            ):
-                samples = train.ids[batch.indices]
-                pixels = enhance(batch.view.pixels, samples, seed=seed, epoch=epoch, spec=extra)
-                targets = batch.view.targets(train.labels[batch.indices], classes, training.smoothing)
-                loss_of = partial(_total, objective, targets, batch)
-                total += learner.step(step, to_input(pixels, preprocessing), loss_of)
-                if step % CHECK_EVERY == 0:
-                    _check_loss(total.item(), None, stage, epoch)
-                watch.step()
-            mean_loss = total.item() / steps
-            start_loss = start_loss or mean_loss
-            _check_loss(mean_loss, start_loss, stage, epoch)
-            seconds = time.perf_counter() - started
-            accuracy = top1(logits_of(learner.average, validation, preprocessing), validation.labels)
-            metrics.row(
-                epoch,
-                loss=mean_loss,
-                validation_top1=accuracy,
-                lr=learner.lr,
-                seconds=seconds,
-                samples_per_second=steps * min(training.batch, len(train)) / seconds,
-            )
-            if epoch + 1 == training.epochs or device.type != "cuda" or time.perf_counter() - saved > SAVED_EVERY:
-                learner.save(checkpoint, epoch + 1)
-                saved = time.perf_counter()
-            watch.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
-    watch.end(f"validation {accuracy:.1%}" if done < training.epochs else "")
-    return learner.average.eval()
+    try:
+        with Metrics(run, stage, done) as metrics:
+            for epoch in range(done, training.epochs):
+                torch.manual_seed(seed_of(seed, "depth", epoch))  # stochastic depth is all that draws from it
+                started, total = time.perf_counter(), torch.zeros((), device=device)
+                view, objective = plan(epoch)
+                shown = batches(train, seed=seed, view=view, epoch=epoch, size=training.batch, spec=spec)
+                for step, batch in enumerate(shown, start=epoch * steps):
+                    samples = train.ids[batch.indices]
+                    pixels = enhance(batch.view.pixels, samples, seed=seed, epoch=epoch, spec=extra)
+                    targets = batch.view.targets(train.labels[batch.indices], classes, training.smoothing)
+                    loss_of = partial(_total, objective, targets, batch)
+                    total += learner.step(step, to_input(pixels, preprocessing), loss_of)
+                    if step % CHECK_EVERY == 0:
+                        _check_loss(total.item(), None, stage, epoch)
+                    watch.step()
+                mean_loss = total.item() / steps
+                start_loss = start_loss or mean_loss
+                _check_loss(mean_loss, start_loss, stage, epoch)
+                seconds = time.perf_counter() - started
+                answers = logits_of(learner.average, validation, preprocessing, training.precision)
+                accuracy = top1(answers, validation.labels)
+                metrics.row(
+                    epoch,
+                    loss=mean_loss,
+                    validation_top1=accuracy,
+                    lr=learner.lr,
+                    seconds=seconds,
+                    samples_per_second=steps * min(training.batch, len(train)) / seconds,
+                )
+                now = time.perf_counter()
+                if epoch + 1 == training.epochs or now - saved + (now - started) > LOST_AT_MOST:
+                    learner.save(checkpoint, epoch + 1)
+                    saved = time.perf_counter()
+                watch.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
+    except torch.OutOfMemoryError:
+        pass  # the next line is outside of it, where what the step held is free again
+    else:
+        watch.end(f"validation {accuracy:.1%}" if done < training.epochs else "")
+        return learner.average.eval()
+    raise _out_of_memory(learner, training, preprocessing, stage)
 
 
 def _total(objective: Objective, targets: Tensor, batch: Batch, output: Tensor) -> Tensor:
@@ -169,6 +184,17 @@ def _check_loss(loss: float, start: float | None, stage: str, epoch: int) -> Non
     else:
         return
     raise Diverged(
-        f"{stage}: the loss {what} in epoch {epoch + 1}; the checkpoint before it stays; "
+        f"{stage}: the loss {what} in epoch {epoch + 1}; what was kept before it stays; "
         "lower its training.lr or clip and take another --out"
+    )
+
+
+def _out_of_memory(learner: Learner, training: Training, preprocessing: Preprocessing, stage: str) -> OutOfMemory:
+    height, width = preprocessing.input.height, preprocessing.input.width
+    fits = learner.affordable(training.batch, height, width)
+    table = "student" if stage.split("/")[0] in ("student", "arms") else stage.replace("/", ".")
+    mend = f"{fits} fit: set {table}.training.batch = {fits}" if fits else "nor for any smaller one: take a smaller net"
+    return OutOfMemory(
+        f"{stage}: {learner.device} has no memory for a batch of {training.batch} pictures of {height}x{width}; "
+        f"{mend}, and another --out"
     )

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from .data import Input, Preprocessing, Resize, Split, to_input
 from .distill import Arm
 from .learner import Learner
-from .logits import FILL_BATCH, Cost, answer_bytes, cost, teachers_rate
+from .logits import Cost, answer_bytes, cost, fill_batch, teachers_rate
 from .losses import soft_cross_entropy
-from .models import Teacher, create_teacher
+from .models import create_teacher
 from .recipe import Recipe, Training
 from .run import create_student
 from .stages import stored_top_k
@@ -58,15 +58,13 @@ def plan(recipe: Recipe, *, pictures: int, classes: int, size: int, device: torc
     learning = _training_seconds(student, preprocessing, recipe.student.training, pictures, classes, device)
     arm, store = Arm("student", tuple(teachers), recipe), None
     if arm.stored_views:
-        ready = {
-            name: Teacher(teacher.net.eval(), teacher.preprocessing).to(device) for name, teacher in teachers.items()
-        }
+        ready = {name: teacher._replace(net=teacher.net.eval()).to(device) for name, teacher in teachers.items()}
         store = cost(
             views=arm.stored_views,
             view_bytes=pictures * len(teachers) * answer_bytes(classes, stored_top_k(recipe, classes)),
             samples=pictures,
             epochs=recipe.student.training.epochs,
-            pictures_per_second=teachers_rate(ready, _random(FILL_BATCH, size, device), arm.spec),
+            pictures_per_second=teachers_rate(ready, _random(fill_batch(size, size, device), size, device), arm.spec),
         )
     return Plan(training, store, learning)
 

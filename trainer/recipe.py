@@ -10,6 +10,7 @@ import msgspec
 
 from .errors import RecipeError
 from .losses import check_loss_args
+from .precision import Precision
 from .views import ExtraSpec, ViewSpec
 
 
@@ -97,7 +98,7 @@ class Training(Struct, kw_only=True):
     clip: float = 1.0
     ema: float = 0.998
     smoothing: float = 0.1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     compile: bool = False
 
     def __post_init__(self) -> None:

@@ -216,7 +216,7 @@ def load_teacher(run: Run, name: str) -> Teacher:
     bare = msgspec.structs.replace(run.recipe.teachers[name], pretrained=False, weights=None, training=Training())
     preprocessing = msgspec.convert(config["preprocessing"], Preprocessing)
     net = create_teacher(bare, config["classes"], preprocessing).net
-    return Teacher(run.load_into(stage, net), preprocessing)
+    return Teacher(run.load_into(stage, net), preprocessing, run.recipe.teachers[name].training.precision)
 
 
 def load_student(run: str | Path, stage: str = "student") -> tuple[Student, tuple[str, ...], Preprocessing]:

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 import torch
 
-from .data import Dataset, Split
+from .data import Dataset, Split, to_device
 from .distill import Arm, distill, own_arm
 from .logits import Cost, Header, LogitStore, cost, fill, teachers_rate
 from .metrics import add_row
@@ -53,7 +53,7 @@ def precompute(run: Run, data: Dataset, arm: Arm, device: torch.device, watch: W
     teachers = load_teachers(run, device)
     store = open_store(run, data, arm, teachers)
     if store.missing():
-        split = arm.split(data).to(device)
+        split = to_device(arm.split(data), device, watch)
         watch.tell(f"logit store: {reckon(store, arm, teachers, split)}")
         done = fill(store, teachers, split, watch)
         if done["units"]:

@@ -28,14 +28,14 @@ def teach(run: Run, name: str, data: Dataset, device: torch.device, watch: Watch
     recipe = run.recipe.teachers[name]
     seed = seed_of(run.recipe.seed, "teach", name)
     torch.manual_seed(seed)
-    net, preprocessing = create_teacher(recipe, len(data.labels), data.preprocessing)
+    untrained = create_teacher(recipe, len(data.labels), data.preprocessing)
     net = fit(
-        net,
+        untrained.net,
         data.train,
         data,
         recipe.training,
         lambda epoch: Plan(epoch, _labels),
-        preprocessing=preprocessing,
+        preprocessing=untrained.preprocessing,
         spec=recipe.views,
         seed=seed,
         run=run.folder,
@@ -47,13 +47,13 @@ def teach(run: Run, name: str, data: Dataset, device: torch.device, watch: Watch
         "model": recipe.model,
         "args": recipe.args,
         "classes": len(data.labels),
-        "preprocessing": msgspec.to_builtins(preprocessing),
+        "preprocessing": msgspec.to_builtins(untrained.preprocessing),
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "seconds": training_seconds(run.folder, stage),
-        "results": judge(net, data, preprocessing, device),
+        "results": judge(net, data, untrained.preprocessing),
     }
     run.keep(stage, net, config)
-    return Teacher(net, preprocessing)
+    return untrained._replace(net=net)
 
 
 def _labels(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:

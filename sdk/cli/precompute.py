@@ -29,7 +29,9 @@ def precompute(
     Example: libkd-sdk precompute --out run/
     """
     with training_extra():
+        from trainer.data import to_device
         from trainer.distill import own_arm
+        from trainer.errors import StoreError
         from trainer.logits import check as check_store
         from trainer.logits import fill
         from trainer.metrics import add_row
@@ -43,7 +45,7 @@ def precompute(
         if not arm.stored_views:
             raise UsageError("the recipe's teachers answer online, nothing is stored; set views.mode = 'replay'")
         store = open_store(run, dataset, arm, teachers)
-        missing, pictures = len(store.missing()), arm.split(dataset).to(torch_device)
+        missing, pictures = len(store.missing()), to_device(arm.split(dataset), torch_device, bars)
         if check:
             result = check_store(store, teachers, pictures)
         else:
@@ -62,7 +64,7 @@ def precompute(
             str(store.folder),
             [
                 ("answers recomputed", str(result["samples"])),
-                ("max. abs. error", f"{result['max_abs_error']:.2g}"),
+                ("max. abs. error", f"{result['max_abs_error']:.2g} (at most {result['tolerance']:.2g})"),
                 ("mean abs. error", f"{result['mean_abs_error']:.2g}"),
                 ("top-1 agreement", percent(result["top1_agreement"])),
             ],
@@ -76,3 +78,5 @@ def precompute(
                 ("took", duration(result["seconds"])),
             ],
         )
+    if check and not result["within"]:
+        raise StoreError(f"{store.folder}: not what the teachers answer; remove the folder and precompute again")

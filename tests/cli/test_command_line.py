@@ -176,6 +176,11 @@ def test_the_store_is_checked_and_refilled(distilled, tmp_path):
     assert unit.read_bytes() == content
     process = libkd("precompute", "--out", run, "--check")
     assert "max. abs. error" in succeeded(process)
+    first, second = sorted((run / "logits").glob("view-*.safetensors"))
+    shutil.copy(first, second)
+    process = libkd("precompute", "--out", run, "--check")
+    assert process.returncode == 2
+    assert b"logits: not what the teachers answer; remove the folder and precompute again" in process.stderr
 
 
 def test_a_comparison_with_unlabelled_pictures_and_an_arm_of_ones_own(clothes, tiny_recipe_file, tmp_path):

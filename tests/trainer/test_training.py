@@ -77,15 +77,17 @@ def test_it_learns_three_kinds_of_clothes(finished):
 
 
 @pytest.mark.parametrize("stage", ["teachers/conv", "student"])
-@pytest.mark.parametrize("steps", [1, 9, 14])
+@pytest.mark.parametrize(("steps", "lost_at_most"), [(1, 0), (9, 0), (14, 0), (14, 20)])
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
-    stage, steps, finished, tiny_recipe, tiny_data, tmp_path
+    stage, steps, lost_at_most, finished, tiny_recipe, tiny_data, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("trainer.loop.LOST_AT_MOST", lost_at_most)
     folder = tmp_path / "run"
     run = start_run(folder, tiny_recipe, tiny_data, SOURCE)
     with pytest.raises(KeyboardInterrupt):
         run_all(run, tiny_data, CPU, Interrupt(f"training {stage}", steps))
     assert not run.has(stage)
+    assert (folder / stage / "checkpoint.safetensors").exists() == (lost_at_most == 0 and steps > 4)  # an epoch has 4
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "a row that was cut o')
     torch.manual_seed(12345)  # the state that a new process happens to have must not matter

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import recipe
 from ..errors import DataError
 from ..watch import Unwatched, Watch
-from .feed import feed
+from .feed import feed, to_device
 from .inputs import to_input
 from .layout import Labelled, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
@@ -32,6 +32,7 @@ __all__ = [
     "load_labelled",
     "load_sample",
     "sample",
+    "to_device",
     "to_input",
 ]
 

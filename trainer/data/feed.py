@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError
+from ..watch import Watch, size
 from .split import Decoded, Split
 
 WORKERS = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
@@ -20,16 +22,40 @@ def feed(split: Split, chunks: Sequence[Tensor], device: torch.device, *, worker
     """The uint8 pixels [b, height, width, 3] on `device` of each chunk of indices (int64 [b], on any device), in order.
 
     They depend on neither the number of `workers` that decode files (0: this process does it) nor on whether the
-    pictures are files or in memory; and nothing is drawn from torch's random state.
+    pictures are files, in memory or on the device; and nothing is drawn from torch's random state.
 
     Raises:
         DataError: a picture can't be read any more, or a worker ended early.
     """
     if isinstance(split.images, Decoded):
         yield from _ahead(_decoded(split.images, chunks, workers, pin=device.type == "cuda"), device)
-    else:
+    elif split.images.device.type == device.type:
         for chunk in chunks:
-            yield split.images[chunk.to(split.images.device)].to(device)
+            yield split.images[chunk.to(split.images.device)]
+    else:
+        yield from _ahead(_gathered(split.images, chunks, pin=device.type == "cuda"), device)
+
+
+def to_device(split: Split, device: torch.device, watch: Watch) -> Split:
+    """The split with its tensors on `device`; images that would take more than half of a GPU's free memory stay behind,
+    which is told, and `feed` copies them chunk by chunk."""
+    if isinstance(split.images, Decoded) or split.images.nbytes <= _free_bytes(device) / 2:
+        return split.to(device)
+    watch.tell(
+        f"{len(split):,} pictures, {size(split.images.nbytes)}, stay in the host's memory: "
+        f"{device} has {size(_free_bytes(device))} free"
+    )
+    return Split(split.images, split.labels.to(device), split.ids.to(device), split.names)
+
+
+def _free_bytes(device: torch.device) -> float:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+
+
+def _gathered(images: Tensor, chunks: Sequence[Tensor], pin: bool) -> Iterator[Tensor]:
+    for chunk in chunks:
+        pixels = images[chunk.to(images.device)]
+        yield pixels.pin_memory() if pin else pixels
 
 
 class _Chunks(Dataset[Tensor | DataError]):

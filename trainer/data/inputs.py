@@ -23,6 +23,7 @@ def to_input(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 @lru_cache
 def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """On the device once and for all: to bring them there waits for all that it has been given to do."""
-    with torch.inference_mode(False):  # they are used in training as well
-        return tuple(torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
+    """Keep them on the device: a copy from the host waits for everything that the device was given before."""
+    with torch.inference_mode(False):  # training uses them as well
+        mean_C11, std_C11 = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
+    return mean_C11, std_C11

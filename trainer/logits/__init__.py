@@ -1,11 +1,11 @@
 """The teachers' answers: computed once, stored, replayed."""
 
 from .cost import Cost, cost, teachers_rate
-from .precompute import FILL_BATCH, check, fill
-from .store import Answers, Header, LogitStore, answer_bytes
+from .precompute import check, fill, fill_batch
+from .store import RESIDENT_BYTES, Answers, Header, LogitStore, answer_bytes
 
 __all__ = [
-    "FILL_BATCH",
+    "RESIDENT_BYTES",
     "Answers",
     "Cost",
     "Header",
@@ -14,5 +14,6 @@ __all__ = [
     "check",
     "cost",
     "fill",
+    "fill_batch",
     "teachers_rate",
 ]

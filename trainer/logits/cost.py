@@ -13,7 +13,7 @@ from ..data import Split, feed
 from ..models import Teacher
 from ..views import ViewSpec, render
 from ..watch import duration, size
-from .precompute import FILL_BATCH
+from .precompute import fill_batch
 
 
 class Cost(NamedTuple):
@@ -50,7 +50,8 @@ def cost(*, views: int, view_bytes: int, samples: int, epochs: int, pictures_per
 @torch.inference_mode()
 def teachers_rate(teachers: Mapping[str, Teacher], split: Split, spec: ViewSpec, batches: int = 3) -> float:
     """Pictures a second that are rendered and answered by all teachers, the best of a few batches after a first one."""
-    indices = torch.arange(min(FILL_BATCH, len(split)), device=split.ids.device)
+    batch = fill_batch(*split.images.shape[1:3], split.ids.device)
+    indices = torch.arange(min(batch, len(split)), device=split.ids.device)
     (images,) = feed(split, [indices], split.ids.device)
     seconds = []
     for view in range(1 + batches):

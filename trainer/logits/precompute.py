@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data import Split, feed
+from ..errors import OutOfMemory
 from ..models import Teacher
+from ..precision import Arithmetic
 from ..views import Keys, order, render
 from ..watch import Watch, size
 from .store import LogitStore
 
-FILL_BATCH, FILL_BATCH_ON_GPU = 256, 4096
+FILL_BATCH, PIXELS_ON_GPU = 256, 2**22
+"""Pictures that are rendered and answered at once; on a GPU so many as have these pixels: 4,096 of 32 x 32."""
+
+TOLERANCE: dict[Arithmetic, float] = {"fp32": 2**-9, "bf16": 2**-4}
+"""How far an answer may be from the stored one, as a share of the largest logit. Both are rounded to float16 (2^-11);
+the products of bf16 depend on the size of the batch too, and moved single logits of trained teachers by 1.5 %."""
+
+
+def fill_batch(height: int, width: int, device: torch.device) -> int:
+    """Return how many pictures are rendered and answered at once: an even number."""
+    return max(FILL_BATCH, PIXELS_ON_GPU // (height * width) // 2 * 2) if device.type == "cuda" else FILL_BATCH
 
 
 @torch.inference_mode()
@@ -28,14 +40,20 @@ def fill(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, watch
 
     Returns:
         what this process did: `units`, `answers` (pictures times teachers), `seconds`.
+
+    Raises:
+        OutOfMemory: the device has no memory for the answers to a single pair of pictures.
     """
-    missing = store.missing()
+    missing, batch = store.missing(), fill_batch(*split.images.shape[1:3], split.ids.device)
     done, started = {"units": 0, "answers": 0}, time.perf_counter()
     if missing:
-        watch.begin("storing logits", sum(math.ceil(len(store.shards()[shard]) / FILL_BATCH) for _, shard in missing))
+        watch.begin("storing logits", sum(len(store.shards()[shard]) for _, shard in missing))
         for unit in _from_own_turn(missing):
             if not store.path(*unit).exists():
-                done["answers"] += _fill_unit(store, unit, teachers, split, watch)
+                while (rows := _unit_answers(store, unit, teachers, split, batch, watch)) is None:
+                    batch = _smaller(batch, split.ids.device)
+                store.write(*unit, rows, _arithmetic(teachers, split.ids.device))
+                done["answers"] += sum(map(len, rows.values()))
                 done["units"] += 1
         watch.end(size(store.bytes))
     return {**done, "seconds": time.perf_counter() - started}
@@ -48,20 +66,33 @@ def _from_own_turn(units: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return units[start:] + units[:start]
 
 
-def _fill_unit(
-    store: LogitStore, unit: tuple[int, int], teachers: Mapping[str, Teacher], split: Split, watch: Watch
-) -> int:
+def _unit_answers(
+    store: LogitStore, unit: tuple[int, int], teachers: Mapping[str, Teacher], split: Split, batch: int, watch: Watch
+) -> dict[str, Tensor] | None:
+    """The logits [places, classes] of each teacher, computed `batch` places at a time; None if that is too many for
+    the device's memory."""
     view, shard = unit
-    laid_out = order(store.header.seed, split.ids, view)
-    size = FILL_BATCH_ON_GPU if laid_out.is_cuda else FILL_BATCH
-    chunks = laid_out[store.shards()[shard].start : store.shards()[shard].stop].split(size)
+    places = store.shards()[shard]
+    chunks = order(store.header.seed, split.ids, view)[places.start : places.stop].split(batch)
     rows: dict[str, list[Tensor]] = {name: [] for name in teachers}
-    for indices, images in zip(chunks, feed(split, chunks, split.ids.device), strict=True):
-        for name, logits in _answers(store, teachers, images, split.ids[indices], view).items():
-            rows[name].append(logits)
-        watch.step(math.ceil(len(indices) / FILL_BATCH), note=f"view {view + 1} of {store.views}")
-    store.write(view, shard, {name: torch.cat(logits) for name, logits in rows.items()})
-    return len(teachers) * sum(map(len, chunks))
+    with suppress(torch.OutOfMemoryError):
+        for indices, images in zip(chunks, feed(split, chunks, split.ids.device), strict=True):
+            for name, logits in _answers(store, teachers, images, split.ids[indices], view).items():
+                rows[name].append(logits)
+            watch.step(len(indices), note=f"view {view + 1} of {store.views}")
+        return {name: torch.cat(logits) for name, logits in rows.items()}
+    return None
+
+
+def _smaller(batch: int, device: torch.device) -> int:
+    torch.cuda.empty_cache()
+    if batch <= 2:
+        raise OutOfMemory(f"{device} has no memory for the teachers' answers to two pictures; take smaller teachers")
+    return batch // 4 * 2
+
+
+def _arithmetic(teachers: Mapping[str, Teacher], device: torch.device) -> Arithmetic:
+    return "bf16" if any(teacher.arithmetic(device) == "bf16" for teacher in teachers.values()) else "fp32"
 
 
 def _answers(
@@ -78,12 +109,13 @@ def check(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, samp
     Of top-k answers the stored logits are compared, and the probability of all other classes together.
 
     Returns:
-        `samples`, `max_abs_error` and `mean_abs_error` of the logits, `top1_agreement`, and with top-k
-        `max_rest_error`.
+        `samples`, `max_abs_error` and `mean_abs_error` of the logits, the largest `tolerance` for it, whether all is
+        `within` it, `top1_agreement`, and with top-k `max_rest_error`, whose tolerance is the same share of 1.
     """
     units = list(store.units())
     drawn = Keys(store.header.seed, torch.arange(len(units)), 0).bits("check").argsort()
-    errors, agreements, rests = [], [], []
+    errors, agreements, rests, largest = [], [], [], 0.0
+    kinds = {_arithmetic(teachers, split.ids.device)}
     per_unit = max(2, samples // min(len(units), 8) // 2 * 2)
     for unit in drawn[:8].tolist():
         view, shard = units[unit]
@@ -99,13 +131,18 @@ def check(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, samp
             rests.append((_rest(stored, kept) - _rest(again, kept)).abs())
             stored, again = stored.gather(-1, kept), again.gather(-1, kept)
         errors.append((stored - again).abs().flatten(1))
-    error = torch.cat(errors)
+        largest = max(largest, again.abs().max().item())
+        kinds.add(store.arithmetic(view, shard))
+    error, share = torch.cat(errors), max(TOLERANCE[kind] for kind in kinds)
+    rest = torch.cat(rests).max().item() if rests else 0.0
     return {
         "samples": len(error),
         "max_abs_error": error.max().item(),
         "mean_abs_error": error.mean().item(),
+        "tolerance": share * largest,
+        "within": error.max().item() <= share * largest and rest <= share,
         "top1_agreement": torch.cat(agreements).mean().item(),
-        **({"max_rest_error": torch.cat(rests).max().item()} if rests else {}),
+        **({"max_rest_error": rest} if rests else {}),
     }
 
 

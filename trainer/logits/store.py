@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..checkpoint import read_tensors, write_tensors, write_text
 from ..errors import RunError, StoreError
+from ..precision import Arithmetic
 from ..views import ViewSpec
 
 RESIDENT_BYTES = 4 * 2**30
@@ -138,8 +139,8 @@ class LogitStore:
         """Of all answers."""
         return self.views * self.header.view_bytes
 
-    def write(self, view: int, shard: int, logits: Mapping[str, Tensor]) -> None:
-        """Keep float [places, classes] of every teacher.
+    def write(self, view: int, shard: int, logits: Mapping[str, Tensor], arithmetic: Arithmetic = "fp32") -> None:
+        """Keep float [places, classes] of every teacher, and the arithmetic that they were computed in.
 
         Raises:
             StoreError: they are more than float16 can hold.
@@ -151,7 +152,11 @@ class LogitStore:
                     f"teacher {name!r} answers with logits beyond float16 (or none at all); teach it again"
                 )
             tensors |= {f"{name}.{part}": tensor.cpu() for part, tensor in _packed(rows, self.header.top_k).items()}
-        write_tensors(self.path(view, shard), tensors)
+        write_tensors(self.path(view, shard), tensors, arithmetic=arithmetic)
+
+    def arithmetic(self, view: int, shard: int) -> Arithmetic:
+        """Return what a unit was computed in: `fp32` where it does not say."""
+        return "bf16" if read_tensors(self.path(view, shard))[1].get("arithmetic") == "bf16" else "fp32"
 
     def read_unit(self, view: int, shard: int) -> dict[str, Tensor]:
         """What is stored, a tensor [places, teachers, ...] for each part.

@@ -20,18 +20,26 @@ from .. import recipe
 from ..checkpoint import weights_hash
 from ..data import Input, Preprocessing, Resize, to_input
 from ..errors import RecipeError
+from ..precision import Arithmetic, Precision, arithmetic, autocast
 
 
 class Teacher(NamedTuple):
-    """A net, `normalised [B, 3, h, w] -> logits [B, classes]`, and its own size and normalisation."""
+    """A net, `normalised [B, 3, h, w] -> logits [B, classes]`, its own size and normalisation, and the precision that
+    it was trained in."""
 
     net: nn.Module
     preprocessing: Preprocessing
+    precision: Precision = "auto"
 
     def answer(self, pixels: Tensor) -> Tensor:
         """Logits, float32 [B, classes], for float pixels [B, 3, H, W] in 0..1 of any size."""
-        with torch.autocast("cuda", torch.bfloat16, enabled=pixels.is_cuda):  # they are stored in 16 bits anyway
+        with autocast(self.arithmetic(pixels.device), pixels.device):
             return self.net(to_input(pixels, self.preprocessing)).float()
+
+    def arithmetic(self, device: torch.device) -> Arithmetic:
+        """Return how answers are computed on `device`: as the teacher was trained on a GPU, for they are stored in 16
+        bits anyway; in float32 on a CPU."""
+        return arithmetic(self.precision, device) if device.type == "cuda" else "fp32"
 
     def hash(self) -> str:
         """Names its answers: its weights, and how it sees pictures."""
@@ -39,7 +47,7 @@ class Teacher(NamedTuple):
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
     def to(self, device: torch.device) -> Teacher:
-        return Teacher(self.net.to(device, memory_format=torch.channels_last), self.preprocessing)
+        return self._replace(net=self.net.to(device, memory_format=torch.channels_last))
 
 
 def create_teacher(teacher: recipe.Teacher, classes: int, preprocessing: Preprocessing) -> Teacher:
@@ -65,7 +73,7 @@ def create_teacher(teacher: recipe.Teacher, classes: int, preprocessing: Preproc
         raise RecipeError(f"timm can't make {teacher.model!r} with {teacher.args}: {fault}; mend its args") from fault
     if teacher.weights:
         _load(net, Path(teacher.weights), whole=teacher.training.epochs == 0)
-    return Teacher(net, _own(preprocessing, teacher, net))
+    return Teacher(net, _own(preprocessing, teacher, net), teacher.training.precision)
 
 
 def _own(preprocessing: Preprocessing, teacher: recipe.Teacher, net: nn.Module) -> Preprocessing:

@@ -127,7 +127,7 @@ def apply_colours(pixels: Tensor, operation: Operation, ranges: Ranges) -> Tenso
     """The operation on float32 [B, 3, H, W] in 0..1, where it is one of colour."""
     kind, strength, sign = operation
     factor = 1 + ranges.change * sign * strength
-    bits = (ranges.bits * strength).round().long()
+    bits = (ranges.bits * strength).round().to(torch.int32)
     mapped = kind >= Kind.POSTERIZE
     pixels = _where((kind >= Kind.BRIGHTNESS) & ~mapped, _blended, pixels, kind, factor)
     return _where(mapped, _mapped, pixels, kind, bits, 1 - strength)
@@ -172,7 +172,7 @@ def to_bytes(pixels: Tensor) -> Tensor:
 def mean(values: Tensor) -> Tensor:
     """Of each picture of uint8 [B, ...], in 0..1, [B, 1, 1, 1]. Summed in integers: the same in any batch and on any
     device."""
-    return _column(values.sum((1, 2, 3), dtype=torch.int64).to(torch.float32) / (255 * values.shape[1:].numel()))
+    return _column(values.sum((1, 2, 3), dtype=torch.int32).to(torch.float32) / (255 * values.shape[1:].numel()))
 
 
 def _smooth(pixels: Tensor) -> Tensor:
@@ -185,26 +185,26 @@ def _smooth(pixels: Tensor) -> Tensor:
 
 
 def _mapped(pixels: Tensor, kind: Tensor, bits: Tensor, threshold: Tensor) -> Tensor:
-    values = to_bytes(pixels).long().flatten(2)
-    value = torch.arange(256, device=pixels.device).expand(*values.shape[:2], -1)
+    values = to_bytes(pixels).flatten(2)
+    value = torch.arange(256, dtype=torch.int32, device=pixels.device).expand(*values.shape[:2], -1)
     bits, threshold, kind = (argument[:, None, None] for argument in (bits, threshold, kind))
     table = _equalized(values, value) / 255
     table = torch.where(kind == Kind.POSTERIZE, (value >> bits << bits) / 255, table)
     table = torch.where(kind == Kind.SOLARIZE, torch.where(value < 255 * threshold, value, 255 - value) / 255, table)
     table = torch.where(kind == Kind.AUTOCONTRAST, _stretched(values, value), table)
-    return table.gather(2, values).view_as(pixels)
+    return table.gather(2, values.long()).view_as(pixels)
 
 
 def _equalized(values: Tensor, value: Tensor) -> Tensor:
-    """Pillow's table that evens a histogram out, int64 [B, 3, 256]."""
-    counts = torch.zeros_like(value).scatter_add(2, values, torch.ones_like(values))
-    below = counts.cumsum(2) - counts
-    step = below.gather(2, values.amax(2, keepdim=True)) // 255
+    """Pillow's table that evens a histogram out, int32 [B, 3, 256]."""
+    counts = torch.zeros_like(value).scatter_add(2, values.long(), torch.ones_like(values, dtype=torch.int32))
+    below = counts.cumsum(2, dtype=torch.int32) - counts
+    step = below.gather(2, values.amax(2, keepdim=True).long()) // 255
     return torch.where(step > 0, ((below + step // 2) // step.clamp(min=1)).clamp(max=255), value)
 
 
 def _stretched(values: Tensor, value: Tensor) -> Tensor:
     """The table that takes the least value to 0 and the largest to 1, float32 [B, 3, 256]."""
-    least, largest = values.amin(2, keepdim=True), values.amax(2, keepdim=True)
+    least, largest = (edge.to(torch.int32) for edge in values.aminmax(dim=2, keepdim=True))
     span = largest - least
     return torch.where(span > 0, (value - least) / span.clamp(min=1), value / 255).clamp(0, 1)
