@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,11 @@ def arms(run: Run, data: Dataset, changes: Mapping[str, Change]) -> dict[str, Ar
         if stages[arm.stage] > 1:
             raise RecipeError(f"arm {name!r}: another one is kept in {arm.stage} too; name it otherwise")
     return found
+
+
+def students(data: Dataset, changes: Mapping[str, Change]) -> Callable[[Recipe], list[Arm]]:
+    """Return what gives the arms that a comparison with these changes trains by a recipe."""
+    return lambda recipe: list(arms(Run(Path(), recipe), data, changes).values())
 
 
 def _changed(run: Run, name: str, change: Change) -> Arm:

@@ -61,7 +61,7 @@ def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: 
     laid_out = order(seed, split.ids, view)
     pairs = torch.arange(len(laid_out) // 2 * 2, device=laid_out.device).unflatten(0, (-1, 2))
     pairs = pairs[order(seed_of(seed, "epoch"), split.ids[laid_out[pairs[:, 0]]], epoch)]
-    chunks = [chunk.flatten() for chunk in pairs[: _steps(split, size) * (size // 2)].split(size // 2)]
+    chunks = [chunk.flatten() for chunk in pairs[: steps_of_epoch(split, size) * (size // 2)].split(size // 2)]
     samples = [laid_out[places] for places in chunks]
     together = RENDERED_AT_ONCE // (size * math.prod(split.images.shape[1:3])) if split.ids.is_cuda else 1
     views = _rendered(split, samples, max(1, together), seed=seed, view=view, spec=spec)
@@ -80,7 +80,8 @@ def _rendered(
         yield from map(View, rendered.pixels.split(sizes), rendered.own.split(sizes))
 
 
-def _steps(split: Split, size: int) -> int:
+def steps_of_epoch(split: Split, size: int) -> int:
+    """Return how many batches of `size` an epoch has."""
     return max(1, len(split) // size)
 
 
@@ -120,7 +121,7 @@ def fit(
     train = to_device(split, device, watch)
     validation = to_device(data.validation, device, watch)
     classes = len(data.labels)
-    steps = _steps(train, training.batch)
+    steps = steps_of_epoch(train, training.batch)
 
     learner = Learner(model, training, steps, device)
     checkpoint = run / stage / "checkpoint.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 
@@ -31,6 +32,21 @@ class Unwatched:
     def end(self, summary: str = "") -> None: ...
 
     def tell(self, text: str) -> None: ...
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a time as people say it: `90s`, `30m`, `1h30m`, `1.5 h`.
+
+    Raises:
+        ValueError: it is no such time, or not above 0.
+    """
+    number = r"(\d+(?:\.\d+)?)\s*"
+    found = re.fullmatch(rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?", text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in (found.groups() if found else (0, 0, 0)))
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise ValueError(f"{text!r} is no time; say 90s, 30m or 1h30m")
+    return total
 
 
 def size(count: float) -> str:

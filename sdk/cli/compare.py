@@ -13,10 +13,12 @@ from ..report import COLOURS, Section, axes, drawing, legend, page, paragraph, t
 from .output import Bars, JsonOption, percent, remark, show_json, show_table
 from .training import (
     DataOption,
+    Deadline,
     DeviceOption,
     RecipeOption,
     RootOption,
     UnlabelledOption,
+    WithinOption,
     read,
     training_extra,
 )
@@ -32,6 +34,7 @@ def compare(
     recipe: RecipeOption = None,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas between them.")] = "0,1,2",
     arms: Annotated[Path | None, typer.Option("--arms", help="A TOML file of further arms; see the README.")] = None,
+    within: WithinOption = None,
     labels: Annotated[
         float | None, typer.Option("--labels", help="Use this share of the labels; the rest counts as unlabelled.")
     ] = None,
@@ -45,9 +48,10 @@ def compare(
 
     Example: libkd-sdk compare --data pictures/ --out comparison/
     """
+    deadline = Deadline(within)
     with training_extra():
         from trainer.compare import compare as compare_arms
-        from trainer.compare import read_changes
+        from trainer.compare import read_changes, students
         from trainer.run import Source, pick_device
 
     if not data:
@@ -58,6 +62,10 @@ def compare(
     source = Source(tuple(data), root, tuple(unlabelled or ()))
     with Bars() as bars:
         chosen, pictures = read(source, recipe, None, bars, labels)
+        first = out / f"seed-{numbers[0]}"
+        chosen = deadline.cut(
+            chosen, pictures, first, torch_device, bars, arms=students(pictures, changes), runs=len(numbers)
+        )
         results = compare_arms(out, chosen, pictures, source, numbers, changes, torch_device, bars)
     results = {"data": [Path(name).name for name in data], "recipe": recipe and Path(recipe).stem, **results}
     (out / "results.json").write_text(json_module.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..report import write_page
 from .output import Bars, JsonOption, percent, remark, show_json, show_table
 from .training import (
     DataOption,
+    Deadline,
     DeviceOption,
     OutOption,
     RecipeOption,
     RootOption,
     SeedOption,
     UnlabelledOption,
+    WithinOption,
     prepare,
     run_summary,
     training_extra,
 )
+
+if TYPE_CHECKING:
+    from trainer.data import Dataset
+    from trainer.recipe import Recipe
 
 
 def distill(
@@ -27,6 +34,7 @@ def distill(
     recipe: RecipeOption = None,
     root: RootOption = None,
     seed: SeedOption = None,
+    within: WithinOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -34,6 +42,7 @@ def distill(
 
     Example: libkd-sdk distill --data pictures/ --out run/
     """
+    deadline = Deadline(within)
     with training_extra():
         from trainer.findings import findings
         from trainer.run import pick_device
@@ -43,7 +52,11 @@ def distill(
 
     torch_device = pick_device(device)
     with Bars() as bars:
-        run, dataset = prepare(out, data, root, recipe, seed, bars, unlabelled=unlabelled)
+
+        def cut(chosen: Recipe, pictures: Dataset) -> Recipe:
+            return deadline.cut(chosen, pictures, out, torch_device, bars)
+
+        run, dataset = prepare(out, data, root, recipe, seed, bars, settle=cut, unlabelled=unlabelled)
         run_all(run, dataset, torch_device, bars)
         report = run.folder / "report.html"
         write_page(report, run_report(findings(run, dataset, torch_device)))

@@ -22,6 +22,7 @@ from .training import (
 )
 
 if TYPE_CHECKING:
+    from trainer.data import Dataset
     from trainer.recipe import Recipe
 
 
@@ -44,13 +45,14 @@ def teach(
         from trainer.run import pick_device
         from trainer.teach import teach as train_teacher
 
-    def has_teacher(chosen: Recipe) -> None:
+    def with_teacher(chosen: Recipe, dataset: Dataset) -> Recipe:
         if name not in chosen.teachers:
             raise UsageError(f"the recipe has no teacher {name!r}; it has {', '.join(chosen.teachers)}")
+        return chosen
 
     torch_device = pick_device(device)
     with Bars() as bars:
-        run, dataset = prepare(out, data, root, recipe, seed, bars, check=has_teacher, unlabelled=unlabelled)
+        run, dataset = prepare(out, data, root, recipe, seed, bars, settle=with_teacher, unlabelled=unlabelled)
         train_teacher(run, name, dataset, torch_device, bars)
     config = run.config(f"teachers/{name}")
     if json:

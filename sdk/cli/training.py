@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from ..errors import EngineMissing, UsageError
 from .output import remark
 
 if TYPE_CHECKING:
+    import torch
+
     from trainer.data import Dataset
     from trainer.recipe import Recipe
     from trainer.run import Run, Source
@@ -36,6 +39,10 @@ RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="A TOML file, or one that comes along: small, large, demo.")
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Replaces the recipe's seed.")]
+WithinOption = Annotated[
+    str | None,
+    typer.Option("--within", help="Cut a new run's epochs and views to what fits into this time: 30m, 1h30m, 90s."),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 
 
@@ -57,12 +64,12 @@ def prepare(
     recipe: str | None,
     seed: int | None,
     watch: Watch,
-    check: Callable[[Recipe], None] = lambda recipe: None,
+    settle: Callable[[Recipe, Dataset], Recipe] = lambda recipe, data: recipe,
     unlabelled: list[str] | None = None,
 ) -> tuple[Run, Dataset]:
     """The run in `out` and its data; what is left out is what the run that is there remembers.
 
-    `check` may refuse the recipe before a new run is written.
+    `settle` may change the recipe of a new run, or refuse it, before anything is written.
     """
     with training_extra():
         from trainer.run import RECIPE, Source, remembered_source, start_run
@@ -74,8 +81,39 @@ def prepare(
     if source is None:
         raise UsageError(f"{out}: no run there yet; name the pictures by --data")
     chosen, pictures = read(source, recipe or (str(there) if there.exists() else None), seed, watch)
-    check(chosen)
-    return start_run(out, chosen, pictures, source), pictures
+    return start_run(out, settle(chosen, pictures), pictures, source), pictures
+
+
+class Deadline:
+    """The end of the time that `--within` gives, counted from now on.
+
+    Raises:
+        UsageError: `within` is no time.
+    """
+
+    def __init__(self, within: str | None) -> None:
+        with training_extra():
+            from trainer.watch import seconds_of
+
+        started = time.perf_counter()
+        try:
+            self._end = started + seconds_of(within) if within else None
+        except ValueError as fault:
+            raise UsageError(f"--within: {fault}") from fault
+
+    def cut(self, recipe: Recipe, data: Dataset, out: Path, device: torch.device, watch: Watch, **job: Any) -> Recipe:
+        """Return the recipe, cut to the time that is left if there is a deadline (see `trainer.budget.cut`), or as the
+        run in `out` was cut when it began."""
+        from trainer.budget import as_cut, cut
+        from trainer.recipe import read_recipe
+        from trainer.run import RECIPE
+
+        if self._end is None:
+            return recipe
+        if (out / RECIPE).exists():
+            watch.tell(f"{out} goes on with the epochs and views that it began with; --within is for a new run")
+            return as_cut(recipe, read_recipe(out / RECIPE))
+        return cut(recipe, data, self._end - time.perf_counter(), device, watch, **job)
 
 
 def read(

@@ -183,6 +183,25 @@ def test_the_store_is_checked_and_refilled(distilled, tmp_path):
     assert b"logits: not what the teachers answer; remove the folder and precompute again" in process.stderr
 
 
+def test_a_run_is_cut_to_the_time_it_is_given_and_goes_on_as_it_was_cut(clothes, tiny_recipe_file, tmp_path):
+    arguments = ["distill", "--data", clothes, "--recipe", tiny_recipe_file, "--out", tmp_path / "run"]
+    for within, line in (
+        ("1ms", b"--within: '1ms' is no time; say 90s, 30m or 1h30m"),
+        ("0.5s", b"are too short: "),
+    ):
+        process = libkd(*arguments, "--within", within)
+        assert process.returncode == 2
+        assert line in process.stderr
+        assert b"Traceback" not in process.stderr
+        assert not (tmp_path / "run").exists()
+    first = libkd(*arguments, "--within", "1h")
+    assert b"all of the recipe fits" in first.stderr
+    assert json.loads(succeeded(libkd(*arguments, "--within", "1h", "--json")))["stages"]["student"]
+    again = libkd(*arguments, "--within", "1h")
+    succeeded(again)
+    assert b"goes on with the epochs and views that it began with" in again.stderr
+
+
 def test_a_comparison_with_unlabelled_pictures_and_an_arm_of_ones_own(clothes, tiny_recipe_file, tmp_path):
     arms, out = tmp_path / "arms.toml", tmp_path / "comparison"
     arms.write_text('["hard labels".student]\nloss = "hard"\n')

@@ -1,0 +1,187 @@
+"""A recipe cut to the time that there is: evenly, as far as it goes, and refused where it goes nowhere."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from trainer import budget
+from trainer.budget import as_cut, cut
+from trainer.compare import Change, students
+from trainer.distill import own_arm, plain_arm
+from trainer.errors import RecipeError
+from trainer.pace import LEAST_STEPS, Pace, Paces, _Enough, _Stopwatch
+from trainer.recipe import Recipe, Student, Teacher, Training, Views, read_recipe, write_recipe
+from trainer.run import Run
+from trainer.watch import Unwatched, seconds_of
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(
+    views=Views(count=30),
+    teachers={
+        "conv": Teacher(model="resnet18_small", training=Training(epochs=40)),
+        "involution": Teacher(model="rednet26_small_k3", training=Training(epochs=60)),
+    },
+    student=Student(training=Training(epochs=100)),
+)
+
+
+class Told(Unwatched):
+    def __init__(self) -> None:
+        self.lines = []
+
+    def tell(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class Steady:
+    """Paces that are known: 1 s an epoch of a teacher, 2 s of a student, 0.5 s a view, 3 s around each net."""
+
+    def __init__(self, recipe, data, device, seconds):
+        self.seconds_to_answer = 0.5 / len(data.train)
+
+    def teacher(self, name):
+        return Pace(3.0, 1.0)
+
+    def student(self, arm):
+        return Pace(3.0, 2.0)
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    monkeypatch.setattr(budget, "Paces", Steady)
+
+
+def counts(recipe):
+    epochs = [it.training.epochs for it in recipe.teachers.values()]
+    return [*epochs, recipe.views.count, recipe.student.training.epochs]
+
+
+def seconds(recipe, students=1):
+    conv, involution, views, student = counts(recipe)
+    return conv + 3 + involution + 3 + 0.5 * views + students * (2 * student + 3)
+
+
+def test_what_fits_is_left_whole(steady, tiny_data):
+    watch = Told()
+    assert cut(RECIPE, tiny_data, 400.0, CPU, watch) == RECIPE
+    assert watch.lines[-1] == "all of the recipe fits: about 5.4 min of 6.7 min"
+
+
+@pytest.mark.parametrize("budget_s", [30.0, 60.0, 100.0, 200.0, 320.0])
+def test_every_stage_keeps_the_same_share_and_the_time_is_used(budget_s, steady, tiny_data):
+    watch = Told()
+    fitting = cut(RECIPE, tiny_data, budget_s, CPU, watch)
+    assert budget_s - 2.1 < seconds(fitting) <= budget_s  # an epoch more would be too long
+    shares = [kept / whole for kept, whole in zip(counts(fitting), counts(RECIPE), strict=True)]
+    assert max(shares) - min(shares) < 1 / 30 + 1 / 40  # a view and an epoch: nothing is cut finer
+    assert replace(fitting, teachers=RECIPE.teachers, views=RECIPE.views, student=RECIPE.student) == RECIPE
+    assert watch.lines[-1].startswith(
+        f"cut to the time, in epochs and views: teacher conv {counts(fitting)[0]} of 40, "
+    )
+
+
+def test_a_comparison_shares_the_time_among_its_seeds_and_arms(steady, tiny_data):
+    arms = students(tiny_data, {"one view": Change(views={"count": 1})})
+    fitting = cut(RECIPE, tiny_data, 900.0, CPU, Told(), arms=arms, runs=2)
+    assert 440 < seconds(fitting, students=5) <= 450  # none, each, both, and one view of the same store
+
+
+def test_teachers_that_are_taken_as_they_are_stay_so(steady, tiny_data):
+    ready = replace(RECIPE.teachers["conv"], pretrained=True, training=Training(epochs=0))
+    fitting = cut(replace(RECIPE, teachers={**RECIPE.teachers, "conv": ready}), tiny_data, 60.0, CPU, Told())
+    assert counts(fitting)[0] == 0
+    assert counts(fitting)[1] > 0
+
+
+def test_too_little_for_one_epoch_of_each_is_refused_with_what_it_takes(steady, tiny_data):
+    with pytest.raises(RecipeError, match=r"10.0 s are left, and one epoch of every stage takes 14 s;"):
+        cut(RECIPE, tiny_data, 10.0, CPU, Told())
+
+
+def test_a_run_that_was_cut_is_known_again(steady, tiny_data):
+    fitting = cut(RECIPE, tiny_data, 100.0, CPU, Told())
+    assert as_cut(RECIPE, fitting) == fitting
+    other = replace(RECIPE, teachers={"conv": RECIPE.teachers["conv"]})
+    assert as_cut(other, fitting) == other
+
+
+class Seen(Paces):
+    """Paces that count the steps that are timed."""
+
+    def _timed(self, work, training=None):
+        counted = []
+
+        def watched(folder, watch):
+            step = watch.step
+            watch.step = lambda steps=1, note="": (counted.append(steps), step(steps, note))
+            work(folder, watch)
+
+        self.steps = counted
+        self.folders = set(Path.cwd().iterdir())
+        return super()._timed(watched, training)
+
+
+def test_paces_are_those_of_a_few_real_steps(tiny_recipe, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paces, run = Seen(tiny_recipe, tiny_data, CPU, seconds=0.0), Run(Path(), tiny_recipe)
+    clean = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="clean"))
+    exact = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="exact"))
+    online = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="online"))
+    for pace in (
+        lambda: paces.teacher("conv"),
+        lambda: paces.teacher("involution"),
+        lambda: paces.student(own_arm(run)),
+        lambda: paces.student(plain_arm(run)),
+        *(lambda recipe=recipe: paces.student(own_arm(Run(Path(), recipe))) for recipe in (clean, exact, online)),
+    ):
+        found = pace()
+        assert sum(paces.steps) == 1 + LEAST_STEPS
+        assert 0 <= found.once < 60
+        assert 0 < found.epoch < 60
+        assert pace() == found  # timed once
+    assert 0 < paces.seconds_to_answer < 1
+    assert list(tmp_path.iterdir()) == []
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_the_first_step_and_what_comes_before_it_are_told_apart_from_the_others(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("trainer.pace.time", clock)
+    watch = _Stopwatch(CPU, seconds=5.0)
+    watch.step(0)  # of the epochs that were done before
+    clock.now += 12  # data, a compiler, the first step
+    watch.step()
+    clock.now += 4
+    watch.step(2)
+    clock.now += 2
+    with pytest.raises(_Enough):
+        watch.step()
+    assert watch.measured() == (10.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5 h", 5400), ("2min", 120), ("1h5s", 3605)]
+)
+def test_a_time_is_read_as_people_say_it(text, expected):
+    assert seconds_of(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "0s", "-5m", "5m2h", "soon", "1..5h", "nan s"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ValueError, match="is no time; say 90s, 30m or 1h30m"):
+        seconds_of(text)
+
+
+def test_a_recipe_that_was_cut_is_written_as_it_is_followed(steady, tiny_data, tmp_path):
+    fitting = cut(RECIPE, tiny_data, 100.0, CPU, Told())
+    (tmp_path / "recipe.toml").write_text(write_recipe(fitting))
+    assert read_recipe(tmp_path / "recipe.toml") == fitting

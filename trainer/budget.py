@@ -1,0 +1,137 @@
+"""A recipe cut to the time that there is: epochs and views, evenly over all stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+
+from .data import Dataset
+from .distill import Arm, own_arm
+from .errors import RecipeError
+from .pace import Paces
+from .recipe import Recipe, Student, Teacher
+from .run import Run
+from .watch import Watch, duration
+
+TIMED_SHARE = 0.015
+"""Share of the time that is spent on timing the steps of one net."""
+
+Arms = Callable[[Recipe], Sequence[Arm]]
+"""The students that a run of a recipe trains."""
+
+
+def own_student(recipe: Recipe) -> Sequence[Arm]:
+    """Return the one student that `libkd-sdk distill` trains."""
+    return [own_arm(Run(Path(), recipe))]
+
+
+def cut(
+    recipe: Recipe,
+    data: Dataset,
+    seconds: float,
+    device: torch.device,
+    watch: Watch,
+    *,
+    arms: Arms = own_student,
+    runs: int = 1,
+) -> Recipe:
+    """Return the recipe with as many of its epochs and views as fit into the time, and tell what was cut.
+
+    Args:
+        seconds: the time from now on, with what is timed here.
+        arms: the students that are trained in a run.
+        runs: how many runs share the time, one for each seed.
+
+    Raises:
+        RecipeError: one epoch of every stage takes longer.
+        OutOfMemory: a step needs more memory than the device has.
+    """
+    end = time.perf_counter() + seconds
+    watch.tell(f"timing some steps of every stage, to fit the recipe into {duration(seconds)}")
+    paces = Paces(recipe, data, device, seconds * TIMED_SHARE)
+
+    def needed(counts: dict[str, int]) -> float:
+        candidate = _with_counts(recipe, counts)
+        return runs * _seconds_of_a_run(candidate, data, arms(candidate), paces)
+
+    whole = _counts(recipe)
+    least = {name: min(1, count) for name, count in whole.items()}
+    at_least, left = needed(least), end - time.perf_counter()
+    if at_least > left:
+        raise RecipeError(
+            f"{duration(seconds)} are too short: {duration(max(0.0, left))} are left, and one epoch of every stage "
+            f"takes {duration(at_least)}; give more time or a smaller recipe"
+        )
+    counts = _fitting(whole, lambda counts: needed(counts) <= left)
+    if counts == whole:
+        watch.tell(f"all of the recipe fits: about {duration(needed(counts))} of {duration(left)}")
+    else:
+        kept = ", ".join(f"{name} {count} of {whole[name]}" for name, count in counts.items())
+        watch.tell(
+            f"cut to the time, in epochs and views: {kept}; about {duration(needed(counts))} of {duration(left)}"
+        )
+    return _with_counts(recipe, counts)
+
+
+def as_cut(recipe: Recipe, kept: Recipe) -> Recipe:
+    """Return `recipe` with the epochs and views of `kept`, the recipe that a run of it was begun with."""
+    counts = _counts(kept)
+    return _with_counts(recipe, counts) if counts.keys() == _counts(recipe).keys() else recipe
+
+
+def _seconds_of_a_run(recipe: Recipe, data: Dataset, arms: Sequence[Arm], paces: Paces) -> float:
+    seconds = sum(paces.teacher(name).seconds(it.training.epochs) for name, it in recipe.teachers.items())
+    stored: dict[object, int] = {}  # arms with the same views of the same pictures share a store
+    for arm in arms:
+        pictures = len(arm.split(data))
+        seconds += paces.student(arm).seconds(arm.recipe.student.training.epochs)
+        store = (arm.spec.hash(), arm.recipe.views.top_k, pictures)
+        stored[store] = max(stored.get(store, 0), pictures * arm.stored_views)
+    return seconds + paces.seconds_to_answer * sum(stored.values())
+
+
+def _counts(recipe: Recipe) -> dict[str, int]:
+    """All that is cut: epochs of every net, and views."""
+    teachers = {f"teacher {name}": it.training.epochs for name, it in recipe.teachers.items()}
+    return {**teachers, "views": recipe.views.count, "student": recipe.student.training.epochs}
+
+
+def _with_counts(recipe: Recipe, counts: dict[str, int]) -> Recipe:
+    return replace(
+        recipe,
+        teachers={name: _with_epochs(it, counts[f"teacher {name}"]) for name, it in recipe.teachers.items()},
+        views=replace(recipe.views, count=counts["views"]),
+        student=_with_epochs(recipe.student, counts["student"]),
+    )
+
+
+def _with_epochs(net: Teacher | Student, epochs: int) -> Teacher | Student:
+    return replace(net, training=replace(net.training, epochs=epochs))
+
+
+def _fitting(whole: dict[str, int], fits: Callable[[dict[str, int]], bool]) -> dict[str, int]:
+    """The largest even share of `whole` that fits, and then one more of whatever has lost most, as long as it fits: an
+    even share is rounded down everywhere."""
+    if fits(whole):
+        return whole
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(_share(whole, middle)) else (low, middle)
+    counts, growing = _share(whole, low), set(whole)
+    while growing:
+        name = min(growing, key=lambda name: counts[name] / max(1, whole[name]))
+        more = {**counts, name: counts[name] + 1}
+        if more[name] <= whole[name] and fits(more):
+            counts = more
+        else:
+            growing.discard(name)
+    return counts
+
+
+def _share(whole: dict[str, int], share: float) -> dict[str, int]:
+    return {name: min(count, max(1, int(share * count))) for name, count in whole.items()}
