@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+from scipy import stats
 
 from .data import Dataset
 from .distill import Arm, own_arm, plain_arm
@@ -109,8 +112,7 @@ def compare(
 
     Returns:
         the figures on the test pictures, and top-1 on the validation pictures to choose by: `teachers` and `arms`,
-        each by name with lists over the seeds, the arms with their mean, standard deviation and the paired difference
-        to the student without teachers.
+        each by name with lists over the seeds, their mean and standard deviation; and `pairs`, see `paired`.
 
     Raises:
         RecipeError: an arm can't be trained.
@@ -130,6 +132,7 @@ def compare(
             train_arm(run, data, arm, device, watch)
     stages = {name: arm.stage for name, arm in next(iter(chosen.values())).items()}
     kept = {name: [run.config(stage) for run in runs.values()] for name, stage in stages.items()}
+    figures = {name: _figures(configs) for name, configs in kept.items()}
     teachers = {name: [run.config(f"teachers/{name}") for run in runs.values()] for name in recipe.teachers}
     return {
         "pictures": _counts(data),
@@ -137,15 +140,41 @@ def compare(
         "torch": torch.__version__,
         "seeds": list(seeds),
         "teachers": {name: _figures(configs) for name, configs in teachers.items()},
-        "arms": {name: _figures(configs, kept[PLAIN]) for name, configs in kept.items()},
+        "arms": figures,
+        "pairs": paired({name: row["top1"] for name, row in figures.items()}),
     }
 
 
-def _figures(configs: Sequence[Mapping[str, Any]], against: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def paired(top1: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """Compare each arm with each one before it, seed by seed.
+
+    Args:
+        top1: of each arm, over the same seeds.
+
+    Returns:
+        for each pair, `arm` and the earlier one that it is compared `with`, the mean `difference` between them, and its
+        95 % `interval` by Student's t, which is None where there is a single seed.
+    """
+    rows = []
+    for earlier, later in combinations(top1, 2):
+        differences = [mine - theirs for mine, theirs in zip(top1[later], top1[earlier], strict=True)]
+        mean = statistics.fmean(differences)
+        rows.append({"arm": later, "with": earlier, "difference": mean, "interval": _interval(differences, mean)})
+    return rows
+
+
+def _interval(values: Sequence[float], mean: float) -> list[float] | None:
+    if len(values) < 2:
+        return None
+    reach = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return [mean - reach, mean + reach]
+
+
+def _figures(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Over the seeds, on the test pictures; shares are of 1."""
     tests = [config["results"]["test"] for config in configs]
     top1 = [test["top1"] for test in tests]
-    figures = {
+    return {
         "parameters": configs[0]["parameters"],
         "top1": top1,
         "mean": statistics.fmean(top1),
@@ -155,10 +184,6 @@ def _figures(configs: Sequence[Mapping[str, Any]], against: Sequence[Mapping[str
         "nll": statistics.fmean(test["nll"] for test in tests),
         "seconds": statistics.fmean(config["seconds"] for config in configs),
     }
-    if against:
-        differences = [mine - theirs["results"]["test"]["top1"] for mine, theirs in zip(top1, against, strict=True)]
-        figures |= {"difference": statistics.fmean(differences), "difference_deviation": _deviation(differences)}
-    return figures
 
 
 def _deviation(values: Sequence[float]) -> float | None:

@@ -87,12 +87,19 @@ def _numbers(seeds: str) -> list[int]:
     return numbers
 
 
-COLUMNS = ("", "parameters", "top-1 %", "difference", "calib. error")
+COLUMNS = ("", "parameters", "top-1 %", "without teachers", "calib. error")
+PAIRED = "differences in points of top-1, paired over the seeds, with their 95 % interval"
+PAIR_COLUMNS = ("", "with", "difference", "95 %")
+
+
+PAIRS_IN_A_TERMINAL = 15
 
 
 def show(results: dict[str, Any]) -> None:
-    """The table: mean and spread over the seeds, and the paired difference to the student without teachers."""
+    """Show a table of the arms, and one of their pairs unless they are very many."""
     show_table(_title(results), COLUMNS, _rows(results))
+    if len(results["pairs"]) <= PAIRS_IN_A_TERMINAL:
+        show_table(PAIRED, PAIR_COLUMNS, _pair_rows(results))
 
 
 def comparison_page(results: dict[str, Any]) -> str:
@@ -111,10 +118,11 @@ def comparison_page(results: dict[str, Any]) -> str:
     drawn = drawing(draw, "top-1 of every arm", (7, 1 + 0.32 * len(results["arms"])))
     return page(
         "Comparison: " + ", ".join(results["data"]),
-        [paragraph(_title(results)), paragraph("The difference is to the student without teachers, seed by seed.")],
+        [paragraph(_title(results)), paragraph("Differences are paired: seed by seed, with their 95 % interval.")],
         [
             Section("Top-1", [legend([("a seed", "orange"), ("mean and standard deviation", "blue")]), drawn]),
             Section("Figures", [table(COLUMNS, _rows(results))]),
+            Section("Differences in points of top-1", [table(PAIR_COLUMNS, _pair_rows(results))]),
         ],
     )
 
@@ -130,16 +138,26 @@ def _rows(results: dict[str, Any]) -> list[list[str]]:
         ]
         for name, row in results["teachers"].items()
     ]
+    against_plain = {pair["arm"]: pair for pair in results["pairs"] if pair["with"] == next(iter(results["arms"]))}
     return rows + [
         [
             f"student, {name}",
             f"{row['parameters'] / 1e6:.2f} M",
             _spread(row["mean"], row["deviation"]),
-            _spread(row["difference"], row["difference_deviation"], signed=True),
+            " ".join(_difference(against_plain[name])) if name in against_plain else "",
             percent(row["ece"]),
         ]
         for name, row in results["arms"].items()
     ]
+
+
+def _pair_rows(results: dict[str, Any]) -> list[list[str]]:
+    return [[pair["arm"], pair["with"], *_difference(pair)] for pair in results["pairs"]]
+
+
+def _difference(pair: dict[str, Any]) -> tuple[str, str]:
+    mean, interval = f"{100 * pair['difference']:+.2f}", pair["interval"]
+    return mean, f"({100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})" if interval else ""
 
 
 def _title(results: dict[str, Any]) -> str:
@@ -152,6 +170,6 @@ def _title(results: dict[str, Any]) -> str:
     )
 
 
-def _spread(mean: float, deviation: float | None, signed: bool = False) -> str:
-    text = f"{100 * mean:+.2f}" if signed else f"{100 * mean:.2f}"
+def _spread(mean: float, deviation: float | None) -> str:
+    text = f"{100 * mean:.2f}"
     return text if deviation is None else f"{text} ± {100 * deviation:.2f}"

@@ -7,7 +7,7 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file
 
-from trainer.compare import ALL, PLAIN, Change, arms, compare, read_changes
+from trainer.compare import ALL, PLAIN, Change, arms, compare, paired, read_changes
 from trainer.data import UNLABELLED, load
 from trainer.distill import own_arm, plain_arm
 from trainer.errors import Diverged, RecipeError, RunError
@@ -67,11 +67,25 @@ def test_every_arm_is_trained_with_every_seed(compared):
         assert len(row["top1"]) == len(row["validation"]) == 2
         assert row["mean"] == pytest.approx(statistics.fmean(row["top1"]))
         assert row["deviation"] == pytest.approx(statistics.stdev(row["top1"]))
-    plain, taught = results["arms"][PLAIN], results["arms"][ALL]
-    paired = [mine - theirs for mine, theirs in zip(taught["top1"], plain["top1"], strict=True)]
-    assert taught["difference"] == pytest.approx(statistics.fmean(paired))
-    assert taught["difference_deviation"] == pytest.approx(statistics.stdev(paired))
-    assert plain["difference"] == 0
+    plain, taught = results["arms"][PLAIN]["top1"], results["arms"][ALL]["top1"]
+    (pair,) = [it for it in results["pairs"] if (it["arm"], it["with"]) == (ALL, PLAIN)]
+    assert pair["difference"] == pytest.approx(statistics.fmean(taught) - statistics.fmean(plain))
+    assert len(results["pairs"]) == 9 * 8 / 2
+
+
+def test_a_difference_is_paired_and_has_students_interval():
+    """Against the formula with a published quantile: t is 2.776 at 4 degrees of freedom, 97.5 %."""
+    one, other = [0.80, 0.70, 0.75, 0.60, 0.90], [0.82, 0.71, 0.78, 0.61, 0.93]
+    (pair,) = paired({"one": one, "other": other})
+    differences = [0.02, 0.01, 0.03, 0.01, 0.03]
+    reach = 2.776 * statistics.stdev(differences) / 5**0.5
+    assert (pair["arm"], pair["with"]) == ("other", "one")
+    assert pair["difference"] == pytest.approx(0.02)
+    assert pair["interval"] == pytest.approx([0.02 - reach, 0.02 + reach], rel=1e-3)  # far narrower than unpaired
+    (same,) = paired({"one": one, "again": one})
+    assert same["interval"] == [0, 0]
+    (single,) = paired({"one": [0.5], "other": [0.6]})
+    assert single["interval"] is None
 
 
 def test_a_second_comparison_trains_nothing_again(compared):
