@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import product
 
 import pytest
 import torch
@@ -167,14 +168,14 @@ def check_the_kernels():
     # 12 channels of a group in a tile of 16, and 72 places in tiles of 64: both ends are masked.
     tiles = {"size": (9, 8), "groups": 2, "channels": 24}
     one_tile = {"size": (5, 7), "groups": 1, "channels": 12}
-    for kernel, stride, dtype, layout, shape in [
-        (3, 1, torch.bfloat16, channels_first, tiles),
-        (3, 2, torch.float64, channels_last, tiles),
-        (3, 3, torch.float16, channels_last, one_tile),
-        (7, 1, torch.float32, channels_last, one_tile),
-        (7, 2, torch.bfloat16, channels_last, one_tile),
-    ]:
-        x, weight = layout(*operands(kernel, stride, **shape))
+    cases = product((3, 5, 7), (1, 2), (torch.float32, torch.bfloat16), (channels_first, channels_last))
+    odd_ones = [
+        (1, 1, torch.float32, channels_last),
+        (3, 2, torch.float64, channels_last),
+        (3, 3, torch.float16, channels_last),
+    ]
+    for kernel, stride, dtype, layout in (*cases, *odd_ones):
+        x, weight = layout(*operands(kernel, stride, **(tiles if kernel == 3 else one_tile)))
         compare_with_the_definition(fused_involution, x.to(dtype), weight.to(dtype), stride)
 
     x, weight = channels_last(*operands(3, 2, size=(5, 4)))
