@@ -30,13 +30,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdk.images import Input, Preprocessing, Resize
 from trainer.data import Split, to_input
+from trainer.device import autocast
 from trainer.distill import Arm
 from trainer.learner import Learner
 from trainer.logits import Header, LogitStore, fill, fill_batch
 from trainer.loop import Batch, batches
 from trainer.losses import distillation, labels_alone, soft_cross_entropy
 from trainer.models import Teacher, create_teacher
-from trainer.precision import autocast
 from trainer.recipe import Recipe, read_recipe
 from trainer.run import create_student
 from trainer.watch import Unwatched

@@ -16,7 +16,7 @@ from .checkpoint import read_json, write_text
 from .data import Dataset, Split
 from .errors import RunError
 from .evaluate import fit_temperature, judge, logits_of, score
-from .logits import RESIDENT_BYTES, LogitStore
+from .logits import LogitStore
 from .loop import Batch, Plan, fit
 from .losses import Teaching, distillation, labels_alone
 from .metrics import training_seconds
@@ -173,8 +173,8 @@ def _replay(arm: Arm, store: LogitStore, device: torch.device) -> Callable[[int]
     teaching = arm.teaching()
     columns = torch.tensor([list(store.header.teachers).index(name) for name in arm.teachers], device=device)
     # A GPU keeps what it was given as long as there is room; a CPU's memory has the files in its cache.
-    views_kept = RESIDENT_BYTES // store.header.view_bytes if device.type == "cuda" else 0
-    answers_for = lru_cache(views_kept)(partial(store.read, device=device))
+    kept = store.resident_views(device) if device.type == "cuda" else 0
+    answers_for = lru_cache(kept)(partial(store.read, device=device))
 
     def plan(epoch: int) -> Plan:
         view = epoch % arm.stored_views

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Dataset, Preprocessing, Split, feed, to_input
-from .precision import Precision, autocast
+from .device import Precision, autocast
 
 EVALUATION_BATCH = 512
 _PRIOR_DEVIATION = 0.5

@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from .checkpoint import load_progress, save_progress
-from .precision import autocast
+from .device import autocast
 from .recipe import Training
 
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from .device import Precision
 from .errors import RecipeError
 from .losses import check_loss_args
-from .precision import Precision
 from .views import ExtraSpec, ViewSpec
 
 

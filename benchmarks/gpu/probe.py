@@ -32,13 +32,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.budget import cut
 from trainer.data import Dataset, Preprocessing, Split, load, to_input
+from trainer.device import arithmetic
 from trainer.distill import own_arm, plain_arm
 from trainer.learner import Learner
 from trainer.logits import teachers_rate
 from trainer.loop import Batch, batches
 from trainer.losses import distillation, labels_alone, soft_cross_entropy
 from trainer.models import Teacher, create_teacher, involution
-from trainer.precision import arithmetic
 from trainer.recipe import Recipe, Training, read_recipe
 from trainer.run import Run, Source, create_student, pick_device, start_run
 from trainer.stages import train_arm

@@ -161,7 +161,7 @@ def test_pictures_beyond_a_gpus_memory_stay_with_the_host_and_teach_the_same(net
     resident = teach(run, "conv", tiny_data, CPU, watch).net.state_dict()
     assert watch.lines == []
 
-    monkeypatch.setitem(to_device.__globals__, "_free_bytes", lambda device: 200_000)
+    monkeypatch.setitem(to_device.__globals__, "free_bytes", lambda device: 200_000)
     other = start_run(run.folder.with_name("other"), run.recipe, tiny_data, Source(("clothes",)))
     behind = teach(other, "conv", tiny_data, CPU, watch).net.state_dict()
     assert all(torch.equal(resident[name], behind[name]) for name in resident)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..device import free_bytes
 from ..errors import DataError
 from ..watch import Watch, size
 from .split import Decoded, Split
@@ -39,17 +39,13 @@ def feed(split: Split, chunks: Sequence[Tensor], device: torch.device, *, worker
 def to_device(split: Split, device: torch.device, watch: Watch) -> Split:
     """The split with its tensors on `device`; images that would take more than half of a GPU's free memory stay behind,
     which is told, and `feed` copies them chunk by chunk."""
-    if isinstance(split.images, Decoded) or split.images.nbytes <= _free_bytes(device) / 2:
+    if isinstance(split.images, Decoded) or split.images.nbytes <= free_bytes(device) / 2:
         return split.to(device)
     watch.tell(
         f"{len(split):,} pictures, {size(split.images.nbytes)}, stay in the host's memory: "
-        f"{device} has {size(_free_bytes(device))} free"
+        f"{device} has {size(free_bytes(device))} free"
     )
     return Split(split.images, split.labels.to(device), split.ids.to(device), split.names)
-
-
-def _free_bytes(device: torch.device) -> float:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
 def _gathered(images: Tensor, chunks: Sequence[Tensor], pin: bool) -> Iterator[Tensor]:

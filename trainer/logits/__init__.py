@@ -2,10 +2,9 @@
 
 from .cost import Cost, cost, teachers_rate
 from .precompute import check, fill, fill_batch
-from .store import RESIDENT_BYTES, Answers, Header, LogitStore, answer_bytes
+from .store import Answers, Header, LogitStore, answer_bytes
 
 __all__ = [
-    "RESIDENT_BYTES",
     "Answers",
     "Cost",
     "Header",

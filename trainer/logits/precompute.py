@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..data import Split, feed
+from ..device import Arithmetic
 from ..errors import OutOfMemory
 from ..models import Teacher
-from ..precision import Arithmetic
 from ..views import Keys, order, render
 from ..watch import Watch, size
 from .store import LogitStore

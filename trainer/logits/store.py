@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..checkpoint import read_tensors, write_tensors, write_text
+from ..device import Arithmetic, free_bytes
 from ..errors import RunError, StoreError
-from ..precision import Arithmetic
 from ..views import ViewSpec
 
 RESIDENT_BYTES = 4 * 2**30
-"""A view's answers of up to so many bytes lie on the training device, larger ones in memory."""
+"""Answers of at most so many bytes lie on the training device, and of a quarter of a GPU's free memory."""
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -181,8 +181,12 @@ class LogitStore:
             raise StoreError(f"{path}: missing or damaged ({fault}); remove it and precompute again") from fault
         return parts
 
+    def resident_views(self, device: torch.device) -> int:
+        """Return for how many views the answers may stay on `device`."""
+        return int(min(RESIDENT_BYTES, free_bytes(device) / 4) // self.header.view_bytes)
+
     def read(self, view: int, device: torch.device | None = None) -> Answers:
-        """The answers for a view, on `device` unless they are large."""
+        """The answers for a view, on `device` unless they are too large for it."""
         return self._answers([self.read_unit(view, shard) for shard in range(len(self.shards()))], device)
 
     def read_shard(self, view: int, shard: int) -> Answers:
@@ -191,7 +195,7 @@ class LogitStore:
 
     def _answers(self, units: list[dict[str, Tensor]], device: torch.device | None) -> Answers:
         parts = {part: torch.cat([unit[part] for unit in units]) for part in units[0]}
-        if device is not None and self.header.view_bytes <= RESIDENT_BYTES:
+        if device is not None and self.resident_views(device):
             parts = {part: tensor.to(device) for part, tensor in parts.items()}
         if self.header.top_k:
             return TopAnswers(**parts, classes=self.header.classes)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from .. import recipe
 from ..checkpoint import weights_hash
 from ..data import Input, Preprocessing, Resize, to_input
+from ..device import Arithmetic, Precision, arithmetic, autocast
 from ..errors import RecipeError
-from ..precision import Arithmetic, Precision, arithmetic, autocast
 
 
 class Teacher(NamedTuple):

@@ -1,12 +1,15 @@
-"""The arithmetic of a net: bf16 where it is asked for, or by `auto` where the device computes it in hardware."""
+"""What a device can do: the arithmetic that a net computes in there, and how much memory it has left."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
+"""What is asked for: `auto` is bf16 where the device computes it in hardware."""
+
 Arithmetic = Literal["fp32", "bf16"]
 
 
@@ -20,6 +23,11 @@ def arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
     if precision == "auto":
         return "bf16" if _has_bf16(device) else "fp32"
     return precision
+
+
+def free_bytes(device: torch.device) -> float:
+    """Return how much a GPU still has room for; of a CPU's memory nothing is known, and it is taken as enough."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
 def _has_bf16(device: torch.device) -> bool:
