@@ -210,12 +210,14 @@ class Probe:
         found = {name: self.teacher_step(name, it.training.compile) for name, it in self.recipe.teachers.items()}
         return {**found, "student": self.student_step(self.recipe.student.training.compile)}
 
-    def operations(self, net: nn.Module, preprocessing: Preprocessing) -> float:
-        """Return the floating-point operations of a picture, forward and backward, in products and convolutions."""
+    def operations(self, net: nn.Module, preprocessing: Preprocessing, backward: bool = True) -> float:
+        """Return the floating-point operations of a picture, in products and convolutions."""
         pictures = 2
         inputs = to_input(self.shown[0].view.pixels[:pictures], preprocessing)
         with FlopCounterMode(display=False) as counter:
-            net.to(self.device).train()(inputs).sum().backward()
+            answers = net.to(self.device).train()(inputs)
+            if backward:
+                answers.sum().backward()
         return counter.get_total_flops() / pictures
 
     def note(self, name: str, step: Step, pictures: int, operations: float = 0.0, rounds: int | None = None) -> None:
@@ -361,10 +363,12 @@ def steps(probe: Probe) -> None:
 
 def filling(probe: Probe) -> None:
     """Views rendered and answered by all teachers."""
+    operations = sum(probe.operations(it.net, it.preprocessing, backward=False) for it in probe.teachers.values())
     for teacher in probe.teachers.values():
         teacher.net.eval()
-    probe.figures["fill_per_s"] = teachers_rate(probe.teachers, probe.train, probe.recipe.views.spec)
-    say(f"   {probe.figures['fill_per_s']:,.0f} pictures a second, by {len(probe.teachers)} teachers")
+    rate = probe.figures["fill_per_s"] = teachers_rate(probe.teachers, probe.train, probe.recipe.views.spec)
+    share = probe.figures["fill_share_of_peak"] = rate * operations / probe.figures["peak_flops"]
+    say(f"   {rate:,.0f} pictures a second, by {len(probe.teachers)} teachers, {share:.1%} of the peak")
 
 
 def checkpoints(probe: Probe) -> None:

@@ -87,7 +87,7 @@ def _numbers(seeds: str) -> list[int]:
     return numbers
 
 
-COLUMNS = ("", "parameters", "top-1 %", "without teachers", "calib. error")
+COLUMNS = ("", "parameters", "top-1 %", "difference, 95 %", "calib. error")
 PAIRED = "differences in points of top-1, paired over the seeds, with their 95 % interval"
 PAIR_COLUMNS = ("", "with", "difference", "95 %")
 
@@ -166,7 +166,8 @@ def _title(results: dict[str, Any]) -> str:
         f" and {counts['unlabelled']:,} without labels" if "unlabelled" in counts else ""
     )
     return (
-        f"{pictures}, judged by {counts['test']:,} others; {len(results['seeds'])} seeds: mean and standard deviation"
+        f"{pictures}, judged by {counts['test']:,} others; {len(results['seeds'])} seeds: mean and standard deviation, "
+        "difference to the student without teachers"
     )
 
 

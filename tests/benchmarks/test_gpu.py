@@ -40,7 +40,15 @@ def test_a_probe_times_every_part_of_every_stage(probed):
         for figure in (f"step {name}_ms", f"step {name}_per_s", f"step {name}_share_of_peak", f"checkpoint {name}_ms"):
             assert figures[figure] > 0
         assert figures[f"views {name} 16_ms"] > 0
-    assert figures.keys() >= {"peak_flops", "copy_bytes_per_s", "launch_us", "fill_per_s", "stored / plain", "load_s"}
+    assert figures.keys() >= {
+        "peak_flops",
+        "copy_bytes_per_s",
+        "launch_us",
+        "fill_per_s",
+        "fill_share_of_peak",
+        "stored / plain",
+        "load_s",
+    }
     assert figures["views_apart"] == 0  # the CPU from itself
     tables = (folder / "out/profile.txt").read_text()
     assert all(f"===== {name}, three steps" in tables for name in ("views", "conv", "involution", "student"))

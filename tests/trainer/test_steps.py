@@ -6,6 +6,7 @@ the loss; the backward pass, the optimiser and the average run on the CPU, in th
 
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,13 +19,15 @@ from torch.utils._pytree import tree_leaves
 import trainer.learner
 from trainer.data import Preprocessing, Split, to_input
 from trainer.data.inputs import _statistics
+from trainer.distill import _online, own_arm
 from trainer.learner import Learner
 from trainer.logits.store import FullAnswers, TopAnswers
-from trainer.loop import batches
+from trainer.loop import Batch, batches
 from trainer.losses import ENSEMBLES, LOSSES, Teaching, distillation, labels_alone
+from trainer.models import create_teacher
 from trainer.recipe import Student, Training
-from trainer.run import create_student
-from trainer.views import ExtraSpec, ViewSpec, enhance, render
+from trainer.run import Run, create_student
+from trainer.views import ExtraSpec, View, ViewSpec, enhance, render
 from trainer.views.view import _beta_quantiles
 
 BATCH, CLASSES, SIZE = 16, 10, 32
@@ -170,6 +173,18 @@ def test_no_loss_reads_the_device(loss, standardize, ensemble, stored, pretended
     seen = used(lambda: sum(distillation(logits, targets, kept.at(places), teaching).values()))
     is_default = (loss, standardize, ensemble, stored) == ("kl", False, "per-token", "all")
     assert seen.total <= BUDGET["the default loss" if is_default else "any loss"]
+
+
+def test_teachers_that_answer_in_the_loop_are_not_read(tiny_recipe):
+    """Their paths are the same on a CPU, but for the kernels of involution."""
+    preprocessing = Preprocessing.square(SIZE)
+    teachers = {name: create_teacher(it, CLASSES, preprocessing) for name, it in tiny_recipe.teachers.items()}
+    online = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="online"))
+    _, objective = _online(own_arm(Run(Path(), online)), teachers)(0)
+    split = pictures(BATCH, CPU)
+    batch = Batch(split.ids, split.ids, View(torch.rand(BATCH, 3, SIZE, SIZE), torch.ones(BATCH)))
+    logits, targets = torch.randn(BATCH, 3, CLASSES), torch.full((BATCH, CLASSES), 1 / CLASSES)
+    assert used(lambda: objective(logits, targets, batch)).counts["convolution"] > 0
 
 
 def test_an_epoch_renders_many_batches_at_once(pretended):
