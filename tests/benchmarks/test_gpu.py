@@ -63,15 +63,16 @@ def test_a_probe_says_what_a_longer_job_has_time_for(probed, tiny_recipe_file):
     assert said == ["10", str(whole.student.training.epochs), "1"]  # all fits; what is set already stays
 
 
-def imported(name):
+def imported(name, monkeypatch):
+    monkeypatch.syspath_prepend(PROGRAMS)  # where Python looks when it runs the program
     found = importlib.util.spec_from_file_location(name, PROGRAMS / f"{name}.py")
     module = sys.modules[name] = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
 
 
-def test_a_fault_in_one_section_is_told_and_the_others_run(clothes, tiny_recipe_file, tmp_path, capsys):
-    probe = imported("probe")
+def test_a_fault_in_one_section_is_told_and_the_others_run(clothes, tiny_recipe_file, tmp_path, monkeypatch, capsys):
+    probe = imported("probe", monkeypatch)
 
     def broken(_):
         raise RuntimeError("no such kernel")
@@ -79,7 +80,7 @@ def test_a_fault_in_one_section_is_told_and_the_others_run(clothes, tiny_recipe_
     def working(it):
         it.figures["reached"] = 1.0
 
-    shared = probe.Probe(read_recipe(tiny_recipe_file), load([clothes]), torch.device("cpu"), 5, tmp_path)
+    shared = probe.Workbench(read_recipe(tiny_recipe_file), load([clothes]), torch.device("cpu"), 5, tmp_path)
     sections = {"broken": broken, "working": working}
     assert probe.run_sections(shared, sections, time.time() + 3600) == ["broken"]
     assert "RuntimeError: no such kernel" in capsys.readouterr().out
@@ -106,7 +107,7 @@ def test_a_job_keeps_what_is_finished(clothes, tiny_recipe_file, tmp_path):
 
 
 def test_a_job_ends_in_time_and_judges_what_it_has(clothes, tiny_recipe_file, tmp_path, monkeypatch, capsys):
-    job = imported("job")
+    job = imported("job", monkeypatch)
     options = ["--recipe", tiny_recipe_file, "--seconds", 3, "--run", tmp_path / "run", "--out", tmp_path, clothes]
     monkeypatch.setattr(sys, "argv", ["job.py", *map(str, options)])
     monkeypatch.setenv("TEACHER_EPOCHS", "1000000")

@@ -1,0 +1,164 @@
+"""A recipe's nets and views on a device, untrained, and how they are timed: what the sections of probe.py work with."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainer.data import Dataset, Preprocessing, Split, to_input
+from trainer.distill import own_arm
+from trainer.learner import Learner
+from trainer.loop import Batch, batches
+from trainer.losses import distillation, labels_alone, soft_cross_entropy
+from trainer.models import Teacher, create_teacher
+from trainer.recipe import Recipe, Training
+from trainer.run import Run, create_student
+
+START = time.perf_counter()
+Step = Callable[[int], None]
+"""Does its work once; the argument counts the calls."""
+
+
+@dataclass
+class Workbench:
+    """What all sections share; `figures` is what they find."""
+
+    recipe: Recipe
+    data: Dataset
+    device: torch.device
+    rounds: int
+    out: Path
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def batch(self) -> int:
+        return self.recipe.student.training.batch
+
+    @cached_property
+    def train(self) -> Split:
+        return self.data.train.to(self.device)
+
+    @cached_property
+    def shown(self) -> list[Batch]:
+        """Two batches of the student's views."""
+        rows = batches(self.train, seed=0, view=0, epoch=0, size=self.batch, spec=self.recipe.views.spec)
+        return [next(rows) for _ in range(min(2, len(self.train) // self.batch))]
+
+    @cached_property
+    def teachers(self) -> dict[str, Teacher]:
+        """The recipe's teachers, untrained: what is learned does not matter to the time."""
+        return {
+            name: create_teacher(
+                replace(it, pretrained=False, weights=None, training=Training()),
+                len(self.data.labels),
+                self.data.preprocessing,
+            ).to(self.device)
+            for name, it in self.recipe.teachers.items()
+        }
+
+    def student(self) -> nn.Module:
+        return create_student(
+            self.recipe.student, len(self.recipe.teachers), len(self.data.labels), self.data.preprocessing
+        )
+
+    def wait(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+    def milliseconds(self, step: Step, rounds: int | None = None, warm: int = 3) -> float:
+        """Return what one step among many takes, the device's queue kept full: the median of five parts."""
+        for number in range(warm):
+            step(number)
+        part, times = max(1, (rounds or self.rounds) // 5), []
+        self.wait()
+        for start in range(0, 5 * part, part):
+            started = time.perf_counter()
+            for number in range(start, start + part):
+                step(number)
+            self.wait()
+            times.append((time.perf_counter() - started) / part)
+        return 1000 * statistics.median(times)
+
+    def prepared(self, number: int, preprocessing: Preprocessing) -> tuple[Batch, Tensor, Tensor]:
+        one = self.shown[number % len(self.shown)]
+        targets = one.view.targets(self.train.labels[one.indices], len(self.data.labels), 0.1)
+        return one, to_input(one.view.pixels, preprocessing), targets
+
+    def teacher_step(self, name: str, compiled: bool) -> tuple[Step, Learner]:
+        teacher, training = self.teachers[name], replace(self.recipe.teachers[name].training, compile=compiled)
+        learner = Learner(teacher.net, training, 1000, self.device)
+
+        def step(number: int) -> None:
+            _, inputs, targets = self.prepared(number, teacher.preprocessing)
+            learner.step(number, inputs, lambda output: soft_cross_entropy(output, targets))
+
+        return step, learner
+
+    def student_step(self, compiled: bool, taught: bool = True) -> tuple[Step, Learner]:
+        arm = own_arm(Run(Path(), self.recipe))
+        learner = Learner(self.student(), replace(self.recipe.student.training, compile=compiled), 1000, self.device)
+        size = (len(self.train), len(self.recipe.teachers), len(self.data.labels))
+        kept, teaching = torch.randn(size, device=self.device).half(), arm.teaching()
+
+        def step(number: int) -> None:
+            one, inputs, targets = self.prepared(number, self.data.preprocessing)
+
+            def loss_of(output: Tensor) -> Tensor:
+                if not taught:
+                    return sum(labels_alone(output, targets).values())
+                return sum(distillation(output, targets, kept[one.places].float(), teaching).values())
+
+            learner.step(number, inputs, loss_of)
+
+        return step, learner
+
+    def as_in_the_recipe(self) -> dict[str, tuple[Step, Learner]]:
+        found = {name: self.teacher_step(name, it.training.compile) for name, it in self.recipe.teachers.items()}
+        return {**found, "student": self.student_step(self.recipe.student.training.compile)}
+
+    def operations(self, net: nn.Module, preprocessing: Preprocessing, backward: bool = True) -> float:
+        """Return the floating-point operations of a picture, in products and convolutions."""
+        pictures = 2
+        inputs = to_input(self.shown[0].view.pixels[:pictures], preprocessing)
+        with FlopCounterMode(display=False) as counter:
+            answers = net.to(self.device).train()(inputs)
+            if backward:
+                answers.sum().backward()
+        return counter.get_total_flops() / pictures
+
+    def note(self, name: str, step: Step, pictures: int, operations: float = 0.0, rounds: int | None = None) -> None:
+        """Time a step, print and keep it: with pictures a second, memory, and the share of the measured peak."""
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        step(0)
+        self.wait()
+        first, ms = time.perf_counter() - started, self.milliseconds(step, rounds)
+        self.figures[f"{name}_ms"] = ms
+        self.figures[f"{name}_per_s"] = 1000 * pictures / ms
+        text = f"   {name}: first {first:.1f} s, then {ms:.2f} ms for {pictures}, {1000 * pictures / ms:,.0f} a second"
+        if operations and "peak_flops" in self.figures:
+            share = operations * pictures / (ms / 1000) / self.figures["peak_flops"]
+            self.figures[f"{name}_share_of_peak"] = share
+            text += f", {share:.1%} of the peak"
+        if self.on_gpu:
+            self.figures[f"{name}_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            text += f", {self.figures[f'{name}_gib']:.1f} GiB"
+        say(text)
+
+
+def say(*text: object) -> None:
+    print(f"[{time.perf_counter() - START:6.1f} s]", *text, flush=True)
