@@ -140,6 +140,7 @@ def kernels(bench: Workbench) -> None:
             say(f"   involution, stride {stride}, {dtype}: relative errors", ", ".join(f"{e:.1e}" for e in errors))
             if not max(errors) < limit:
                 raise AssertionError("the kernels are wrong")
+    _involution_speed(bench)
     few = _first(bench.data.train, 512)
     here, there = (
         render(few.images.to(where), few.ids.to(where), seed=0, view=0, spec=bench.recipe.views.spec).pixels.cpu()
@@ -147,6 +148,30 @@ def kernels(bench: Workbench) -> None:
     )
     bench.figures["views_apart"] = (here - there).abs().max().item()
     say(f"   views: at most {bench.figures['views_apart']:.1e} from the CPU's")
+
+
+def _involution_speed(bench: Workbench) -> None:
+    """Time it at a layer of the first stage, and count the bytes that it cannot help moving: each operand once."""
+    pictures = bench.batch if bench.on_gpu else 4
+    size = bench.data.preprocessing.input.height
+    x = torch.randn(pictures, 64, size, size, device=bench.device, dtype=torch.bfloat16)
+    w = torch.randn(pictures, 36, size, size, device=bench.device, dtype=torch.bfloat16)
+    x, w = (it.contiguous(memory_format=torch.channels_last).requires_grad_() for it in (x, w))
+    grad = torch.randn_like(x)
+
+    def forward(_: int) -> Tensor:
+        return involution(x, w.unflatten(1, (4, -1)), 1)
+
+    def both(number: int) -> None:
+        torch.autograd.grad(forward(number), (x, w), grad)
+
+    for name, step, moved in (
+        ("involution", forward, 2 * x.nbytes + w.nbytes),
+        ("involution and gradients", both, 5 * x.nbytes + 3 * w.nbytes),
+    ):
+        ms = bench.figures[f"{name}_ms"] = bench.milliseconds(step, 10)
+        share = bench.figures[f"{name}_share_of_copy"] = moved / (ms / 1000) / bench.figures["copy_bytes_per_s"]
+        say(f"   {name}, {pictures} x 64 x {size} x {size}: {ms:.2f} ms, {share:.0%} of the copy's rate")
 
 
 def _involution_errors(stride: int, dtype: torch.dtype, device: torch.device) -> list[float]:
