@@ -46,7 +46,7 @@ class Learner:
             warmup_lr_init=training.lr / 100,
             t_in_epochs=False,
         )
-        # Collected once: to walk through both nets' modules takes the host as long as the device needs for a step.
+        # Collected once: to walk through the modules of both nets in every step is work for the host alone.
         self._averaged, self._trained = (_floating(net) for net in (self._ema.module, self.model))
 
     @property

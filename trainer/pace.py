@@ -29,6 +29,7 @@ from .teach import teach
 from .watch import Unwatched, Watch
 
 LEAST_STEPS = 3
+"""Steps that are timed, however long they take."""
 
 
 class Pace(NamedTuple):
@@ -155,14 +156,15 @@ class _Stopwatch(Unwatched):
     """Watches the steps of a stage, and ends it after some."""
 
     def __init__(self, device: torch.device, seconds: float) -> None:
-        self.device, self.seconds, self.steps = device, seconds, 0
+        self.device, self.seconds = device, seconds
+        self.first_steps = self.steps = 0
         self.started = self.first = self.last = time.perf_counter()
 
     def step(self, steps: int = 1, note: str = "") -> None:
         if not steps:
             return
-        if self.first == self.started:
-            self.first = self._now()
+        if not self.first_steps:
+            self.first, self.first_steps = self._now(), steps
             return
         self.steps += steps
         if self.steps >= LEAST_STEPS and time.perf_counter() - self.first >= self.seconds:
@@ -170,11 +172,13 @@ class _Stopwatch(Unwatched):
             raise _Enough
 
     def measured(self) -> tuple[float, float]:
-        """Seconds before the first step, and of a step: a stage of one step has but that to tell."""
+        """Return the seconds before the first step, and of a step; all of them where there was but one."""
         if self.last == self.started:  # the stage ended by itself
             self.last = self._now()
-        step = (self.last - self.first) / self.steps if self.steps else self.first - self.started
-        return max(0.0, self.first - self.started - step), step
+        if not self.steps:
+            return 0.0, (self.first - self.started) / max(1, self.first_steps)
+        step = (self.last - self.first) / self.steps
+        return max(0.0, self.first - self.started - step * self.first_steps), step
 
     def _now(self) -> float:
         if self.device.type == "cuda":  # whose queue may be long

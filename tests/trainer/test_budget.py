@@ -168,6 +168,15 @@ def test_the_first_step_and_what_comes_before_it_are_told_apart_from_the_others(
     assert watch.measured() == (10.0, 2.0)
 
 
+def test_a_stage_of_a_single_step_is_timed_by_it(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("trainer.pace.time", clock)
+    watch = _Stopwatch(CPU, seconds=5.0)
+    clock.now += 12
+    watch.step(4)  # as a store does that is filled at once
+    assert watch.measured() == (0.0, 3.0)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5 h", 5400), ("2min", 120), ("1h5s", 3605)]
 )
