@@ -166,7 +166,7 @@ def paired(top1: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
 def _interval(values: Sequence[float], mean: float) -> list[float] | None:
     if len(values) < 2:
         return None
-    reach = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return [mean - reach, mean + reach]
 
 
