@@ -1,4 +1,4 @@
-"""What a device can do: the arithmetic that a net computes in there, and how much memory it has left."""
+"""A device's abilities: the arithmetic that a net computes in there, and how much memory is left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
-"""What is asked for: `auto` is bf16 where the device computes it in hardware."""
+"""The arithmetic that is asked for: `auto` is bf16 where the device computes it in hardware."""
 
 Arithmetic = Literal["fp32", "bf16"]
 

@@ -1,4 +1,4 @@
-"""How fast a machine trains: each stage begun as it will be, in a folder that is thrown away, and stopped after some
+"""The pace of a machine: each stage is begun as it will be, in a folder that is thrown away, and stopped after some
 steps. Nothing is modelled that can be timed."""
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEAST_STEPS = 3
 
 
 class Pace(NamedTuple):
-    """Seconds of a stage: for each `epoch`, and `once`, before the first step and after the last."""
+    """The seconds of a stage: for each `epoch`, and `once`, before the first step and after the last."""
 
     once: float
     epoch: float
@@ -124,7 +124,7 @@ class Paces:
     def _pace(
         self, once: float, step: float, split: Split, training: Training, net: nn.Module, preprocessing: Preprocessing
     ) -> Pace:
-        """With what follows an epoch, the validation, and the training: the net is judged, and shown in a report."""
+        """Add what follows an epoch, the validation, and the training: the net is judged, and shown in a report."""
         net, sample = net.to(self.device), self.data.test.take(torch.arange(min(EVALUATION_BATCH, len(self.data.test))))
         logits_of(net, sample, preprocessing)
         started = time.perf_counter()
@@ -134,7 +134,7 @@ class Paces:
         return Pace(once + 2 * validation + 2 * test, step * steps_of_epoch(split, training.batch) + validation)
 
     def _timed(self, work: Callable[[Path, Watch], object], training: Training | None = None) -> tuple[float, float]:
-        """Seconds before the first step of `work`, and of a step; a compiler that has seen a net is faster again."""
+        """Return the seconds before the first step of `work`, and of a step. A compiler is faster the second time."""
         for _ in range(2 if training and training.compile else 1):
             watch = _Stopwatch(self.device, self.seconds)
             with tempfile.TemporaryDirectory() as folder, suppress(_Enough):

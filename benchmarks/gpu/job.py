@@ -118,7 +118,7 @@ class Deadline:
 
 
 class Kept:
-    """What is left in `out`: figures of every finished net, and the `main` ones in float16."""
+    """Keeps in `out` the figures of every finished net, and the `main` nets in float16."""
 
     def __init__(self, run: Run, out: Path, main: set[str]) -> None:
         self.run, self.out, self.main = run, out, main
@@ -155,7 +155,7 @@ class Kept:
 
 
 def _shortened(recipe: Recipe) -> Recipe:
-    """The recipe with the epochs and views of the environment."""
+    """Return the recipe with the epochs and views of the environment."""
 
     def trained(training: Training, variable: str) -> Training:
         return replace(training, epochs=int(os.environ.get(variable) or training.epochs))

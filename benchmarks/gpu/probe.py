@@ -1,4 +1,4 @@
-"""What a card does with a recipe, in three minutes: every part of every stage timed, and what a longer job can afford.
+"""Time what a card does with a recipe, part by part, in three minutes, and reckon what a longer job can afford.
 
     python benchmarks/gpu/probe.py --recipe RECIPE --out OUT --deadline EPOCH_SECONDS [--few N] [--rounds N] ARCHIVE...
 
@@ -110,7 +110,7 @@ def _first(split: Split, count: int) -> Split:
 
 
 def ceilings(bench: Workbench) -> None:
-    """The largest rates that anything reaches here: a large product, a large copy; and what a launch costs."""
+    """Measure the largest rates that anything reaches here, by a large product and copy, and the cost of a launch."""
     size, copied = (8192, 2**30) if bench.on_gpu else (1024, 2**26)
     short = arithmetic(bench.recipe.student.training.precision, bench.device) == "bf16"
     one, other = (
@@ -133,7 +133,7 @@ def ceilings(bench: Workbench) -> None:
 
 
 def kernels(bench: Workbench) -> None:
-    """Involution and the views on this device against the CPU's."""
+    """Compare involution and the views on this device with the CPU's."""
     for stride in (1, 2):
         for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
             errors = _involution_errors(stride, dtype, bench.device)
@@ -175,7 +175,7 @@ def _involution_speed(bench: Workbench) -> None:
 
 
 def _involution_errors(stride: int, dtype: torch.dtype, device: torch.device) -> list[float]:
-    """Relative errors of the answer and both gradients, to float64 on the CPU."""
+    """Return the relative errors of the answer and both gradients, to float64 on the CPU."""
     torch.manual_seed(0)
     x = torch.randn(4, 64, 16, 16).to(dtype).contiguous(memory_format=torch.channels_last)
     w = torch.randn(4, 36, 16 // stride, 16 // stride).to(dtype).contiguous(memory_format=torch.channels_last)
@@ -216,7 +216,7 @@ def whole_path(bench: Workbench, few: int, source: Source) -> None:
 
 
 def rendering(bench: Workbench) -> None:
-    """The views of a batch, and of as many batches as a GPU renders at once."""
+    """Time the views of a batch, and of as many batches as a GPU renders at once."""
     specs = {"student": bench.recipe.views.spec, **{name: it.views for name, it in bench.recipe.teachers.items()}}
     for name, spec in specs.items():
         for pictures in sorted({min(bench.batch * many, len(bench.train)) for many in (1, 16)}):
@@ -230,7 +230,7 @@ def _render(images: Tensor, ids: Tensor, spec: object, number: int) -> None:
 
 
 def steps(bench: Workbench) -> None:
-    """A step of every net, and the student's without teachers."""
+    """Time a step of every net, and the student's without teachers."""
     nets = {name: (teacher.net, teacher.preprocessing) for name, teacher in bench.teachers.items()}
     nets["student"] = (bench.student(), bench.data.preprocessing)
     operations = {name: bench.operations(*net) for name, net in nets.items()}
@@ -244,7 +244,7 @@ def steps(bench: Workbench) -> None:
 
 
 def filling(bench: Workbench) -> None:
-    """Views rendered and answered by all teachers."""
+    """Time views that are rendered and answered by all teachers."""
     operations = sum(bench.operations(it.net, it.preprocessing, backward=False) for it in bench.teachers.values())
     for teacher in bench.teachers.values():
         teacher.net.eval()
@@ -254,7 +254,7 @@ def filling(bench: Workbench) -> None:
 
 
 def checkpoints(bench: Workbench) -> None:
-    """What it takes to keep a net's progress."""
+    """Time how a net's progress is kept."""
     for name, (step, learner) in bench.as_in_the_recipe().items():
         step(0)
         path = SCRATCH / f"{name}.safetensors"
@@ -264,7 +264,7 @@ def checkpoints(bench: Workbench) -> None:
 
 
 def waits(bench: Workbench) -> None:
-    """Where a step waits for the device: each such line costs the queue."""
+    """Find where a step waits for the device: each such line costs the queue."""
     if not bench.on_gpu:
         say("   a CPU has no queue")
         return
@@ -281,7 +281,7 @@ def waits(bench: Workbench) -> None:
 
 
 def affordable(bench: Workbench, share: float) -> None:
-    """The epochs and views of the recipe for which job.py has time."""
+    """Reckon the epochs and views of the recipe for which job.py has time."""
     seconds = float(os.environ.get("SECONDS_FOR_MAIN", "510")) - 50  # to start, to decode, to be sure
 
     class Told(Unwatched):
@@ -303,7 +303,7 @@ def affordable(bench: Workbench, share: float) -> None:
 
 
 def tables(bench: Workbench) -> None:
-    """The profiler's tables, by the device's time and by the host's, and how busy the device is."""
+    """Write the profiler's tables, by the device's time and by the host's, and count how busy the device is."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.on_gpu else [])]
     images, ids = bench.train.images[: bench.batch], bench.train.ids[: bench.batch]
     work = {"views": partial(_render, images, ids, bench.recipe.views.spec)}
@@ -331,7 +331,7 @@ def tables(bench: Workbench) -> None:
 
 
 def variants(bench: Workbench) -> None:
-    """What the recipe does not do, and whether it would pay: the other one of compiled and eager, and CUDA graphs."""
+    """Time what the recipe does not do: the other one of compiled and eager, and CUDA graphs."""
     if not bench.on_gpu:
         say("   to compile for a CPU takes minutes and tells nothing of a card")
         return

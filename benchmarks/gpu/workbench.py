@@ -30,7 +30,7 @@ Step = Callable[[int], None]
 
 @dataclass
 class Workbench:
-    """What all sections share; `figures` is what they find."""
+    """Holds what all sections share; `figures` is what they find."""
 
     recipe: Recipe
     data: Dataset
@@ -53,13 +53,13 @@ class Workbench:
 
     @cached_property
     def shown(self) -> list[Batch]:
-        """Two batches of the student's views."""
+        """Return two batches of the student's views."""
         rows = batches(self.train, seed=0, view=0, epoch=0, size=self.batch, spec=self.recipe.views.spec)
         return [next(rows) for _ in range(min(2, len(self.train) // self.batch))]
 
     @cached_property
     def teachers(self) -> dict[str, Teacher]:
-        """The recipe's teachers, untrained: what is learned does not matter to the time."""
+        """Return the recipe's teachers, untrained: what is learned does not matter to the time."""
         return {
             name: create_teacher(
                 replace(it, pretrained=False, weights=None, training=Training()),

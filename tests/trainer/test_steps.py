@@ -1,4 +1,4 @@
-"""What a step asks of the host, which a GPU waits for: how many operations, and never a value.
+"""A step asks the host, for which a GPU waits, for few operations, and never for a value.
 
 Without a GPU, tensors that only claim to be on one (torch's fake tensors) take the very paths that theirs take, up to
 the loss; the backward pass, the optimiser and the average run on the CPU, in the form that they have on a GPU.
@@ -91,7 +91,7 @@ def pictures(count: int, device: torch.device = GPU) -> Split:
 
 
 def used(work, *arguments) -> Unread:
-    """What `work` dispatches the second time, when its tables are there."""
+    """Return what `work` dispatches the second time, when its tables are there."""
     work(*arguments)
     with Unread() as seen:
         work(*arguments)

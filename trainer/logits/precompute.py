@@ -23,8 +23,8 @@ FILL_BATCH, PIXELS_ON_GPU = 256, 2**22
 """Pictures that are rendered and answered at once; on a GPU so many as have these pixels: 4,096 of 32 x 32."""
 
 TOLERANCE: dict[Arithmetic, float] = {"fp32": 2**-9, "bf16": 2**-4}
-"""How far an answer may be from the stored one, as a share of the largest logit. Both are rounded to float16 (2^-11);
-the products of bf16 depend on the size of the batch too, and moved single logits of trained teachers by 1.5 %."""
+"""The largest distance of an answer from the stored one, as a share of the largest logit. Both are rounded to float16
+(2^-11); bf16's products depend on the size of the batch too, and moved single logits of trained teachers by 1.5 %."""
 
 
 def fill_batch(height: int, width: int, device: torch.device) -> int:
