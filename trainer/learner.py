@@ -68,10 +68,10 @@ class Learner:
             loss_of: from the model's float32 output to a scalar.
         """
         self._schedule.step_update(number)
+        self._optimizer.zero_grad()  # before the forward pass, which may need the memory
         with autocast(self.training.precision, self.device):
             output = self.model(inputs)
         loss = loss_of(output.float())
-        self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self._optimizer.step()
