@@ -108,7 +108,7 @@ def test_a_job_keeps_what_is_finished(clothes, tiny_recipe_file, tmp_path):
 
 def test_a_job_ends_in_time_and_judges_what_it_has(clothes, tiny_recipe_file, tmp_path, monkeypatch, capsys):
     job = imported("job", monkeypatch)
-    options = ["--recipe", tiny_recipe_file, "--seconds", 3, "--run", tmp_path / "run", "--out", tmp_path, clothes]
+    options = ["--recipe", tiny_recipe_file, "--seconds", 10, "--run", tmp_path / "run", "--out", tmp_path, clothes]
     monkeypatch.setattr(sys, "argv", ["job.py", *map(str, options)])
     monkeypatch.setenv("TEACHER_EPOCHS", "1000000")
     monkeypatch.setattr("trainer.loop.LOST_AT_MOST", 0)
