@@ -95,7 +95,7 @@ def run_sections(bench: Workbench, sections: Mapping[str, Callable[[Workbench], 
         say(f"-- {name}")
         try:
             section(bench)
-        except Exception:
+        except Exception:  # whatever it is: the card is lent for minutes, and the other sections have to run
             faults.append(name)
             traceback.print_exc(file=sys.stdout)
         (bench.out / "probe.json").write_text(json.dumps(bench.figures, indent=1) + "\n")

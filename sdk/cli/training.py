@@ -92,10 +92,10 @@ class Deadline:
     """
 
     def __init__(self, within: str | None) -> None:
+        started = time.perf_counter()  # torch, which comes with the next line, takes seconds of it
         with training_extra():
             from trainer.watch import seconds_of
 
-        started = time.perf_counter()
         try:
             self._end = started + seconds_of(within) if within else None
         except ValueError as fault:
