@@ -63,8 +63,8 @@ def cut(
     at_least, left = needed(least), end - time.perf_counter()
     if at_least > left:
         raise RecipeError(
-            f"{duration(seconds)} are too short: {duration(max(0.0, left))} are left, and one epoch of every stage "
-            f"takes {duration(at_least)}; give more time or a smaller recipe"
+            f"too little time: {duration(max(0.0, left))} are left after loading and timing, and one epoch of every "
+            f"stage takes {duration(at_least)}; give more time or a smaller recipe"
         )
     counts = _fitting(whole, lambda counts: needed(counts) <= left)
     if counts == whole:

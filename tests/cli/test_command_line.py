@@ -187,7 +187,7 @@ def test_a_run_is_cut_to_the_time_it_is_given_and_goes_on_as_it_was_cut(clothes,
     arguments = ["distill", "--data", clothes, "--recipe", tiny_recipe_file, "--out", tmp_path / "run"]
     for within, line in (
         ("1ms", b"--within: '1ms' is no time; say 90s, 30m or 1h30m"),
-        ("0.5s", b"are too short: "),
+        ("0.5s", b"too little time: "),
     ):
         process = libkd(*arguments, "--within", within)
         assert process.returncode == 2

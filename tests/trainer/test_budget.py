@@ -96,7 +96,9 @@ def test_teachers_that_are_taken_as_they_are_stay_so(steady, tiny_data):
 
 
 def test_too_little_for_one_epoch_of_each_is_refused_with_what_it_takes(steady, tiny_data):
-    with pytest.raises(RecipeError, match=r"10.0 s are left, and one epoch of every stage takes 14 s;"):
+    with pytest.raises(
+        RecipeError, match=r"10.0 s are left after loading and timing, and one epoch of every stage takes 14 s;"
+    ):
         cut(RECIPE, tiny_data, 10.0, CPU, Told())
 
 
