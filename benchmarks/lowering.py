@@ -29,9 +29,9 @@ import numpy as np
 import torch
 
 import sdk
-from runtimes.base import ENGINES
+from runtimes.engines import ENGINES
 from sdk.benchmark import Measurement, measure
-from sdk.deployed import Deployed
+from sdk.exporting.deployed import Deployed
 from trainer.models import Student
 
 STUDENTS: dict[str, dict[str, Any]] = {

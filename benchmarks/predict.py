@@ -23,7 +23,7 @@ import numpy as np
 from lowering import STUDENTS
 
 import sdk
-from runtimes.base import ENGINES
+from runtimes.engines import ENGINES
 from sdk.images import crop, resize
 
 CAMERA = (4000, 3000)

@@ -31,15 +31,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from sdk.images import Input, Preprocessing, Resize
 from trainer.data import Split, to_input
 from trainer.device import autocast
-from trainer.distill import Arm
 from trainer.learner import Learner
 from trainer.logits import Header, LogitStore, fill, fill_batch
 from trainer.loop import Batch, batches
 from trainer.losses import distillation, labels_alone, soft_cross_entropy
 from trainer.models import Teacher, create_teacher
+from trainer.progress import Silent
 from trainer.recipe import Recipe, read_recipe
 from trainer.run import create_student
-from trainer.watch import Unwatched
+from trainer.train import Arm
 
 CLASSES = 100
 
@@ -207,7 +207,7 @@ class Bench:
 
         def filled(number: int) -> None:
             with tempfile.TemporaryDirectory() as folder:
-                fill(self._store(folder, len(self.split)), self.teachers, self.split, Unwatched())
+                fill(self._store(folder, len(self.split)), self.teachers, self.split, Silent())
 
         medians = self._medians({"alone": alone, "fill": filled}, rounds)
         rates = {name: len(self.split) / seconds for name, seconds in medians.items()}

@@ -1,16 +1,20 @@
-"""What an engine is to the rest of the house: a way to run files, and to make them. And which engines there are."""
+"""The contract between an engine and everything above it: how its files are made, and how they are run.
+
+Shapes: a graph takes uint8 RGB pixels [batch, height, width, 3] and returns float32 probabilities [batch, classes].
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import BundleError, EngineError, ExportError, LibkdError
 
 if TYPE_CHECKING:
     import torch
@@ -19,23 +23,10 @@ METADATA_KEY = "libkd_bundle"
 """Under this name a model file carries its manifest: in `metadata_props`, `rt_info`, or a method of the `.pte`."""
 
 INPUT, OUTPUT = "pixels", "probabilities"
-"""What the graph's only input and only output are called."""
+"""The names of the graph's only input and only output."""
 
-
-class EngineNotInstalled(Exception):
-    """The engine, or something that it needs, can't be imported; the message holds the pip command."""
-
-
-class EngineFailed(Exception):
-    """The engine refused a file or failed while it ran."""
-
-
-class ForeignFile(Exception):
-    """A file is not what it is said to be: another format, or a graph of other shapes."""
-
-
-class LoweringRefused(Exception):
-    """The engine can't take this model, or not at this precision."""
+Call: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""A function from pixels [batch, height, width, 3] to probabilities [batch, classes]."""
 
 
 class Signature(NamedTuple):
@@ -47,44 +38,47 @@ class Signature(NamedTuple):
 
 
 class Quantization(NamedTuple):
-    """What an 8-bit model is made with.
+    """The material for an 8-bit model.
 
     Attributes:
-        pictures: uint8 [n, height, width, 3], to see by how large activations get.
+        images: uint8 [n, height, width, 3]; the ranges of the activations are measured on them.
         float_layers: names of modules that stay in float.
     """
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     float_layers: tuple[str, ...] = ()
 
 
 class Delegation(NamedTuple):
-    """How a graph was cut up: parts that the engine's backend runs, and operators, by how often, that it does not."""
+    """How a graph was partitioned.
+
+    Attributes:
+        delegates: number of parts that the engine's backend runs.
+        outside: operators that the backend does not run, with how often each occurs.
+    """
 
     delegates: int
     outside: dict[str, int]
 
 
 class Session(Protocol):
-    """A model file, loaded. It may be used from several threads at once."""
+    """A loaded model file. Several threads may use it at once."""
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Probabilities [batch, classes] of RGB pixels [batch, height, width, 3], for any batch of at least one.
+        """Return the probabilities [batch, classes] of RGB pixels [batch, height, width, 3]; batch is at least 1.
 
         Raises:
-            EngineFailed: the engine gave up.
+            EngineError: the engine failed.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the engine's memory."""
+        """Free the engine's memory."""
         ...
 
 
 class Lowering(Protocol):
-    """A module that makes an engine's files."""
-
-    PRECISIONS: tuple[str, ...]
+    """The module `lowering.py` of an engine, which makes the engine's files."""
 
     def lower(
         self,
@@ -98,146 +92,96 @@ class Lowering(Protocol):
     ) -> Delegation | None:
         """Write the engine's `files` into `folder`.
 
-        `module` is in eval mode, on the CPU, maps uint8 [batch, height, width, 3] to float32 [batch, classes], and
-        computes in its parameters' dtype; it is not changed. `quantization` comes with int8 and with nothing else.
-        `manifest` is one line of JSON, readable again through `read_manifest`.
+        Args:
+            module: in evaluation mode, on the CPU; it maps uint8 [batch, height, width, 3] to float32
+                [batch, classes] and computes in the dtype of its parameters. It is not changed.
+            precision: one of the engine's `precisions`.
+            quantization: given at int8, else None.
+            manifest: one line of JSON, which `read_manifest` of the engine's session returns again.
 
         Returns:
-            how the graph was cut up, where the engine does that while lowering.
+            How the graph was partitioned, if the engine does that while lowering.
 
         Raises:
-            LoweringRefused: the engine can't express the module.
+            ExportError: the engine can't express the module.
         """
         ...
 
 
 class Engine(NamedTuple):
-    """What is known of an engine without importing it."""
+    """The facts about an engine that are known without importing it. They stand in `engine.py` of its folder.
 
+    Attributes:
+        name: how `--target` and the manifest call it.
+        package: the Python package with its `session`, `lowering` and `bare` modules.
+        title: its name for people.
+        files: the files that it reads; the first is the model file.
+        magic: offset and bytes by which the model file is recognised.
+        precisions: the precisions at which models are lowered for it.
+        run_extra, lower_extra: the extras of this project that install what running and lowering need.
+        requirements: Python packages whose versions are recorded in a bundle.
+        colour: the name of its colour in charts.
+        backends: the backends that it delegates to, the default first; empty if it has only one way to compute.
+    """
+
+    name: str
+    package: str
     title: str
     files: tuple[str, ...]
     magic: tuple[int, bytes]
-    """Offset and bytes by which the first of `files` is told from anything else."""
+    precisions: tuple[str, ...]
     run_extra: str
     lower_extra: str
-    packages: tuple[str, ...]
-    """Whose versions are worth recording."""
+    requirements: tuple[str, ...]
+    colour: str
+    backends: tuple[str, ...] = ()
 
 
-ENGINES = {
-    "onnx": Engine("ONNX Runtime", ("model.onnx",), (0, b"\x08"), "", "[export]", ("onnxruntime", "onnx")),
-    "openvino": Engine(
-        "OpenVINO", ("model.xml", "model.bin"), (0, b"<?xml"), "[openvino]", "[export,openvino]", ("openvino",)
-    ),
-    # The identifier has to be looked at before ExecuTorch's loader sees the file: on garbage it aborts the process.
-    "executorch": Engine(
-        "ExecuTorch", ("model.pte",), (4, b"ET12"), "[executorch]", "[export,executorch]", ("executorch",)
-    ),
-}
-
-
-def open_session(
-    engine: str, folder: Path, signature: Signature, threads: int | None = None, *, precision: str = "fp32"
-) -> Session:
-    """Load the engine's files in `folder`. `threads` defaults to the cores that this process may use.
-
-    `precision` is the one that they were lowered at.
-
-    Raises:
-        EngineNotInstalled: the engine can't be imported.
-        ForeignFile: the file is of another format, or its graph has another signature.
-        EngineFailed: the engine can't load it.
-    """
-    check_magic(engine, folder)
-    module = _part(engine, "session", ENGINES[engine].run_extra)
-    return cast(Session, module.Session(folder, signature, precision, threads))
-
-
-def load_runtime(engine: str) -> None:
-    """Import what runs this engine's files, so that opening one takes no longer than it has to.
-
-    Raises:
-        EngineNotInstalled: it can't be imported.
-    """
-    _part(engine, "session", ENGINES[engine].run_extra)
-
-
-def read_manifest(engine: str, folder: Path) -> str:
-    """The JSON that the model file in `folder` carries, or "" if it carries none.
-
-    Raises:
-        EngineNotInstalled, ForeignFile, EngineFailed: as for `open_session`.
-    """
-    check_magic(engine, folder)
-    return cast(str, _part(engine, "session", ENGINES[engine].run_extra).read_manifest(folder))
-
-
-def load_lowering(engine: str) -> Lowering:
-    """The module that makes this engine's files.
-
-    Raises:
-        EngineNotInstalled: the engine, or torch, can't be imported.
-    """
-    return cast(Lowering, _part(engine, "lowering", ENGINES[engine].lower_extra))
-
-
-def check_magic(engine: str, folder: Path) -> None:
-    """Raise `ForeignFile` if the model file does not begin like one of this engine."""
-    title, (name, *_), (offset, magic) = ENGINES[engine][:3]
-    with (folder / name).open("rb") as file:
-        head = file.read(offset + len(magic))
-    if head[offset:] != magic:
-        raise ForeignFile(f"{name} is no file of {title}")
-
-
-def check_signature(file: str, found: tuple[object, ...], wanted: Signature) -> None:
-    """Raise `ForeignFile` if a graph's (height, width, classes) are not those that it should have."""
+def check_signature(folder: Path, file: str, found: tuple[object, ...], wanted: Signature) -> None:
+    """Raise `BundleError` if the (height, width, classes) of a graph are not those that it should have."""
     if found != wanted:
-        raise ForeignFile(
-            f"{file} takes {found[0]}x{found[1]} pixels and knows {found[2]} classes, "
-            f"not {wanted.height}x{wanted.width} and {wanted.classes}"
+        raise BundleError(
+            f"{folder}: {file} takes {found[0]}x{found[1]} pixels and knows {found[2]} classes, "
+            f"not {wanted.height}x{wanted.width} and {wanted.classes}; copy or export the bundle again"
         )
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def engine_failures(doing: str) -> Iterator[None]:
-    """Whatever an engine raises inside the block becomes one line of `EngineFailed`."""
+def engine_failures(task: str) -> Iterator[None]:
+    """Turn any exception of an engine inside the block into an `EngineError` of one line; ours pass unchanged."""
     try:
         yield
-    except (ForeignFile, EngineFailed):
+    except LibkdError:
         raise
     except Exception as fault:
-        raise engine_failure(doing, fault) from fault
+        raise engine_failure(task, fault) from fault
 
 
-def engine_failure(doing: str, fault: Exception) -> EngineFailed:
-    """What an engine raised, as one line; for what runs often, where a context would cost more than it says."""
-    return EngineFailed(f"{doing} failed: {first_line(fault)}")
+def engine_failure(task: str, fault: Exception) -> EngineError:
+    """Return an exception of an engine as one line. A call that is often made uses it without the context manager."""
+    return EngineError(f"{task} failed: {first_line(fault)}")
 
 
 @contextmanager
-def lowering_refusals(title: str) -> Iterator[None]:
-    """Whatever a converter raises inside the block becomes one line of `LoweringRefused`."""
+def lowering_refusals(title: str, precision: str) -> Iterator[None]:
+    """Turn any exception of a converter inside the block into an `ExportError` of one line."""
     try:
         yield
     except Exception as fault:
-        raise LoweringRefused(f"{title} can't take this model: {first_line(fault)}") from fault
+        raise ExportError(f"{title} can't take this model at {precision}: {first_line(fault)}") from fault
 
 
 def first_line(fault: BaseException) -> str:
-    """The first line of its message that says something; one that ends in a colon only leads to the next."""
+    """Return the first informative line of a message; a line that ends in a colon only introduces the next one."""
     lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
     return next((line for line in lines if not line.endswith(":")), lines[0] if lines else type(fault).__name__)
 
 
-def _part(engine: str, part: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(f"runtimes.{engine}.{part}")
-    except ImportError as fault:
-        missing = f"{fault.name} is not installed" if isinstance(fault, ModuleNotFoundError) else first_line(fault)
-        raise EngineNotInstalled(f"{ENGINES[engine].title}: {missing}; pip install 'libkd-sdk{extra}'") from fault
+def one_by_one(call: Call) -> Call:
+    """Return a call for any batch, made from the call of a graph that takes one image."""
+    return lambda pixels: np.concatenate([call(pixels[index : index + 1]) for index in range(len(pixels))])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         ProofError,
         UsageError,
     )
-    from .exporter import export
+    from .exporting.exporter import export
     from .images import Input, Preprocessing, Resize
 
 __all__ = [
@@ -58,7 +58,7 @@ _HOMES = {
         "ProofError",
         "UsageError",
     ),
-    "exporter": ("export",),
+    "exporting.exporter": ("export",),
     "images": ("Input", "Preprocessing", "Resize"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

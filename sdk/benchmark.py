@@ -20,13 +20,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bare import load_bare, open_bare
-from runtimes.base import load_runtime, usable_cores
+from runtimes.base import usable_cores
+from runtimes.engines import load_bare, load_runtime, open_bare
 
 from . import errors
 from .bundle import Bundle
 from .classifier import Classifier
-from .errors import EngineError, LibkdError, UsageError, engine_faults
+from .errors import EngineError, LibkdError, UsageError
 from .images import ImageSource
 
 T = TypeVar("T")
@@ -218,9 +218,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     try:
         bundle = Bundle.open(task.bundle)
         pictures = draw.integers(0, 256, (BATCH, bundle.input.height, bundle.input.width, 3), np.uint8)
-        with engine_faults(str(bundle.path)):
-            (load_bare if task.bare else load_runtime)(bundle.target)
-            (one, many), load_ms = _timed_ms(lambda: _first_answer(_open(task, bundle), pictures))
+        (load_bare if task.bare else load_runtime)(bundle.target)
+        (one, many), load_ms = _timed_ms(lambda: _first_answer(_open(task, bundle), pictures))
     except LibkdError as fault:
         _answer(answers, _Loaded(error=(type(fault).__name__, str(fault))))
         return

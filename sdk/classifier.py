@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from runtimes.base import EngineFailed, Session, usable_cores
+from runtimes.base import Session, usable_cores
 
 from .bundle import Bundle
-from .errors import EngineError, ImageError, UsageError, did_you_mean
+from .errors import ImageError, UsageError, did_you_mean
 from .images import ImageSource, Input, Pixels, pixels, source_name
 
 _BATCH = 32
@@ -204,10 +204,7 @@ class Classifier:
         session = self._session
         if session is None:
             raise UsageError("this classifier is closed; make a new one")
-        try:  # `engine_faults` says the same, in more time
-            return session.run(batch)
-        except EngineFailed as fault:
-            raise EngineError(f"{self._bundle.path if self._bundle else 'session'}: {fault}") from fault
+        return session.run(batch)
 
     def _stream(
         self, images: Iterable[ImageSource], batch_size: int, workers: int | None, errors: str

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 import sdk
-from sdk.cli import app
+from libkd_sdk.main import app
 from trainer.recipe import RECIPES, Recipe, read_recipe
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

@@ -10,12 +10,12 @@ import torch
 from msgspec.structs import replace
 
 from .data import Dataset
-from .distill import Arm, own_arm
 from .errors import RecipeError
 from .pace import Paces
-from .recipe import Recipe, Student, Teacher
+from .progress import Progress, duration
+from .recipe import Recipe, StudentRecipe, TeacherRecipe
 from .run import Run
-from .watch import Watch, duration
+from .train import Arm, own_arm
 
 TIMED_SHARE = 0.015
 """Share of the time that is spent on timing the steps of one net."""
@@ -34,7 +34,7 @@ def cut(
     data: Dataset,
     seconds: float,
     device: torch.device,
-    watch: Watch,
+    progress: Progress,
     *,
     arms: Arms = own_student,
     runs: int = 1,
@@ -51,7 +51,7 @@ def cut(
         OutOfMemory: a step needs more memory than the device has.
     """
     end = time.perf_counter() + seconds
-    watch.tell(f"timing some steps of every stage, to fit the recipe into {duration(seconds)}")
+    progress.tell(f"timing some steps of every stage, to fit the recipe into {duration(seconds)}")
     paces = Paces(recipe, data, device, seconds * TIMED_SHARE)
 
     def needed(counts: dict[str, int]) -> float:
@@ -68,10 +68,10 @@ def cut(
         )
     counts = _fitting(whole, lambda counts: needed(counts) <= left)
     if counts == whole:
-        watch.tell(f"all of the recipe fits: about {duration(needed(counts))} of {duration(left)}")
+        progress.tell(f"all of the recipe fits: about {duration(needed(counts))} of {duration(left)}")
     else:
         kept = ", ".join(f"{name} {count} of {whole[name]}" for name, count in counts.items())
-        watch.tell(
+        progress.tell(
             f"cut to the time, in epochs and views: {kept}; about {duration(needed(counts))} of {duration(left)}"
         )
     return _with_counts(recipe, counts)
@@ -109,7 +109,7 @@ def _with_counts(recipe: Recipe, counts: dict[str, int]) -> Recipe:
     )
 
 
-def _with_epochs(net: Teacher | Student, epochs: int) -> Teacher | Student:
+def _with_epochs(net: TeacherRecipe | StudentRecipe, epochs: int) -> TeacherRecipe | StudentRecipe:
     return replace(net, training=replace(net.training, epochs=epochs))
 
 

@@ -1,35 +1,51 @@
-"""What the trainer raises on purpose: one line that names the thing and the mend."""
+"""The errors that the trainer adds to the tree of `sdk.errors`: one line that says what is wrong and how to fix it.
+
+LibkdError
+├── DataError       the images can't be used as they are
+├── RecipeError     the recipe asks for something that can't be done
+├── RunError        a run's folder is missing, incomplete, or belongs to other data or another recipe
+├── StoreError      a logit store is damaged, or was made for something else
+├── OutOfMemory     a step needs more memory than the device has
+└── Diverged        the loss is no longer a number
+"""
 
 from __future__ import annotations
 
-
-class TrainerError(Exception):
-    """Root of the family. `exit_code` is what the command line returns: 2 where the user can mend it, else 1."""
-
-    exit_code = 2
+from sdk.errors import LibkdError
 
 
-class DataError(TrainerError):
-    """The pictures can't be used as they are."""
+class DataError(LibkdError):
+    """The images can't be used as they are."""
+
+    code = "data-unusable"
 
 
-class RecipeError(TrainerError):
-    """The recipe says something that can't be done, or that nobody understands."""
+class RecipeError(LibkdError):
+    """The recipe asks for something that can't be done, or has an unknown key."""
+
+    code = "recipe-invalid"
 
 
-class RunError(TrainerError):
-    """A run folder is missing, incomplete, or belongs to other data or another recipe."""
+class RunError(LibkdError):
+    """A run's folder is missing, incomplete, or belongs to other data or another recipe."""
+
+    code = "run-unusable"
 
 
-class StoreError(TrainerError):
+class StoreError(LibkdError):
     """A logit store is damaged, or was made for something else."""
 
+    code = "store-unusable"
 
-class OutOfMemory(TrainerError):
+
+class OutOfMemory(LibkdError):
     """A step needs more memory than the device has."""
 
+    code = "out-of-memory"
 
-class Diverged(TrainerError):
-    """The loss is no longer a number."""
 
+class Diverged(LibkdError):
+    """The loss is no longer a number, or has grown too much."""
+
+    code = "diverged"
     exit_code = 1

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from .checkpoint import read_json
 from .data import Dataset, Split
-from .distill import plain_arm
 from .evaluate import calibration_error, confusion, logits_of
 from .metrics import rows as metric_rows
 from .metrics import training_seconds
 from .run import ABOUT, RECIPE, Run, load_student, load_teacher
+from .train import plain_arm
 
 BINS, SAMPLES = 15, 24
 STORE = "logits"

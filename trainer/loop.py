@@ -17,9 +17,9 @@ from .errors import Diverged, OutOfMemory
 from .evaluate import logits_of, top1
 from .learner import Learner
 from .metrics import Metrics, first_loss
+from .progress import Progress
 from .recipe import Training
 from .views import ExtraSpec, View, ViewSpec, enhance, order, render, seed_of
-from .watch import Watch
 
 
 class Batch(NamedTuple):
@@ -45,7 +45,7 @@ CHECK_EVERY = 50
 """Steps between two looks at whether the loss is still a number: each look waits for the device."""
 
 
-class Plan(NamedTuple):
+class EpochPlan(NamedTuple):
     """What one epoch shows: the number of its view, and the objective for it."""
 
     view: int
@@ -90,7 +90,7 @@ def fit(
     split: Split,
     data: Dataset,
     training: Training,
-    plan: Callable[[int], Plan],
+    plan: Callable[[int], EpochPlan],
     *,
     preprocessing: Preprocessing,
     spec: ViewSpec,
@@ -99,7 +99,7 @@ def fit(
     run: Path,
     stage: str,
     device: torch.device,
-    watch: Watch,
+    progress: Progress,
 ) -> nn.Module:
     """Train `model` and return it with its averaged weights, in evaluation mode.
 
@@ -118,8 +118,8 @@ def fit(
         Diverged: the loss is not a number any more, or has doubled; a checkpoint before it stays.
         OutOfMemory: a batch is too large for the device; a checkpoint before it stays.
     """
-    train = to_device(split, device, watch)
-    validation = to_device(data.validation, device, watch)
+    train = to_device(split, device, progress)
+    validation = to_device(data.validation, device, progress)
     classes = len(data.labels)
     steps = steps_of_epoch(train, training.batch)
 
@@ -128,8 +128,8 @@ def fit(
     done = learner.load(checkpoint)
 
     start_loss, saved = first_loss(run, stage), time.perf_counter()
-    watch.begin(f"training {stage}", steps * training.epochs)
-    watch.step(steps * done)
+    progress.begin(f"training {stage}", steps * training.epochs)
+    progress.step(steps * done)
     try:
         with Metrics(run, stage, done) as metrics:
             for epoch in range(done, training.epochs):
@@ -145,7 +145,7 @@ def fit(
                     total += learner.step(step, to_input(pixels, preprocessing), loss_of)
                     if step % CHECK_EVERY == 0:
                         _check_loss(total.item(), None, stage, epoch)
-                    watch.step()
+                    progress.step()
                 mean_loss = total.item() / steps
                 start_loss = start_loss or mean_loss
                 _check_loss(mean_loss, start_loss, stage, epoch)
@@ -164,11 +164,11 @@ def fit(
                 if epoch + 1 == training.epochs or now - saved + (now - started) > LOST_AT_MOST:
                     learner.save(checkpoint, epoch + 1)
                     saved = time.perf_counter()
-                watch.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
+                progress.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
     except torch.OutOfMemoryError:
         pass  # the next line is outside of it, where what the step held is free again
     else:
-        watch.end(f"validation {accuracy:.1%}" if done < training.epochs else "")
+        progress.end(f"validation {accuracy:.1%}" if done < training.epochs else "")
         return learner.average.eval()
     raise _out_of_memory(learner, training, preprocessing, stage)
 

@@ -146,7 +146,7 @@ class Teaching:
         loss: of a bias head towards its teacher, a key of `LOSSES`.
         loss_args: further arguments of that loss.
         standardize: the student's and the teacher's logits, before that loss.
-        ensemble: what the bias heads learn from, one of `ENSEMBLES`; see `lessons`.
+        ensemble: what the bias heads learn from, one of `ENSEMBLES`; see `head_targets`.
 
     Raises:
         ValueError: the loss, one of its arguments or the ensemble is unknown; there is no teacher, a name comes
@@ -170,7 +170,7 @@ class Teaching:
             raise ValueError("every teacher has a name of its own, a weight and a temperature")
 
 
-class Lesson(NamedTuple):
+class HeadTarget(NamedTuple):
     """What one bias head learns from: `logits` [B, C], `weight` and `temperature` of its loss, and the term's name."""
 
     name: str
@@ -179,7 +179,7 @@ class Lesson(NamedTuple):
     temperature: float
 
 
-def lessons(teachers_BTC: Tensor, teaching: Teaching, heads: int) -> list[Lesson]:
+def head_targets(teachers_BTC: Tensor, teaching: Teaching, heads: int) -> list[HeadTarget]:
     """What each of `heads` bias heads learns from, given the logits of all teachers.
 
     `per-token`: head k from teacher k; fewer teachers than heads can't be shared out so, and every head then learns
@@ -195,29 +195,31 @@ def lessons(teachers_BTC: Tensor, teaching: Teaching, heads: int) -> list[Lesson
             raise ValueError(f"per-token has a bias head for each teacher: not {heads} for {len(names)}")
         if len(names) == heads:
             terms = [f"teacher {name}" for name in names]
-            return [Lesson(*each) for each in zip(terms, teachers_BTC.unbind(1), weights, temperatures, strict=True)]
+            return [
+                HeadTarget(*each) for each in zip(terms, teachers_BTC.unbind(1), weights, temperatures, strict=True)
+            ]
     shares = [weight / sum(weights) for weight in weights]
     logits = MEANS.get(teaching.ensemble, mean_logit)(teachers_BTC, shares, temperatures)
     weight, temperature = sum(weights) / len(weights), _mean_temperature(shares, temperatures)
-    return [Lesson(f"bias head {k + 1}", logits, weight, temperature) for k in range(heads)]
+    return [HeadTarget(f"bias head {k + 1}", logits, weight, temperature) for k in range(heads)]
 
 
 def distillation(logits_BHC: Tensor, targets_BC: Tensor, teachers_BTC: Tensor, teaching: Teaching) -> dict[str, Tensor]:
-    """Head 0 learns from the labels, each other head its lesson; the sum of the named losses is to be minimised.
+    """Head 0 learns from the labels, each other head its target; the sum of the named losses is to be minimised.
 
     With KL, per token, this is equation 5 of Co-advise (Ren et al., CVPR 2022, arXiv 2106.12378):
     `w0 CE + sum_k w_k T_k^2 KL_k`. The names are `labels` and, per token, `teacher NAME`, else `bias head K`.
 
     Raises:
-        ValueError: see `lessons`.
+        ValueError: see `head_targets`.
     """
     loss = LOSSES[teaching.loss]
     prepare = standardized if teaching.standardize else _unchanged
     losses = {"labels": teaching.label_weight * soft_cross_entropy(logits_BHC[:, 0], targets_BC)}
-    for k, lesson in enumerate(lessons(teachers_BTC, teaching, logits_BHC.shape[1] - 1), start=1):
-        student, teacher = prepare(logits_BHC[:, k]), prepare(lesson.logits)
-        distance = loss(student, teacher, targets_BC, lesson.temperature, **teaching.loss_args)
-        losses[lesson.name] = lesson.weight * distance
+    for k, target in enumerate(head_targets(teachers_BTC, teaching, logits_BHC.shape[1] - 1), start=1):
+        student, teacher = prepare(logits_BHC[:, k]), prepare(target.logits)
+        distance = loss(student, teacher, targets_BC, target.temperature, **teaching.loss_args)
+        losses[target.name] = target.weight * distance
     return losses
 
 

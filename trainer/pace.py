@@ -17,16 +17,15 @@ from msgspec.structs import replace
 from torch import nn
 
 from .data import Dataset, Preprocessing, Split, to_device
-from .distill import Arm, distill
 from .evaluate import EVALUATION_BATCH, logits_of
 from .logits import LogitStore, fill
 from .loop import steps_of_epoch
 from .models import Teacher, create_teacher
+from .pipeline import open_store
+from .progress import Progress, Silent
 from .recipe import Recipe, Training
 from .run import Run, create_student
-from .stages import open_store
-from .teach import teach
-from .watch import Unwatched, Watch
+from .train import Arm, train_student, train_teacher
 
 LEAST_STEPS = 3
 """Steps that are timed, however long they take."""
@@ -63,7 +62,10 @@ class Paces:
             if not it.training.epochs:
                 return Pace(0.0, 0.0)
             once, step = self._timed(
-                lambda folder, watch: teach(Run(folder, self.recipe), name, self.data, self.device, watch), it.training
+                lambda folder, progress: train_teacher(
+                    Run(folder, self.recipe), name, self.data, self.device, progress
+                ),
+                it.training,
             )
             created = self._untrained[name]
             return self._pace(once, step, self.data.train, it.training, created.net, created.preprocessing)
@@ -78,7 +80,7 @@ class Paces:
         timed = Arm(arm.stage, arm.teachers, recipe, arm.unlabelled)
 
         def measured() -> Pace:
-            once, step = self._timed(lambda folder, watch: self._begin(timed, folder, watch), training)
+            once, step = self._timed(lambda folder, progress: self._begin(timed, folder, progress), training)
             net = create_student(recipe.student, len(recipe.teachers), len(self.data.labels), self.data.preprocessing)
             return self._pace(once, step, arm.split(self.data), training, net, self.data.preprocessing)
 
@@ -89,10 +91,10 @@ class Paces:
     def seconds_to_answer(self) -> float:
         """Return the seconds in which all teachers answer for one picture of a view, and that is stored."""
         arm = Arm("student", tuple(self.recipe.teachers), self.recipe)
-        split = to_device(arm.split(self.data), self.device, Unwatched())
+        split = to_device(arm.split(self.data), self.device, Silent())
 
-        def filled(folder: Path, watch: Watch) -> None:
-            fill(self._store(arm, folder), self._untrained, split, watch)
+        def filled(folder: Path, progress: Progress) -> None:
+            fill(self._store(arm, folder), self._untrained, split, progress)
 
         return self._timed(filled)[1]
 
@@ -108,7 +110,7 @@ class Paces:
             teacher.net.eval()
         return created
 
-    def _begin(self, arm: Arm, folder: Path, watch: Watch) -> None:
+    def _begin(self, arm: Arm, folder: Path, progress: Progress) -> None:
         run, answers = Run(folder, arm.recipe), self._untrained if arm.teachers else {}
         if arm.stored_views:
             store = self._store(arm, folder)
@@ -116,7 +118,7 @@ class Paces:
                 nothing = torch.zeros(len(places), store.header.classes)
                 store.write(0, shard, dict.fromkeys(store.header.teachers, nothing))
             answers = store
-        distill(run, self.data, arm, answers, self.device, watch)
+        train_student(run, self.data, arm, answers, self.device, progress)
 
     def _store(self, arm: Arm, folder: Path) -> LogitStore:
         return open_store(Run(folder, arm.recipe), self.data, arm, self._untrained)
@@ -133,13 +135,13 @@ class Paces:
         validation, test = len(self.data.validation) * picture, len(self.data.test) * picture
         return Pace(once + 2 * validation + 2 * test, step * steps_of_epoch(split, training.batch) + validation)
 
-    def _timed(self, work: Callable[[Path, Watch], object], training: Training | None = None) -> tuple[float, float]:
+    def _timed(self, work: Callable[[Path, Progress], object], training: Training | None = None) -> tuple[float, float]:
         """Return the seconds before the first step of `work`, and of a step. A compiler is faster the second time."""
         for _ in range(2 if training and training.compile else 1):
-            watch = _Stopwatch(self.device, self.seconds)
+            progress = _Stopwatch(self.device, self.seconds)
             with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
-                work(Path(folder), watch)
-        return watch.measured()
+                work(Path(folder), progress)
+        return progress.measured()
 
     def _remembered(self, what: object, measured: Callable[[], Pace]) -> Pace:
         key = msgspec.json.encode(what)
@@ -152,7 +154,7 @@ class _Enough(Exception):
     """The steps that were to be timed are done."""
 
 
-class _Stopwatch(Unwatched):
+class _Stopwatch(Silent):
     """Watches the steps of a stage, and ends it after some."""
 
     def __init__(self, device: torch.device, seconds: float) -> None:

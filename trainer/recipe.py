@@ -14,11 +14,11 @@ from .losses import check_loss_args
 from .views import ExtraSpec, ViewSpec
 
 
-class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of a recipe."""
 
 
-class Data(Struct, kw_only=True):
+class DataRecipe(Table, kw_only=True):
     """How pictures become pixels and which of them are held back.
 
     Attributes:
@@ -48,7 +48,7 @@ class Data(Struct, kw_only=True):
             raise ValueError("memory_gb is not negative")
 
 
-class Views(Struct, kw_only=True):
+class ViewsRecipe(Table, kw_only=True):
     """What the student sees, and where its teachers' answers for it come from.
 
     Attributes:
@@ -75,7 +75,7 @@ class Views(Struct, kw_only=True):
             raise ValueError("top_k is not negative")
 
 
-class Training(Struct, kw_only=True):
+class Training(Table, kw_only=True):
     """A schedule: AdamW, linear warm-up and cosine decay, clipping, an average of the weights.
 
     Attributes:
@@ -111,7 +111,7 @@ class Training(Struct, kw_only=True):
             raise ValueError("ema and smoothing are at least 0 and below 1")
 
 
-class Teacher(Struct, kw_only=True):
+class TeacherRecipe(Table, kw_only=True):
     """One teacher: any timm name, how it is trained, and how the student listens to it.
 
     Attributes:
@@ -153,7 +153,7 @@ class Teacher(Struct, kw_only=True):
             raise ValueError("size is between 8 and 1024 pixels")
 
 
-class Student(Struct, kw_only=True):
+class StudentRecipe(Table, kw_only=True):
     """The student's shape (see `trainer.models.Student`) and what it minimises (see `trainer.losses`).
 
     Attributes:
@@ -195,14 +195,14 @@ class Student(Struct, kw_only=True):
         check_loss_args(self.loss, self.loss_args)
 
 
-class Recipe(Struct, kw_only=True):
+class Recipe(Table, kw_only=True):
     """A run. Teachers are named tables; their order is that of the bias tokens."""
 
     seed: int = 0
-    data: Data = Data()
-    views: Views = Views()
-    teachers: dict[str, Teacher]
-    student: Student = Student()
+    data: DataRecipe = DataRecipe()
+    views: ViewsRecipe = ViewsRecipe()
+    teachers: dict[str, TeacherRecipe]
+    student: StudentRecipe = StudentRecipe()
 
     def __post_init__(self) -> None:
         if not self.teachers:

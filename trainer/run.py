@@ -28,8 +28,7 @@ from .checkpoint import read_json, write_tensors, write_text
 from .data import Dataset, Preprocessing
 from .errors import RecipeError, RunError
 from .models import Student, Teacher, create_teacher
-from .recipe import Recipe, Training, read_recipe, write_recipe
-from .recipe import Student as Shape
+from .recipe import Recipe, StudentRecipe, Training, read_recipe, write_recipe
 
 RECIPE, ABOUT = "recipe.toml", "data.json"
 CONFIG, WEIGHTS, CHECKPOINT = "config.json", "model.safetensors", "checkpoint.safetensors"
@@ -171,7 +170,7 @@ def _differences(one: Any, other: Any, path: str = "") -> list[str]:
     return [] if one == other else [path]
 
 
-def create_student(shape: Shape, teachers: int, classes: int, preprocessing: Preprocessing) -> Student:
+def create_student(shape: StudentRecipe, teachers: int, classes: int, preprocessing: Preprocessing) -> Student:
     """An untrained student with a bias token for each of so many teachers.
 
     Raises:
@@ -235,7 +234,7 @@ def load_student(run: str | Path, stage: str = "student") -> tuple[Student, tupl
     config = opened.config(stage)
     preprocessing = msgspec.convert(config["preprocessing"], Preprocessing)
     labels = tuple(config["labels"])
-    shape = msgspec.convert(config["student"], Shape)
+    shape = msgspec.convert(config["student"], StudentRecipe)
     student = create_student(shape, len(opened.recipe.teachers), len(labels), preprocessing)
     opened.load_into(stage, student)
     return student, labels, preprocessing

@@ -26,15 +26,14 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 from trainer.checkpoint import read_tensors
-from trainer.compare import ALL, PLAIN, arms
+from trainer.comparison import ALL, PLAIN, arms
 from trainer.data import Dataset, load
 from trainer.evaluate import judge
 from trainer.metrics import rows
 from trainer.models import create_teacher
-from trainer.recipe import Recipe, Teacher, Training, read_recipe
+from trainer.pipeline import train_arm
+from trainer.recipe import Recipe, TeacherRecipe, Training, read_recipe
 from trainer.run import CHECKPOINT, WEIGHTS, Run, Source, create_student, pick_device, start_run
-from trainer.stages import train_arm
-from trainer.teach import teach
 
 START = time.perf_counter()
 
@@ -52,20 +51,20 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = True  # what is not bf16 need not be exact float32
 
-    device, watch = pick_device(options.device), Deadline(options.seconds)
+    device, progress = pick_device(options.device), Deadline(options.seconds)
     say("torch", torch.__version__, "on", _name_of(device))
     recipe = _shortened(replace(read_recipe(options.recipe), seed=options.seed))
     epochs = {name: it.training.epochs for name, it in recipe.teachers.items()}
     say("epochs:", epochs, recipe.student.training.epochs, "views:", recipe.views.count)
-    data = load(options.data, recipe.data, watch=watch)
+    data = load(options.data, recipe.data, progress=progress)
     say(f"{len(data.train):,} + {len(data.validation):,} + {len(data.test):,} pictures, {len(data.labels)} classes")
     run = start_run(options.run / f"seed-{options.seed}", recipe, data, Source(tuple(options.data)))
 
     found = arms(run, data, {})
     main_arms = [found.pop(ALL), found.pop(PLAIN)]
     work: list[tuple[str, Callable[[], object]]] = [
-        *((f"teachers/{name}", partial(teach, run, name, data, device, watch)) for name in recipe.teachers),
-        *((arm.stage, partial(train_arm, run, data, arm, device, watch)) for arm in (*main_arms, *found.values())),
+        *((f"teachers/{name}", partial(train_teacher, run, name, data, device, progress)) for name in recipe.teachers),
+        *((arm.stage, partial(train_arm, run, data, arm, device, progress)) for arm in (*main_arms, *found.values())),
     ]
     kept = Kept(run, options.out, {*(f"teachers/{name}" for name in recipe.teachers), *(a.stage for a in main_arms)})
     optional = {arm.stage for arm in found.values()}
@@ -91,7 +90,7 @@ class TimeUp(Exception):
 
 
 class Deadline:
-    """A watch that prints a line now and then, and ends the work when its time is up."""
+    """A progress that prints a line now and then, and ends the work when its time is up."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -160,7 +159,7 @@ def _shortened(recipe: Recipe) -> Recipe:
     def trained(training: Training, variable: str) -> Training:
         return replace(training, epochs=int(os.environ.get(variable) or training.epochs))
 
-    teachers: dict[str, Teacher] = {
+    teachers: dict[str, TeacherRecipe] = {
         name: replace(it, training=trained(it.training, "TEACHER_EPOCHS")) for name, it in recipe.teachers.items()
     }
     return replace(

@@ -31,15 +31,14 @@ from workbench import Workbench, say
 from trainer.budget import cut
 from trainer.data import Split, load
 from trainer.device import arithmetic
-from trainer.distill import own_arm, plain_arm
 from trainer.logits import teachers_rate
 from trainer.models import involution
+from trainer.pipeline import train_arm
+from trainer.progress import Silent
 from trainer.recipe import Recipe, read_recipe
 from trainer.run import Run, Source, pick_device, start_run
-from trainer.stages import train_arm
-from trainer.teach import teach
+from trainer.train import own_arm, plain_arm
 from trainer.views import render
-from trainer.watch import Unwatched
 
 SCRATCH = Path(os.environ.get("LIBKD", "libkd-scratch"))
 
@@ -206,11 +205,11 @@ def whole_path(bench: Workbench, few: int, source: Source) -> None:
     folder = SCRATCH / "whole-path"
     shutil.rmtree(folder, ignore_errors=True)
     run = start_run(folder, short, data, source)
-    stages = [(f"teachers/{name}", partial(teach, run, name, data)) for name in short.teachers]
+    stages = [(f"teachers/{name}", partial(train_teacher, run, name, data)) for name in short.teachers]
     stages += [(arm.stage, partial(train_arm, run, data, arm)) for arm in (own_arm(run), plain_arm(run))]
     for stage, work in stages:
         started = time.perf_counter()
-        work(bench.device, Unwatched())
+        work(bench.device, Silent())
         top1 = run.config(stage)["results"]["test"]["top1"]
         say(f"   {stage}: {time.perf_counter() - started:.1f} s, compiling included; top-1 {top1:.1%}")
 
@@ -284,7 +283,7 @@ def affordable(bench: Workbench, share: float) -> None:
     """Reckon the epochs and views of the recipe for which job.py has time."""
     seconds = float(os.environ.get("SECONDS_FOR_MAIN", "510")) - 50  # to start, to decode, to be sure
 
-    class Told(Unwatched):
+    class Told(Silent):
         def tell(self, text: str) -> None:
             say("  ", text)
 

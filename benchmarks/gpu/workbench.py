@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.data import Dataset, Preprocessing, Split, to_input
-from trainer.distill import own_arm
 from trainer.learner import Learner
 from trainer.loop import Batch, batches
 from trainer.losses import distillation, labels_alone, soft_cross_entropy
 from trainer.models import Teacher, create_teacher
 from trainer.recipe import Recipe, Training
 from trainer.run import Run, create_student
+from trainer.train import own_arm
 
 START = time.perf_counter()
 Step = Callable[[int], None]

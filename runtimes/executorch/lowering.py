@@ -12,7 +12,7 @@ import torch
 from torch.export import ExportedProgram
 
 from runtimes.base import METADATA_KEY, Delegation, Quantization, Signature, lowering_refusals
-from runtimes.program import is_convolutional, layer_of
+from runtimes.fx import is_convolutional, layer_of
 from runtimes.rewrites import XNNPACK, XNNPACK_FP16
 
 from .session import FILE, quiet
@@ -30,8 +30,6 @@ with quiet(), warnings.catch_warnings():  # its import tells of pandas, pytrees 
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
 
 def lower(
     module: torch.nn.Module,
@@ -44,7 +42,7 @@ def lower(
 ) -> Delegation:
     example = torch.zeros(1, signature.height, signature.width, 3, dtype=torch.uint8)
     module = copy.deepcopy(module).half() if precision == "fp16" else module
-    with lowering_refusals("ExecuTorch"), quiet(), warnings.catch_warnings():
+    with lowering_refusals("ExecuTorch", precision), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (example,))
         if quantization is not None:
@@ -78,10 +76,10 @@ def _quantized(program: ExportedProgram, quantization: Quantization) -> Exported
         quantizer.set_operator_type(torch.ops.aten.conv2d.default, static)
     prepared = prepare_pt2e(program.module(), quantizer)
     with torch.inference_mode():
-        for picture in torch.from_numpy(quantization.pictures):
+        for picture in torch.from_numpy(quantization.images):
             prepared(picture[None])
     converted = convert_pt2e(prepared)
-    example = torch.from_numpy(quantization.pictures[:1])
+    example = torch.from_numpy(quantization.images[:1])
     return torch.export.export(converted, (example,))
 
 

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from runtimes.base import (
     METADATA_KEY,
-    EngineFailed,
     Signature,
     check_signature,
     engine_failure,
     engine_failures,
     usable_cores,
 )
+from runtimes.errors import EngineError
 
 FILE = "model.pte"
 
@@ -37,6 +37,7 @@ class Session:
     """
 
     def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
+        self._folder = folder
         self._turn = threading.Lock()
         _pool.join(self, threads)
         try:
@@ -50,7 +51,7 @@ class Session:
             shapes = program.method_meta("forward")
             _, height, width, _ = shapes.input_tensor_meta(0).sizes()
             _, classes = shapes.output_tensor_meta(0).sizes()
-            check_signature(FILE, (height, width, classes), signature)
+            check_signature(folder, FILE, (height, width, classes), signature)
             self._forward: Any = program.load_method("forward")
             self._program = program  # the method points into it
             self._classes = signature.classes
@@ -63,7 +64,7 @@ class Session:
                 for index, answer in enumerate(probabilities):  # the graph takes one picture at a time
                     answer[:] = self._forward([batch[index : index + 1]])[0].numpy()[0]
         except Exception as fault:
-            raise engine_failure("ExecuTorch", fault) from fault
+            raise engine_failure(f"{self._folder}: ExecuTorch", fault) from fault
         return probabilities
 
     def close(self) -> None:
@@ -93,7 +94,7 @@ class _Pool:
                 if wanted != current:
                     engine._unsafe_reset_threadpool(wanted)
             elif threads not in (None, current):
-                raise EngineFailed(
+                raise EngineError(
                     f"ExecuTorch already runs with threads={current} in this process; "
                     f"close what is open or ask for the same, not {threads}"
                 )
@@ -109,11 +110,11 @@ _pool = _Pool()
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[Any]:
-    with quiet() as said, engine_failures(f"loading {FILE}"):
+    with quiet() as said, engine_failures(f"{folder}: loading {FILE}"):
         try:
             yield engine._load_program(str(folder / FILE), program_verification=engine.Verification.InternalConsistency)
         except RuntimeError as fault:
-            raise EngineFailed(f"loading {FILE} failed: {said() or fault}") from fault
+            raise EngineError(f"{folder}: loading {FILE} failed: {said() or fault}") from fault
 
 
 _stderr_lock = threading.RLock()

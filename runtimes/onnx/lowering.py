@@ -22,12 +22,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from runtimes.base import INPUT, METADATA_KEY, OUTPUT, Quantization, Signature, lowering_refusals
-from runtimes.program import is_convolutional
+from runtimes.fx import is_convolutional
 from runtimes.rewrites import ONNX, split_heads
 
 from .session import ERRORS_ONLY, FILE
-
-PRECISIONS = ("fp32", "fp16", "int8")
 
 OPSET = 20  # from 21 on, ONNX Runtime's static quantiser refuses the graph
 WARNINGS = 2  # ONNX Runtime's own default
@@ -45,7 +43,7 @@ def lower(
     folder: Path,
 ) -> None:
     example = torch.zeros(2, signature.height, signature.width, 3, dtype=torch.uint8)  # 1 would be taken for static
-    with lowering_refusals("ONNX"), warnings.catch_warnings():
+    with lowering_refusals("ONNX", precision), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         split_heads(program)
@@ -115,7 +113,7 @@ def _quantized(model: Any, quantization: Quantization, convolutional: bool) -> A
         quantize_static(
             plain,
             static,
-            _Pictures(quantization.pictures),
+            _Pictures(quantization.images),
             op_types_to_quantize=None if convolutional else ["Conv", "Relu", "Clip"],
             nodes_to_exclude=kept,
             per_channel=True,

@@ -30,23 +30,24 @@ class Session:
     """ONNX Runtime's own session is safe to share between threads."""
 
     def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
+        self._folder = folder
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
         # Left alone, threads spin for milliseconds while they wait, and take the cores from the app and each other.
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
-        with engine_failures(f"loading {FILE}"):
+        with engine_failures(f"{folder}: loading {FILE}"):
             self._session: Any = _open(folder, options)
             ((_, height, width, _),) = (tensor.shape for tensor in self._session.get_inputs())
             ((_, classes),) = (tensor.shape for tensor in self._session.get_outputs())
-        check_signature(FILE, (height, width, classes), signature)
+        check_signature(folder, FILE, (height, width, classes), signature)
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
         try:
             return cast("NDArray[np.float32]", self._session.run([OUTPUT], {INPUT: pixels})[0])
         except Exception as fault:
-            raise engine_failure("ONNX Runtime", fault) from fault
+            raise engine_failure(f"{self._folder}: ONNX Runtime", fault) from fault
 
     def close(self) -> None:
         self._session = None
@@ -56,7 +57,7 @@ def read_manifest(folder: Path) -> str:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with engine_failures(f"reading {FILE}"):
+    with engine_failures(f"{folder}: reading {FILE}"):
         properties = _open(folder, options).get_modelmeta().custom_metadata_map
     return cast(str, properties.get(METADATA_KEY, ""))
 

@@ -15,7 +15,7 @@ import torch
 from torch.export import ExportedProgram
 
 from runtimes.base import INPUT, METADATA_KEY, OUTPUT, Quantization, Signature, lowering_refusals
-from runtimes.program import is_convolutional, layer_of
+from runtimes.fx import is_convolutional, layer_of
 
 from .session import FILE
 
@@ -27,7 +27,6 @@ from nncf.quantization.advanced_parameters import (  # noqa: E402
 )
 
 nncf.set_log_level(logging.ERROR)
-PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def lower(
@@ -40,7 +39,7 @@ def lower(
     folder: Path,
 ) -> None:
     example = torch.zeros(2, signature.height, signature.width, 3, dtype=torch.uint8)  # 1 would be taken for static
-    with lowering_refusals("OpenVINO"), warnings.catch_warnings():
+    with lowering_refusals("OpenVINO", precision), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         model = openvino.convert_model(program)
@@ -70,8 +69,8 @@ def _quantized(model: Any, program: ExportedProgram, quantization: Quantization)
     with redirect_stdout(io.StringIO()):  # its bars are not ours
         return nncf.quantize(
             model,
-            nncf.Dataset(list(quantization.pictures[:, None])),
-            subset_size=len(quantization.pictures),
+            nncf.Dataset(list(quantization.images[:, None])),
+            subset_size=len(quantization.images),
             ignored_scope=nncf.IgnoredScope(names=_operations(model, program, quantization.float_layers)),
             **how,
         )

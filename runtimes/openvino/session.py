@@ -23,18 +23,19 @@ class Session:
     """
 
     def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
+        self._folder = folder
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
         }
         if precision == "fp32":  # left alone, OpenVINO computes in bf16 where the CPU can
             self._settings |= {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "f32"}
-        with engine_failures(f"loading {FILE}"):
+        with engine_failures(f"{folder}: loading {FILE}"):
             self._core: Any = openvino.Core()
             self._model: Any = self._core.read_model(folder / FILE)
             batch, height, width, _ = map(_length, self._model.input().partial_shape)
             _, classes = map(_length, self._model.output().partial_shape)
-            check_signature(FILE, (height, width, classes), signature)
+            check_signature(folder, FILE, (height, width, classes), signature)
             one = self._model.clone()
             one.reshape([1, height, width, 3])
             self._one: Any = self._request(one)
@@ -55,7 +56,7 @@ class Session:
                     self._several = self._request(self._model)
                 return _infer(self._several, pixels)
         except Exception as fault:
-            raise engine_failure("OpenVINO", fault) from fault
+            raise engine_failure(f"{self._folder}: OpenVINO", fault) from fault
 
     def _request(self, model: Any) -> Any:
         return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
@@ -70,7 +71,7 @@ def _infer(request: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def read_manifest(folder: Path) -> str:
-    with engine_failures(f"reading {FILE}"):
+    with engine_failures(f"{folder}: reading {FILE}"):
         model = openvino.Core().read_model(folder / FILE)
         return str(model.get_rt_info(METADATA_KEY).astype(str)) if model.has_rt_info(METADATA_KEY) else ""
 

@@ -13,8 +13,8 @@ import pytest
 
 import sdk
 from clothes import CLASSES
-from sdk.cli import run as run_command
-from sdk.cli.demo import run_demo, show
+from libkd_sdk.commands.demo import run_demo, show
+from libkd_sdk.main import run as run_command
 
 COMMANDS = (
     "demo",
@@ -267,7 +267,7 @@ def test_ctrl_c_is_one_line_and_the_run_goes_on(clothes, tiny_recipe_file, tmp_p
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_and_loads_nothing_heavy(command, monkeypatch):
     code = (
-        "import sys; from sdk.cli import run; run(sys.argv[1:]); print(sorted({'torch', 'timm', 'onnxruntime', "
+        "import sys; from libkd_sdk.main import run; run(sys.argv[1:]); print(sorted({'torch', 'timm', 'onnxruntime', "
         "'openvino', 'executorch', 'matplotlib'} & set(sys.modules)))"
     )
     env = {**os.environ, "COLUMNS": "200"}
@@ -337,7 +337,7 @@ class Missing:
         if name.split(".")[0] in {"torch", "timm", "openvino"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
-from sdk.cli import run
+from libkd_sdk.main import run
 sys.exit(run(sys.argv[1:]))
 """
 
@@ -359,7 +359,7 @@ def test_what_nobody_expected_is_one_line_too(capfd, monkeypatch, distilled):
     def breaks(*args, **kwargs):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("sdk.cli.verify.verify_bundle", breaks)
+    monkeypatch.setattr("libkd_sdk.commands.verify.verify_bundle", breaks)
     assert run_command(["verify", str(distilled)]) == 1
     assert "unexpected ZeroDivisionError: division by zero; LIBKD_DEBUG=1 shows where" in capfd.readouterr().err
     monkeypatch.setenv("LIBKD_DEBUG", "1")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sdk
-from trainer.compare import read_changes
+from trainer.comparison import read_changes
 from trainer.models import create_teacher
 from trainer.recipe import read_recipe
 from trainer.run import create_student

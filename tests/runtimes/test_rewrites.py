@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from runtimes import rewrites
-from runtimes.base import Signature, load_lowering
+from runtimes.base import Signature
+from runtimes.engines import load_lowering
 from sdk import Preprocessing
-from sdk.deployed import Deployed
+from sdk.exporting.deployed import Deployed
 from trainer.models import Student
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default

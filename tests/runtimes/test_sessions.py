@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from conftest import LABELS, SIZE, patterns
-from runtimes.base import ENGINES, EngineFailed, ForeignFile, Signature, open_session, read_manifest
-from sdk.deployed import Deployed, Reference
+from runtimes.base import Signature
+from runtimes.engines import ENGINES, open_session, read_manifest
+from runtimes.errors import BundleError, EngineError
+from sdk.exporting.deployed import Deployed, Reference
 
 SIGNATURE = Signature(SIZE, SIZE, len(LABELS))
 
@@ -95,14 +97,14 @@ def test_threads_may_share_a_session(session, expected):
 
 def test_other_shapes_are_refused(engine, bundles):
     wrong_size, wrong_classes = Signature(SIZE, 28, len(LABELS)), Signature(SIZE, SIZE, 1000)
-    with pytest.raises(ForeignFile, match=r"takes 32x32 pixels and knows 5 classes, not 32x28 and 5"):
+    with pytest.raises(BundleError, match=r"takes 32x32 pixels and knows 5 classes, not 32x28 and 5"):
         open_session(engine, bundles[engine].path, wrong_size)
-    with pytest.raises(ForeignFile, match=r"not 32x32 and 1000"):
+    with pytest.raises(BundleError, match=r"not 32x32 and 1000"):
         open_session(engine, bundles[engine].path, wrong_classes)
 
 
 def test_pixels_of_another_size_fail_with_a_name(session):
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineError):
         session.run(np.zeros((1, SIZE, SIZE + 8, 3), np.uint8))
 
 
@@ -113,7 +115,7 @@ def test_garbage_is_refused_before_the_engine_sees_it(engine, own_copy, seed):
     garbage = np.random.default_rng(seed).integers(128, 256, file.stat().st_size, np.uint8)  # no UTF-8, no known head
     file.write_bytes(garbage.tobytes())
     for attempt in (lambda: open_session(engine, folder, SIGNATURE), lambda: read_manifest(engine, folder)):
-        with pytest.raises(ForeignFile, match=f"{file.name} is no file of {ENGINES[engine].title}"):
+        with pytest.raises(BundleError, match=f"{file.name} is no file of {ENGINES[engine].title}"):
             attempt()
 
 
@@ -121,7 +123,7 @@ def test_a_truncated_file_fails_with_a_name(engine, own_copy):
     folder = own_copy(engine)
     file = folder / ENGINES[engine].files[0]
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(EngineFailed, match=f"loading {file.name} failed: ."):
+    with pytest.raises(EngineError, match=f"loading {file.name} failed: ."):
         open_session(engine, folder, SIGNATURE)
 
 
@@ -191,7 +193,7 @@ class TestExecuTorchThreads:
 
     def test_a_second_one_may_not_ask_for_others(self, bundles):
         first = self.open(bundles, 1)
-        with pytest.raises(EngineFailed, match=r"already runs with threads=1 in this process.*not 2"):
+        with pytest.raises(EngineError, match=r"already runs with threads=1 in this process.*not 2"):
             self.open(bundles, 2)
         same, any_number = self.open(bundles, 1), self.open(bundles, None)
         assert self.count() == 1
@@ -203,7 +205,7 @@ class TestExecuTorchThreads:
         folder = own_copy("executorch")
         file = folder / "model.pte"
         file.write_bytes(file.read_bytes()[:5000])
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineError):
             open_session("executorch", folder, SIGNATURE, 2)
         session = self.open(bundles, 1)
         assert self.count() == 1

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from runtimes.base import ENGINES
+from runtimes.engines import ENGINES
 from sdk import BundleError, Classifier, EngineError, UsageError
 from sdk.benchmark import measure, top1
 

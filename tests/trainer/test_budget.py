@@ -8,26 +8,26 @@ from msgspec.structs import replace
 
 from trainer import budget
 from trainer.budget import as_cut, cut
-from trainer.compare import Change, students
-from trainer.distill import own_arm, plain_arm
+from trainer.comparison import Change, students
 from trainer.errors import RecipeError
 from trainer.pace import LEAST_STEPS, Pace, Paces, _Enough, _Stopwatch
-from trainer.recipe import Recipe, Student, Teacher, Training, Views, read_recipe, write_recipe
+from trainer.progress import Silent, seconds_of
+from trainer.recipe import Recipe, StudentRecipe, TeacherRecipe, Training, ViewsRecipe, read_recipe, write_recipe
 from trainer.run import Run
-from trainer.watch import Unwatched, seconds_of
+from trainer.train import own_arm, plain_arm
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(
-    views=Views(count=30),
+    views=ViewsRecipe(count=30),
     teachers={
-        "conv": Teacher(model="resnet18_small", training=Training(epochs=40)),
-        "involution": Teacher(model="rednet26_small_k3", training=Training(epochs=60)),
+        "conv": TeacherRecipe(model="resnet18_small", training=Training(epochs=40)),
+        "involution": TeacherRecipe(model="rednet26_small_k3", training=Training(epochs=60)),
     },
-    student=Student(training=Training(epochs=100)),
+    student=StudentRecipe(training=Training(epochs=100)),
 )
 
 
-class Told(Unwatched):
+class Told(Silent):
     def __init__(self) -> None:
         self.lines = []
 
@@ -64,20 +64,20 @@ def seconds(recipe, students=1):
 
 
 def test_what_fits_is_left_whole(steady, tiny_data):
-    watch = Told()
-    assert cut(RECIPE, tiny_data, 400.0, CPU, watch) == RECIPE
-    assert watch.lines[-1] == "all of the recipe fits: about 5.4 min of 6.7 min"
+    progress = Told()
+    assert cut(RECIPE, tiny_data, 400.0, CPU, progress) == RECIPE
+    assert progress.lines[-1] == "all of the recipe fits: about 5.4 min of 6.7 min"
 
 
 @pytest.mark.parametrize("budget_s", [30.0, 60.0, 100.0, 200.0, 320.0])
 def test_every_stage_keeps_the_same_share_and_the_time_is_used(budget_s, steady, tiny_data):
-    watch = Told()
-    fitting = cut(RECIPE, tiny_data, budget_s, CPU, watch)
+    progress = Told()
+    fitting = cut(RECIPE, tiny_data, budget_s, CPU, progress)
     assert budget_s - 2.1 < seconds(fitting) <= budget_s  # an epoch more would be too long
     shares = [kept / whole for kept, whole in zip(counts(fitting), counts(RECIPE), strict=True)]
     assert max(shares) - min(shares) < 1 / 30 + 1 / 40  # a view and an epoch: nothing is cut finer
     assert replace(fitting, teachers=RECIPE.teachers, views=RECIPE.views, student=RECIPE.student) == RECIPE
-    assert watch.lines[-1].startswith(
+    assert progress.lines[-1].startswith(
         f"cut to the time, in epochs and views: teacher conv {counts(fitting)[0]} of 40, "
     )
 
@@ -115,10 +115,10 @@ class Seen(Paces):
     def _timed(self, work, training=None):
         counted = []
 
-        def watched(folder, watch):
-            step = watch.step
-            watch.step = lambda steps=1, note="": (counted.append(steps), step(steps, note))
-            work(folder, watch)
+        def watched(folder, progress):
+            step = progress.step
+            progress.step = lambda steps=1, note="": (counted.append(steps), step(steps, note))
+            work(folder, progress)
 
         self.steps = counted
         self.folders = set(Path.cwd().iterdir())
@@ -158,25 +158,25 @@ class Clock:
 def test_the_first_step_and_what_comes_before_it_are_told_apart_from_the_others(monkeypatch):
     clock = Clock()
     monkeypatch.setattr("trainer.pace.time", clock)
-    watch = _Stopwatch(CPU, seconds=5.0)
-    watch.step(0)  # of the epochs that were done before
+    progress = _Stopwatch(CPU, seconds=5.0)
+    progress.step(0)  # of the epochs that were done before
     clock.now += 12  # data, a compiler, the first step
-    watch.step()
+    progress.step()
     clock.now += 4
-    watch.step(2)
+    progress.step(2)
     clock.now += 2
     with pytest.raises(_Enough):
-        watch.step()
-    assert watch.measured() == (10.0, 2.0)
+        progress.step()
+    assert progress.measured() == (10.0, 2.0)
 
 
 def test_a_stage_of_a_single_step_is_timed_by_it(monkeypatch):
     clock = Clock()
     monkeypatch.setattr("trainer.pace.time", clock)
-    watch = _Stopwatch(CPU, seconds=5.0)
+    progress = _Stopwatch(CPU, seconds=5.0)
     clock.now += 12
-    watch.step(4)  # as a store does that is filled at once
-    assert watch.measured() == (0.0, 3.0)
+    progress.step(4)  # as a store does that is filled at once
+    assert progress.measured() == (0.0, 3.0)
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,15 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file
 
-from trainer.compare import ALL, PLAIN, Change, arms, compare, paired, read_changes
+from trainer.comparison import ALL, PLAIN, Change, arms, compare_arms, paired, read_changes
 from trainer.data import UNLABELLED, load
-from trainer.distill import own_arm, plain_arm
 from trainer.errors import Diverged, RecipeError, RunError
-from trainer.recipe import Data
+from trainer.pipeline import open_store, run_pipeline, train_arm
+from trainer.progress import Silent
+from trainer.recipe import DataRecipe
 from trainer.run import Run, Source, load_student, start_run
-from trainer.stages import open_store, run_all, train_arm
-from trainer.teach import teach
+from trainer.train import own_arm, plain_arm, train_teacher
 from trainer.views import ViewSpec
-from trainer.watch import Unwatched
 
 CPU = torch.device("cpu")
 CHANGES = """
@@ -49,8 +48,8 @@ def changes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compared(tiny_recipe, tiny_data, changes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
-    arguments = (folder, tiny_recipe, tiny_data, Source(("clothes",)), [3, 4], changes, CPU, Unwatched())
-    return folder, arguments, compare(*arguments)
+    arguments = (folder, tiny_recipe, tiny_data, Source(("clothes",)), [3, 4], changes, CPU, Silent())
+    return folder, arguments, compare_arms(*arguments)
 
 
 def weights(folder, seed, stage):
@@ -91,7 +90,7 @@ def test_a_difference_is_paired_and_has_students_interval():
 def test_a_second_comparison_trains_nothing_again(compared):
     folder, arguments, results = compared
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    assert compare(*arguments) == results
+    assert compare_arms(*arguments) == results
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -100,7 +99,7 @@ def test_an_arm_is_the_run_with_its_change(compared, tiny_recipe, tiny_data, tmp
     folder, _, _ = compared
     views = replace(tiny_recipe.views, count=1)
     run = start_run(tmp_path / "run", replace(tiny_recipe, seed=3, views=views), tiny_data, Source(("clothes",)))
-    run_all(run, tiny_data, CPU, Unwatched())
+    run_pipeline(run, tiny_data, CPU, Silent())
     own, arm = load_file(run.folder / "student/model.safetensors"), weights(folder, 3, "arms/one-view")
     assert all(torch.equal(own[name], arm[name]) for name in own)
 
@@ -120,9 +119,9 @@ def test_online_teachers_answer_as_the_store_does(tiny_recipe, tiny_data, tmp_pa
     """`exact` and `online` show the same views and hear the same answers, but for float16."""
     views = replace(tiny_recipe.views, mode="exact")
     run = start_run(tmp_path / "run", replace(tiny_recipe, views=views), tiny_data, Source(("clothes",)))
-    run_all(run, tiny_data, CPU, Unwatched())
+    run_pipeline(run, tiny_data, CPU, Silent())
     online = arms(run, tiny_data, {"online": Change(views={"mode": "online"})})["online"]
-    train_arm(run, tiny_data, online, CPU, Unwatched())
+    train_arm(run, tiny_data, online, CPU, Silent())
     stored, asked = (
         torch.cat([tensor.flatten() for tensor in load_file(run.folder / stage / "model.safetensors").values()])
         for stage in ("student", "arms/online")
@@ -132,7 +131,7 @@ def test_online_teachers_answer_as_the_store_does(tiny_recipe, tiny_data, tmp_pa
 
 @pytest.fixture(scope="module")
 def partly_labelled(clothes):
-    return load([clothes], Data(labels=0.5))
+    return load([clothes], DataRecipe(labels=0.5))
 
 
 def test_pictures_without_labels_are_learned_from_by_students_alone(tiny_recipe, partly_labelled, tmp_path):
@@ -140,12 +139,12 @@ def test_pictures_without_labels_are_learned_from_by_students_alone(tiny_recipe,
     assert len(data.unlabelled) == len(data.train)
     assert (data.unlabelled.labels == UNLABELLED).all()
     run = start_run(tmp_path / "run", tiny_recipe, data, Source(("clothes",)))
-    run_all(run, data, CPU, Unwatched())
+    run_pipeline(run, data, CPU, Silent())
     chosen = arms(run, data, {})
     without = chosen[f"{ALL}, labelled pictures only"]
-    train_arm(run, data, without, CPU, Unwatched())
-    train_arm(run, data, plain_arm(run), CPU, Unwatched())
-    teachers = {name: teach(run, name, data, CPU, Unwatched()) for name in run.recipe.teachers}
+    train_arm(run, data, without, CPU, Silent())
+    train_arm(run, data, plain_arm(run), CPU, Silent())
+    teachers = {name: train_teacher(run, name, data, CPU, Silent()) for name in run.recipe.teachers}
     more, fewer = open_store(run, data, own_arm(run), teachers), open_store(run, data, without, teachers)
     assert more.header.samples == 2 * fewer.header.samples == len(data.train) + len(data.unlabelled)
     assert more.folder != fewer.folder
@@ -185,9 +184,9 @@ def test_a_wrong_arm_is_named_before_anything_is_trained(text, message, tiny_rec
 
 def test_an_arm_that_can_not_be_made_leaves_nothing(tiny_recipe, tiny_data, tmp_path):
     changes = {"odd": Change(student={"stem": "patch", "patch": 5})}
-    arguments = (tiny_recipe, tiny_data, Source(("clothes",)), [3], changes, CPU, Unwatched())
+    arguments = (tiny_recipe, tiny_data, Source(("clothes",)), [3], changes, CPU, Silent())
     with pytest.raises(RecipeError, match=r"do not divide into patches of 5"):
-        compare(tmp_path / "comparison", *arguments)
+        compare_arms(tmp_path / "comparison", *arguments)
     assert not (tmp_path / "comparison").exists()
 
 
@@ -207,7 +206,7 @@ def test_an_arm_that_changed_under_its_name_is_not_taken_for_the_old_one(compare
     _, arguments, _ = compared
     other = {**changes, "one view": Change(views={"count": 2, "mode": "exact"})}
     with pytest.raises(RunError, match=r"arms/one-view: an arm of this name was trained otherwise"):
-        compare(*arguments[:5], other, *arguments[6:])
+        compare_arms(*arguments[:5], other, *arguments[6:])
 
 
 def test_a_loss_that_rises_beyond_its_start_stops_the_run(tiny_recipe, tiny_data, tmp_path, monkeypatch):
@@ -217,6 +216,6 @@ def test_a_loss_that_rises_beyond_its_start_stops_the_run(tiny_recipe, tiny_data
     recipe = replace(tiny_recipe, student=replace(tiny_recipe.student, training=training, drop_path=0.0))
     run = start_run(tmp_path / "run", recipe, tiny_data, Source(("clothes",)))
     with pytest.raises(Diverged, match=r"arms/plain: the loss (is|rose to) .* in epoch [2-6]; what was kept before"):
-        train_arm(run, tiny_data, plain_arm(run), CPU, Unwatched())
+        train_arm(run, tiny_data, plain_arm(run), CPU, Silent())
     assert (run.folder / "arms/plain/checkpoint.safetensors").exists()
     assert not run.has("arms/plain")

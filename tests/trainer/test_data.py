@@ -20,7 +20,7 @@ from sdk.images import pixels
 from trainer.data import UNLABELLED, Decoded, load, load_labelled
 from trainer.data.named import FASHION_MNIST_LABELS, cifar, read_idx
 from trainer.errors import DataError
-from trainer.recipe import Data
+from trainer.recipe import DataRecipe
 
 
 def test_the_embedded_pictures_are_a_balanced_tenth():
@@ -34,7 +34,7 @@ def test_the_embedded_pictures_are_a_balanced_tenth():
 
 
 def test_pixels_are_those_that_the_device_sees(clothes):
-    data = load([clothes], Data(size=20))
+    data = load([clothes], DataRecipe(size=20))
     for row in (0, 30):
         expected = pixels(clothes / data.train.names[row], data.preprocessing.input)
         assert np.array_equal(data.train.images[row].numpy(), expected)
@@ -63,7 +63,7 @@ def test_archives_named_after_their_split_are_joined(clothes, tmp_path):
 
 
 def test_class_folders_alone_are_split_by_key(clothes, tmp_path):
-    data = load([clothes / "train"], Data(holdout=0.25))
+    data = load([clothes / "train"], DataRecipe(holdout=0.25))
     for split, each in ((data.train, 12), (data.validation, 6), (data.test, 6)):
         assert torch.bincount(split.labels).tolist() == [each] * 3
     assert not set(data.train.names) & {*data.validation.names, *data.test.names}
@@ -72,7 +72,7 @@ def test_class_folders_alone_are_split_by_key(clothes, tmp_path):
     fewer = shutil.copytree(clothes / "train", tmp_path / "fewer")
     for name in data.test.names[:3]:
         (fewer / name).unlink()
-    again = load([fewer], Data(holdout=0.25))
+    again = load([fewer], DataRecipe(holdout=0.25))
     assert set(again.test.names) - set(data.test.names) <= {*data.validation.names, *data.train.names}
     kept = set(data.test.names) & set(again.test.names)
     assert kept == set(data.test.names[3:])  # a picture stays where it was when others go
@@ -98,7 +98,7 @@ def test_a_class_may_be_called_train(clothes, tmp_path):
 
 
 def test_labels_of_a_share_are_used_and_the_other_pictures_stay(clothes, tmp_path):
-    whole, data = load([clothes]), load([clothes], Data(labels=0.25))
+    whole, data = load([clothes]), load([clothes], DataRecipe(labels=0.25))
     assert torch.bincount(data.train.labels).tolist() == [6, 6, 6]  # of 22 each
     assert len(data.unlabelled) == 3 * 16
     assert data.unlabelled.labels.unique().tolist() == [UNLABELLED]
@@ -109,12 +109,12 @@ def test_labels_of_a_share_are_used_and_the_other_pictures_stay(clothes, tmp_pat
     assert data.hash() != whole.hash()
     assert whole.unlabelled is None
     assert whole.students is whole.train
-    assert torch.bincount(load([clothes], Data(labels=1e-6)).train.labels).tolist() == [1, 1, 1]
+    assert torch.bincount(load([clothes], DataRecipe(labels=1e-6)).train.labels).tolist() == [1, 1, 1]
 
     fewer = shutil.copytree(clothes, tmp_path / "fewer")
     for name in data.unlabelled.names[::16]:
         (fewer / name).unlink()
-    again = load([fewer], Data(labels=0.25))
+    again = load([fewer], DataRecipe(labels=0.25))
     assert {*data.validation.names, *data.train.names} >= {*again.train.names}  # who had a label has it when others go
 
 
@@ -140,8 +140,8 @@ def test_a_large_set_stays_files_and_is_the_same_data(tmp_path):
     more = unpack_clothes(tmp_path / "more", train=1, test=0)
     (folder / "train/Bag/0.png").write_bytes(b"no picture")
     for sources in ([folder], [folder / "train"]):
-        small = load(sources, Data(labels=0.5), unlabelled=[more])
-        large = load(sources, Data(labels=0.5, memory_gb=1e-6), unlabelled=[more])
+        small = load(sources, DataRecipe(labels=0.5), unlabelled=[more])
+        large = load(sources, DataRecipe(labels=0.5, memory_gb=1e-6), unlabelled=[more])
         for split in (large.train, large.unlabelled, large.students):
             assert isinstance(split.images, Decoded)
         assert large.train.images.shape == small.train.images.shape
@@ -152,7 +152,7 @@ def test_a_large_set_stays_files_and_is_the_same_data(tmp_path):
         assert len(large.skipped) == 1
     (folder / "train/Bag/1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="2 of 174 pictures can't be read"):
-        load([folder], Data(memory_gb=0))
+        load([folder], DataRecipe(memory_gb=0))
 
 
 def test_large_pictures_are_scaled_to_the_default_size(tmp_path):
@@ -163,7 +163,7 @@ def test_large_pictures_are_scaled_to_the_default_size(tmp_path):
             picture = Image.fromarray(draw.integers(0, 256, (150, 200, 3), np.uint8))
             picture.save(tmp_path / label / f"{number}.jpg")
     assert load([tmp_path]).train.images.shape[1:] == (96, 96, 3)
-    assert load([tmp_path], Data(size=64)).train.images.shape[1:] == (64, 64, 3)
+    assert load([tmp_path], DataRecipe(size=64)).train.images.shape[1:] == (64, 64, 3)
 
 
 def test_an_unreadable_picture_is_named_and_skipped(tmp_path):
@@ -253,7 +253,7 @@ def test_a_truncated_archive_is_named(clothes, tmp_path):
 
 
 def test_too_many_pixels_for_memory_are_refused_before_any_work(clothes, monkeypatch):
-    monkeypatch.setattr("trainer.data.pictures.MAX_MEMORY", 1000)
+    monkeypatch.setattr("trainer.data.files.MAX_MEMORY", 1000)
     with pytest.raises(DataError, match=r"set a smaller data\.size"):
         load([clothes])
 
@@ -275,7 +275,7 @@ def test_fashion_mnist_is_read_from_its_own_files(tmp_path):
     original = read_idx(tmp_path / "t10k-images-idx3-ubyte.gz")
     assert np.array_equal(data.test.images[..., 2].numpy(), original)
     with pytest.raises(DataError, match=r"leave data\.size out"):
-        load(["fashion-mnist"], Data(size=32), root=tmp_path)
+        load(["fashion-mnist"], DataRecipe(size=32), root=tmp_path)
 
 
 def test_a_named_set_may_be_taken_in_part_and_with_more_pictures(clothes, tmp_path):
@@ -283,10 +283,10 @@ def test_a_named_set_may_be_taken_in_part_and_with_more_pictures(clothes, tmp_pa
     for stem, count in (("train", 100), ("t10k", 20)):
         write_idx(tmp_path / f"{stem}-images-idx3-ubyte.gz", draw.integers(0, 256, (count, 28, 28), np.uint8))
         write_idx(tmp_path / f"{stem}-labels-idx1-ubyte.gz", (np.arange(count) % 10).astype(np.uint8))
-    data = load(["fashion-mnist"], Data(labels=1 / 3), root=tmp_path, unlabelled=[clothes / "test"])
+    data = load(["fashion-mnist"], DataRecipe(labels=1 / 3), root=tmp_path, unlabelled=[clothes / "test"])
     assert (len(data.train), len(data.unlabelled), len(data.test)) == (30, 60 + 24, 20)
     with pytest.raises(DataError, match=r"raise data\.memory_gb"):
-        load(["fashion-mnist"], Data(memory_gb=0), root=tmp_path, unlabelled=[clothes / "test"])
+        load(["fashion-mnist"], DataRecipe(memory_gb=0), root=tmp_path, unlabelled=[clothes / "test"])
 
 
 def write_batch(path, content):

@@ -9,7 +9,7 @@ import torch
 from clothes import unpack_clothes
 from trainer.data import feed, load
 from trainer.errors import DataError
-from trainer.recipe import Data
+from trainer.recipe import DataRecipe
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def many(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
 def test_the_pixels_depend_on_the_chunk_alone(many, kind):
     resident = load([many]).train
-    files = load([pack(many, kind)], Data(memory_gb=0)).train
+    files = load([pack(many, kind)], DataRecipe(memory_gb=0)).train
     chunks = [*torch.randperm(len(resident)).split(64), torch.tensor([5, 5, 0])]
     state = torch.get_rng_state()
     expected = list(feed(resident, chunks, CPU))
@@ -49,11 +49,11 @@ def test_the_pixels_depend_on_the_chunk_alone(many, kind):
 
 def test_no_chunks_are_no_pixels(clothes):
     for memory_gb in (8, 0):
-        assert list(feed(load([clothes], Data(memory_gb=memory_gb)).train, [], CPU)) == []
+        assert list(feed(load([clothes], DataRecipe(memory_gb=memory_gb)).train, [], CPU)) == []
 
 
 def test_a_consumer_may_stop_early(many):
-    files = load([many], Data(memory_gb=0)).train
+    files = load([many], DataRecipe(memory_gb=0)).train
     chunks = torch.arange(len(files)).split(8)
     for _ in range(2):
         pixels = next(feed(files, chunks, CPU, workers=2))
@@ -64,7 +64,7 @@ def test_a_consumer_may_stop_early(many):
 @pytest.mark.parametrize("kind", ["damaged", "gone"])
 def test_a_picture_that_became_unreadable_is_named(tmp_path, workers, kind):
     folder = unpack_clothes(tmp_path)
-    files = load([folder], Data(memory_gb=0)).train
+    files = load([folder], DataRecipe(memory_gb=0)).train
     victim = folder / files.names[40]
     victim.unlink() if kind == "gone" else victim.write_bytes(victim.read_bytes()[:80])
     with pytest.raises(DataError) as caught:
@@ -76,7 +76,7 @@ def test_a_picture_that_became_unreadable_is_named(tmp_path, workers, kind):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_pixels_arrive_on_the_device_they_are_wanted_on(many):
     device = torch.device("cuda")
-    files = load([many], Data(memory_gb=0)).train.to(device)
+    files = load([many], DataRecipe(memory_gb=0)).train.to(device)
     resident = load([many]).train.to(device)
     chunks = torch.arange(len(files), device=device).split(64)
     for given, expected in zip(feed(files, chunks, device), feed(resident, chunks, device), strict=True):

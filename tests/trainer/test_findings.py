@@ -14,14 +14,14 @@ import torch
 from msgspec.structs import replace
 
 import trainer
-from sdk.cli.run_report import run_report
-from trainer.distill import plain_arm
+from libkd_sdk.pages.run import run_report
 from trainer.errors import RunError
 from trainer.findings import BINS, SAMPLES, findings
-from trainer.recipe import Views
+from trainer.pipeline import run_pipeline, train_arm
+from trainer.progress import Silent
+from trainer.recipe import ViewsRecipe
 from trainer.run import Source, start_run
-from trainer.stages import run_all, train_arm
-from trainer.watch import Unwatched
+from trainer.train import plain_arm
 
 CPU = torch.device("cpu")
 SOURCE = Source(("clothes",))
@@ -30,8 +30,8 @@ SOURCE = Source(("clothes",))
 @pytest.fixture(scope="module")
 def run(tiny_recipe, tiny_data, tmp_path_factory):
     started = start_run(tmp_path_factory.mktemp("reported"), tiny_recipe, tiny_data, SOURCE)
-    run_all(started, tiny_data, CPU, Unwatched())
-    train_arm(started, tiny_data, plain_arm(started), CPU, Unwatched())
+    run_pipeline(started, tiny_data, CPU, Silent())
+    train_arm(started, tiny_data, plain_arm(started), CPU, Silent())
     return started
 
 
@@ -129,12 +129,12 @@ def test_what_it_was_trained_on_and_by_is_told(run, found, tiny_data):
 
 
 def test_a_run_that_stored_nothing_and_has_no_plain_student(run, tiny_data, tmp_path):
-    recipe = replace(run.recipe, views=Views(mode="online", spec=run.recipe.views.spec))
+    recipe = replace(run.recipe, views=ViewsRecipe(mode="online", spec=run.recipe.views.spec))
     online = start_run(tmp_path / "run", recipe, tiny_data, SOURCE)
     shutil.copytree(run.folder / "teachers", online.folder / "teachers")
     with pytest.raises(RunError, match="no finished student there"):
         findings(online, tiny_data, CPU)
-    run_all(online, tiny_data, CPU, Unwatched())
+    run_pipeline(online, tiny_data, CPU, Silent())
     found = findings(online, tiny_data, CPU)
     assert found.store_bytes is found.store_seconds is None
     assert [stage.name for stage in found.stages] == ["conv", "involution", "student"]

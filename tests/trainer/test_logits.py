@@ -6,15 +6,15 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 from trainer.data import load
-from trainer.distill import own_arm
 from trainer.errors import OutOfMemory, RunError, StoreError
 from trainer.logits import LogitStore, answer_bytes, check, cost, fill, teachers_rate
 from trainer.models import Teacher, create_teacher
-from trainer.recipe import Data
+from trainer.pipeline import open_store, precompute
+from trainer.progress import Silent
+from trainer.recipe import DataRecipe
 from trainer.run import Run
-from trainer.stages import open_store, precompute
+from trainer.train import own_arm
 from trainer.views import ViewSpec, order, render
-from trainer.watch import Unwatched
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def opened(run, data, teachers):
 @pytest.fixture
 def filled(tiny_recipe, tiny_data, teachers, tmp_path) -> LogitStore:
     store = opened(Run(tmp_path, tiny_recipe), tiny_data, teachers)
-    fill(store, teachers, tiny_data.train, Unwatched())
+    fill(store, teachers, tiny_data.train, Silent())
     return store
 
 
@@ -68,9 +68,9 @@ def test_stored_logits_are_the_teachers_answers_one_picture_pair_at_a_time(fille
 
 
 def test_the_size_of_shards_and_of_batches_changes_nothing(filled, tiny_data, teachers, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.logits.precompute.FILL_BATCH", 6)
+    monkeypatch.setattr("trainer.logits.fill.FILL_BATCH", 6)
     other = with_shards_of(filled, 10, tmp_path / "other")
-    fill(other, teachers, tiny_data.train, Unwatched())
+    fill(other, teachers, tiny_data.train, Silent())
     assert len(other.shards()) > 1
     for view in range(2):
         torch.testing.assert_close(everything(other, view), everything(filled, view), rtol=2**-9, atol=2e-3)
@@ -78,7 +78,7 @@ def test_the_size_of_shards_and_of_batches_changes_nothing(filled, tiny_data, te
 
 def test_a_restart_computes_what_is_missing_and_nothing_else(filled, tiny_data, teachers, tmp_path):
     store = with_shards_of(filled, 22, tmp_path / "units")
-    fill(store, teachers, tiny_data.train, Unwatched())
+    fill(store, teachers, tiny_data.train, Silent())
     whole = [everything(store, view) for view in range(2)]
     lost = [(0, 1), (1, 0)]
     kept = {unit: store.path(*unit).stat().st_mtime_ns for unit in store.units() if unit not in lost}
@@ -86,7 +86,7 @@ def test_a_restart_computes_what_is_missing_and_nothing_else(filled, tiny_data, 
         store.path(*unit).unlink()
     (store.folder / ".view-0000-shard-0001.safetensors.99").write_bytes(b"cut off while it was written")
     assert store.missing() == lost
-    fill(store, teachers, tiny_data.train, Unwatched())
+    fill(store, teachers, tiny_data.train, Silent())
     assert store.missing() == []
     assert {unit: store.path(*unit).stat().st_mtime_ns for unit in kept} == kept
     for view in range(2):
@@ -134,13 +134,13 @@ def test_teachers_answer_fewer_pictures_at_once_where_memory_is_short(
 
     monkeypatch.setattr(Teacher, "answer", in_little_room)
     store = LogitStore(tmp_path / "again", filled.header, filled.views)
-    fill(store, teachers, tiny_data.train, Unwatched())
+    fill(store, teachers, tiny_data.train, Silent())
     for view in range(2):
         torch.testing.assert_close(everything(store, view), whole[view], rtol=0, atol=1e-2)
 
     monkeypatch.setattr(Teacher, "answer", lambda self, pixels: in_little_room(self, pixels.repeat(11, 1, 1, 1)))
     with pytest.raises(OutOfMemory, match="cpu has no memory for the teachers' answers to two pictures; take smaller"):
-        fill(LogitStore(tmp_path / "none", filled.header, filled.views), teachers, tiny_data.train, Unwatched())
+        fill(LogitStore(tmp_path / "none", filled.header, filled.views), teachers, tiny_data.train, Silent())
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_other_views_data_or_teachers_are_noticed(filled, tiny_recipe, tiny_data
     with pytest.raises(StoreError, match="another spec"):
         opened(replace_recipe(run, views=replace(tiny_recipe.views, spec=spec)), tiny_data, teachers)
     with pytest.raises(StoreError, match="another data"):
-        opened(run, load([clothes], Data(size=24)), teachers)
+        opened(run, load([clothes], DataRecipe(size=24)), teachers)
     retrained = dict(teachers)
     retrained["conv"] = untrained(tiny_recipe.teachers["conv"], tiny_data)
     with pytest.raises(StoreError, match="another teachers"):
@@ -205,7 +205,7 @@ def test_answers_that_float16_can_not_hold_are_refused(filled, value):
 def test_precompute_asks_for_trained_teachers(tiny_recipe, tiny_data, tmp_path):
     run = Run(tmp_path, tiny_recipe)
     with pytest.raises(RunError, match="teacher 'conv' is not trained; `libkd-sdk teach conv --out"):
-        precompute(run, tiny_data, own_arm(run), torch.device("cpu"), Unwatched())
+        precompute(run, tiny_data, own_arm(run), torch.device("cpu"), Silent())
 
 
 @pytest.mark.parametrize(("mode", "views"), [("replay", 4), ("exact", 4), ("clean", 1)])
@@ -220,14 +220,14 @@ def test_a_run_with_more_epochs_goes_on_with_the_same_store(tiny_recipe, tiny_da
     exact = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="exact"))
     longer = replace(exact.student, training=replace(exact.student.training, epochs=6))
     store = opened(Run(tmp_path, exact), tiny_data, teachers)
-    fill(store, teachers, tiny_data.train, Unwatched())
+    fill(store, teachers, tiny_data.train, Silent())
     first = [everything(store, view) for view in range(4)]
     more = opened(Run(tmp_path, replace(exact, student=longer)), tiny_data, teachers)
     assert [view for view, _ in more.missing()] == [4, 5]
-    assert fill(more, teachers, tiny_data.train, Unwatched())["units"] == 2
+    assert fill(more, teachers, tiny_data.train, Silent())["units"] == 2
     assert all(torch.equal(everything(more, view), first[view]) for view in range(4))
     other = opened(Run(tmp_path / "anew", replace(exact, student=longer)), tiny_data, teachers)
-    fill(other, teachers, tiny_data.train, Unwatched())
+    fill(other, teachers, tiny_data.train, Silent())
     assert all(torch.equal(everything(other, view), everything(more, view)) for view in range(6))
 
 
@@ -236,7 +236,7 @@ def test_processes_share_a_store_and_leave_the_one_that_a_single_process_makes(
     world, filled, tiny_data, teachers, tmp_path, monkeypatch
 ):
     alone = with_shards_of(filled, 16, tmp_path / "alone")
-    fill(alone, teachers, tiny_data.train, Unwatched())
+    fill(alone, teachers, tiny_data.train, Silent())
     shared = with_shards_of(filled, 16, tmp_path / "shared")
     seen = []
     monkeypatch.setenv("WORLD_SIZE", str(world))
@@ -247,12 +247,12 @@ def test_processes_share_a_store_and_leave_the_one_that_a_single_process_makes(
         seen.append({unit for unit in shared.units() if unit not in shared.missing()})
     assert len(seen[-1]) == 2 * world
     monkeypatch.delenv("RANK")
-    fill(shared, teachers, tiny_data.train, Unwatched())
+    fill(shared, teachers, tiny_data.train, Silent())
     for view in range(2):
         assert torch.equal(everything(shared, view), everything(alone, view))
 
 
-class StopAfter(Unwatched):
+class StopAfter(Silent):
     """Ends the work in the middle of the unit after so many whole ones, each of one batch."""
 
     def __init__(self, units: int) -> None:
@@ -267,7 +267,7 @@ class StopAfter(Unwatched):
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_top_k_keeps_the_largest_probabilities_and_the_mass_of_the_others(top_k, filled, tiny_data, teachers, tmp_path):
     store = LogitStore(tmp_path / "top", replace(filled.header, top_k=top_k), 2)
-    fill(store, teachers, tiny_data.train, Unwatched())
+    fill(store, teachers, tiny_data.train, Silent())
     whole, top = everything(filled, 0).softmax(-1), everything(store, 0).softmax(-1)
     kept = whole.topk(top_k).indices
     torch.testing.assert_close(top.gather(-1, kept), whole.gather(-1, kept), rtol=0, atol=2e-3)

@@ -15,8 +15,8 @@ from trainer.losses import (
     check_loss_args,
     distillation,
     dkd,
+    head_targets,
     labels_alone,
-    lessons,
     soft_cross_entropy,
     standardized,
 )
@@ -211,25 +211,25 @@ def test_each_head_listens_to_its_own_source(logits, loss, arguments):
 
 @pytest.mark.parametrize("heads", [1, 2, 3])
 def test_the_mean_of_probabilities_comes_back_at_the_common_temperature(logits, heads):
-    given = lessons(logits["teachers"], taught(ensemble="mean-prob"), heads)
+    given = head_targets(logits["teachers"], taught(ensemble="mean-prob"), heads)
     first, second = tempered(logits["teachers"][:, 0], 1.0), tempered(logits["teachers"][:, 1], 4.0)
     mean = [[0.4 * p + 0.6 * q for p, q in zip(*rows, strict=True)] for rows in zip(first, second, strict=True)]
-    assert len({lesson.name for lesson in given}) == len(given) == heads
-    assert sum(lesson.weight for lesson in given) == pytest.approx(2.5 * heads)
-    for lesson in given:
-        assert (lesson.weight, lesson.temperature) == pytest.approx((5 / 2, 0.4 * 1 + 0.6 * 4))
-        again = (lesson.logits / lesson.temperature).softmax(-1)
+    assert len({target.name for target in given}) == len(given) == heads
+    assert sum(target.weight for target in given) == pytest.approx(2.5 * heads)
+    for target in given:
+        assert (target.weight, target.temperature) == pytest.approx((5 / 2, 0.4 * 1 + 0.6 * 4))
+        again = (target.logits / target.temperature).softmax(-1)
         torch.testing.assert_close(again, torch.tensor(mean, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("ensemble", "heads"), [("mean-logit", 1), ("mean-logit", 2), ("per-token", 3)])
 def test_the_mean_of_logits_also_serves_where_teachers_are_too_few(logits, ensemble, heads):
     first, second = logits["teachers"].unbind(1)
-    given = lessons(logits["teachers"], taught(ensemble=ensemble), heads)
-    assert len({lesson.name for lesson in given}) == len(given) == heads
-    for lesson in given:
-        assert (lesson.weight, lesson.temperature) == pytest.approx((5 / 2, 0.4 * 1 + 0.6 * 4))
-        torch.testing.assert_close(lesson.logits, 0.4 * first + 0.6 * second)
+    given = head_targets(logits["teachers"], taught(ensemble=ensemble), heads)
+    assert len({target.name for target in given}) == len(given) == heads
+    for target in given:
+        assert (target.weight, target.temperature) == pytest.approx((5 / 2, 0.4 * 1 + 0.6 * 4))
+        torch.testing.assert_close(target.logits, 0.4 * first + 0.6 * second)
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
@@ -253,13 +253,13 @@ def test_the_mean_teaches_every_head(logits):
 
 def test_more_teachers_than_bias_heads_need_a_mean(logits):
     with pytest.raises(ValueError, match="not 1 for 2"):
-        lessons(logits["teachers"], taught(), 1)
+        head_targets(logits["teachers"], taught(), 1)
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
 def test_logits_of_other_teachers_than_named_are_refused(logits, ensemble):
     with pytest.raises(ValueError, match="zip"):
-        lessons(logits["teachers"][:, :1], taught(ensemble=ensemble), 2)
+        head_targets(logits["teachers"][:, :1], taught(ensemble=ensemble), 2)
 
 
 @pytest.mark.parametrize(

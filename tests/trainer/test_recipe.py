@@ -6,7 +6,7 @@ from msgspec.structs import replace
 import sdk
 from trainer.errors import RecipeError
 from trainer.models import create_teacher
-from trainer.recipe import RECIPES, Data, read_recipe, recipe_for, write_recipe
+from trainer.recipe import RECIPES, DataRecipe, read_recipe, recipe_for, write_recipe
 from trainer.run import create_student
 
 
@@ -27,7 +27,7 @@ def test_small_and_large_pictures_get_a_recipe_of_their_own():
 
 
 def test_a_written_recipe_reads_the_same(tiny_recipe, tmp_path):
-    settled = replace(tiny_recipe, data=Data(size=28))
+    settled = replace(tiny_recipe, data=DataRecipe(size=28))
     path = tmp_path / "recipe.toml"
     path.write_text(write_recipe(settled))
     assert read_recipe(path) == settled

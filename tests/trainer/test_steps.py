@@ -19,14 +19,14 @@ from torch.utils._pytree import tree_leaves
 import trainer.learner
 from trainer.data import Preprocessing, Split, to_input
 from trainer.data.inputs import _statistics
-from trainer.distill import _online, own_arm
 from trainer.learner import Learner
 from trainer.logits.store import FullAnswers, TopAnswers
 from trainer.loop import Batch, batches
 from trainer.losses import ENSEMBLES, LOSSES, Teaching, distillation, labels_alone
 from trainer.models import create_teacher
-from trainer.recipe import Student, Training
+from trainer.recipe import StudentRecipe, Training
 from trainer.run import Run, create_student
+from trainer.train import _online, own_arm
 from trainer.views import ExtraSpec, View, ViewSpec, enhance, render
 from trainer.views.view import _beta_quantiles
 
@@ -208,7 +208,7 @@ def test_the_update_reads_nothing_and_is_few_operations(loss, monkeypatch):
         trainer.learner, "create_optimizer_v2", partial(as_on_a_gpu, trainer.learner.create_optimizer_v2)
     )
     preprocessing = Preprocessing.square(SIZE)
-    shape = Student(patch=8, width=32, depth=2, heads=2)
+    shape = StudentRecipe(patch=8, width=32, depth=2, heads=2)
     learner = Learner(create_student(shape, 2, CLASSES, preprocessing), Training(precision="fp32"), 100, CPU)
     inputs, targets = torch.randn(BATCH, 3, SIZE, SIZE), torch.full((BATCH, CLASSES), 1 / CLASSES)
     teaching = Teaching(names=("one", "other"), weights=(1, 1), temperatures=(1, 2), loss=loss or "kl")

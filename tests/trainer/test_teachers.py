@@ -14,15 +14,15 @@ from trainer import recipe
 from trainer.data import Preprocessing, load
 from trainer.errors import RecipeError
 from trainer.models import create_teacher
+from trainer.pipeline import run_pipeline
+from trainer.progress import Silent
 from trainer.recipe import Training, read_recipe
 from trainer.run import Source, load_teacher, open_run, start_run
-from trainer.stages import run_all
-from trainer.teach import teach
-from trainer.watch import Unwatched
+from trainer.train import train_teacher
 
 
-def lite(weights: Path, **changes) -> recipe.Teacher:
-    return recipe.Teacher(model=LITE, weights=str(weights), **changes)
+def lite(weights: Path, **changes) -> recipe.TeacherRecipe:
+    return recipe.TeacherRecipe(model=LITE, weights=str(weights), **changes)
 
 
 def test_published_weights_know_photographs_of_imagenet(published):
@@ -67,7 +67,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(published, tiny_data, tmp_p
 
     assert "as many classes as there are labels" in refused(published, training=Training(epochs=0))
     with pytest.raises(RecipeError, match="no weights of this model"):
-        create_teacher(recipe.Teacher(model="resnet18", weights=str(published)), 3, tiny_data.preprocessing)
+        create_teacher(recipe.TeacherRecipe(model="resnet18", weights=str(published)), 3, tiny_data.preprocessing)
     assert "can't be read as weights" in refused(tmp_path / "none.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(published.read_bytes()[:1000])
     assert "can't be read as weights" in refused(tmp_path / "cut.safetensors")
@@ -81,7 +81,7 @@ def test_a_teacher_sees_pictures_at_its_own_size_and_is_kept_so(published, tiny_
     fine_tuned = lite(published, size=64, training=Training(epochs=5, batch=16, lr=1e-3, warmup=1.0, ema=0.5))
     with_it = replace(tiny_recipe, teachers={"lite": fine_tuned})
     run = start_run(tmp_path / "run", with_it, tiny_data, Source(("clothes",)))
-    trained = teach(run, "lite", tiny_data, torch.device("cpu"), Unwatched())
+    trained = train_teacher(run, "lite", tiny_data, torch.device("cpu"), Silent())
     assert trained.preprocessing.input.height == 64
     assert run.config("teachers/lite")["results"]["test"]["top1"] > 0.8  # ImageNet's features know clothes apart
     published.rename(published.with_suffix(".moved"))  # from now on the run stands alone
@@ -97,7 +97,7 @@ def test_a_teacher_sees_pictures_at_its_own_size_and_is_kept_so(published, tiny_
 
 def test_a_trained_teacher_serves_another_run_as_it_is(tiny_recipe, tiny_data, tmp_path):
     first = start_run(tmp_path / "first", tiny_recipe, tiny_data, Source(("clothes",)))
-    trained = teach(first, "conv", tiny_data, torch.device("cpu"), Unwatched())
+    trained = train_teacher(first, "conv", tiny_data, torch.device("cpu"), Silent())
     taken = replace(
         tiny_recipe.teachers["conv"],
         weights=str(tmp_path / "first/teachers/conv/model.safetensors"),
@@ -108,10 +108,10 @@ def test_a_trained_teacher_serves_another_run_as_it_is(tiny_recipe, tiny_data, t
     second = start_run(
         tmp_path / "second", replace(tiny_recipe, seed=8, teachers={"conv": taken}), tiny_data, Source(("clothes",))
     )
-    as_it_is = teach(second, "conv", tiny_data, torch.device("cpu"), Unwatched())
+    as_it_is = train_teacher(second, "conv", tiny_data, torch.device("cpu"), Silent())
     assert as_it_is.hash() == trained.hash()
     assert second.config("teachers/conv")["results"] == first.config("teachers/conv")["results"]
-    student = run_all(second, tiny_data, torch.device("cpu"), Unwatched())
+    student = run_pipeline(second, tiny_data, torch.device("cpu"), Silent())
     assert len(student.heads) == 2
 
 
@@ -128,6 +128,6 @@ training = { epochs = 2, batch = 16, lr = 3e-3, warmup = 0.0, ema = 0.9 }
     (tmp_path / "three.toml").write_text(text)
     three, data = read_recipe(tmp_path / "three.toml"), load([clothes])
     run = start_run(tmp_path / "run", three, data, Source((str(clothes),)))
-    student = run_all(run, data, torch.device("cpu"), Unwatched())
+    student = run_pipeline(run, data, torch.device("cpu"), Silent())
     assert len(student.heads) == 4
     assert run.config("student")["teachers"] == ["conv", "involution", "mixer"]

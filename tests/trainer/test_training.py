@@ -11,21 +11,21 @@ from safetensors.torch import load_file, save_file
 
 import trainer
 from trainer.data import Dataset, load
-from trainer.distill import plain_arm
 from trainer.errors import Diverged, RecipeError, RunError
 from trainer.evaluate import logits_of, top1
 from trainer.loop import batches
-from trainer.recipe import Data
+from trainer.pipeline import run_pipeline, train_arm
+from trainer.progress import Silent
+from trainer.recipe import DataRecipe
 from trainer.run import Source, open_run, start_run
-from trainer.stages import run_all, train_arm
+from trainer.train import plain_arm
 from trainer.views import ViewSpec
-from trainer.watch import Unwatched
 
 CPU = torch.device("cpu")
 SOURCE = Source(("clothes",))
 
 
-class Interrupt(Unwatched):
+class Interrupt(Silent):
     """Stops the work after a number of steps of one stage, as Ctrl-C would."""
 
     def __init__(self, stage: str, steps: int) -> None:
@@ -44,8 +44,8 @@ class Interrupt(Unwatched):
 def finished(tiny_recipe, tiny_data, tmp_path_factory):
     """A run from its first to its last stage, undisturbed."""
     run = start_run(tmp_path_factory.mktemp("finished"), tiny_recipe, tiny_data, SOURCE)
-    run_all(run, tiny_data, CPU, Unwatched())
-    train_arm(run, tiny_data, plain_arm(run), CPU, Unwatched())
+    run_pipeline(run, tiny_data, CPU, Silent())
+    train_arm(run, tiny_data, plain_arm(run), CPU, Silent())
     return run
 
 
@@ -85,13 +85,13 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     folder = tmp_path / "run"
     run = start_run(folder, tiny_recipe, tiny_data, SOURCE)
     with pytest.raises(KeyboardInterrupt):
-        run_all(run, tiny_data, CPU, Interrupt(f"training {stage}", steps))
+        run_pipeline(run, tiny_data, CPU, Interrupt(f"training {stage}", steps))
     assert not run.has(stage)
     assert (folder / stage / "checkpoint.safetensors").exists() == (lost_at_most == 0 and steps > 4)  # an epoch has 4
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "a row that was cut o')
     torch.manual_seed(12345)  # the state that a new process happens to have must not matter
-    run_all(start_run(folder, tiny_recipe, tiny_data, SOURCE), tiny_data, CPU, Unwatched())
+    run_pipeline(start_run(folder, tiny_recipe, tiny_data, SOURCE), tiny_data, CPU, Silent())
     for kept in ("teachers/conv", "teachers/involution", "student"):
         once, again = weights(finished, kept), weights(run, kept)
         assert once.keys() == again.keys()
@@ -103,10 +103,10 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
 
 def test_pictures_that_stay_files_teach_the_very_same(finished, tiny_recipe, clothes, tmp_path):
     """Decoded by workers in every epoch, or all in memory: the same views, answers, weights."""
-    files = load([clothes], Data(memory_gb=0))
+    files = load([clothes], DataRecipe(memory_gb=0))
     assert not isinstance(files.train.images, torch.Tensor)
     run = start_run(tmp_path / "run", tiny_recipe, files, SOURCE)
-    run_all(run, files, CPU, Unwatched())
+    run_pipeline(run, files, CPU, Silent())
     for stage in ("teachers/conv", "student"):
         once, again = weights(finished, stage), weights(run, stage)
         assert all(torch.equal(once[name], again[name]) for name in once), stage
@@ -149,7 +149,7 @@ def test_every_epoch_shows_every_pair_once_and_keeps_pairs_together(tiny_data):
 def test_other_data_or_another_recipe_are_refused(finished, tiny_recipe, tiny_data, clothes):
     before = (finished.folder / "recipe.toml").read_bytes()
     with pytest.raises(RunError, match=r"belongs to other data \(clothes\); choose another --out"):
-        start_run(finished.folder, tiny_recipe, load([clothes], Data(size=24)), SOURCE)
+        start_run(finished.folder, tiny_recipe, load([clothes], DataRecipe(size=24)), SOURCE)
     other = replace(tiny_recipe, seed=8, student=replace(tiny_recipe.student, depth=3))
     with pytest.raises(RunError, match=r"another recipe \(it differs in seed, student.depth\)"):
         start_run(finished.folder, other, tiny_data, SOURCE)
@@ -199,7 +199,7 @@ def test_a_diverging_run_stops_with_its_last_checkpoint(tiny_recipe, tiny_data, 
     wild = replace(conv, training=replace(conv.training, lr=1e30, warmup=0.0))
     run = start_run(tmp_path, replace(tiny_recipe, teachers={"conv": wild}), tiny_data, SOURCE)
     with pytest.raises(Diverged, match=r"teachers/conv: the loss is .* lower its training\.lr"):
-        run_all(run, tiny_data, CPU, Unwatched())
+        run_pipeline(run, tiny_data, CPU, Silent())
     assert not run.has("teachers/conv")
 
 
@@ -208,7 +208,7 @@ def test_bf16_arithmetic_trains_too(tiny_recipe, tiny_data, tmp_path):
     bf16 = replace(conv, training=replace(conv.training, precision="bf16"))
     student = replace(tiny_recipe.student, training=replace(tiny_recipe.student.training, precision="bf16"))
     run = start_run(tmp_path, replace(tiny_recipe, teachers={"involution": bf16}, student=student), tiny_data, SOURCE)
-    model = run_all(run, tiny_data, CPU, Unwatched())
+    model = run_pipeline(run, tiny_data, CPU, Silent())
     assert model.temperature.dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert run.config("student")["results"]["test"]["top1"] > 0.45
@@ -223,7 +223,7 @@ def test_compiled_nets_train_as_others_do(tiny_recipe, tiny_data, tmp_path):
         # stochastic depth draws its numbers otherwise when it is compiled
         recipe = replace(tiny_recipe, student=replace(tiny_recipe.student, training=training, drop_path=0.0))
         run = start_run(tmp_path / str(compile), recipe, tiny_data, SOURCE)
-        train_arm(run, tiny_data, plain_arm(run), CPU, Unwatched())
+        train_arm(run, tiny_data, plain_arm(run), CPU, Silent())
         return weights(run, "arms/plain")
 
     plain, compiled = trained(False), trained(True)

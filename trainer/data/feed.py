@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..device import free_bytes
 from ..errors import DataError
-from ..watch import Watch, size
+from ..progress import Progress, size
 from .split import Decoded, Split
 
 WORKERS = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
@@ -36,12 +36,12 @@ def feed(split: Split, chunks: Sequence[Tensor], device: torch.device, *, worker
         yield from _ahead(_gathered(split.images, chunks, pin=device.type == "cuda"), device)
 
 
-def to_device(split: Split, device: torch.device, watch: Watch) -> Split:
+def to_device(split: Split, device: torch.device, progress: Progress) -> Split:
     """The split with its tensors on `device`; images that would take more than half of a GPU's free memory stay behind,
     which is told, and `feed` copies them chunk by chunk."""
     if isinstance(split.images, Decoded) or split.images.nbytes <= free_bytes(device) / 2:
         return split.to(device)
-    watch.tell(
+    progress.tell(
         f"{len(split):,} pictures, {size(split.images.nbytes)}, stay in the host's memory: "
         f"{device} has {size(free_bytes(device))} free"
     )

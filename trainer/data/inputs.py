@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pictures import Preprocessing
+from .files import Preprocessing
 
 
 def to_input(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:

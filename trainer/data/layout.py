@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError
-from .pictures import Picture, find
+from .files import Picture, find
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """How a split may be called, and what it is called here."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .pictures import Input, Picture, digest, pixels_of
+from .files import Input, Picture, digest, pixels_of
 
 UNLABELLED = -1
 """The label of a picture whose class is not known."""

@@ -1,7 +1,7 @@
 """The teachers' answers: computed once, stored, replayed."""
 
 from .cost import Cost, cost, teachers_rate
-from .precompute import check, fill, fill_batch
+from .fill import check, fill, fill_batch
 from .store import Answers, Header, LogitStore, answer_bytes
 
 __all__ = [

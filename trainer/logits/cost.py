@@ -11,9 +11,9 @@ import torch
 
 from ..data import Split, feed
 from ..models import Teacher
+from ..progress import duration, size
 from ..views import ViewSpec, render
-from ..watch import duration, size
-from .precompute import fill_batch
+from .fill import fill_batch
 
 
 class Cost(NamedTuple):

@@ -25,7 +25,7 @@ def load_published(name: str, weights: Path | None, classes: int) -> tuple[nn.Mo
         RecipeError: timm has no such model, or the weights can't be had, read, or do not fit it.
     """
     source = {"pretrained": True} if weights is None else {"weights": str(weights)}
-    teacher = recipe.Teacher(model=name, training=recipe.Training(epochs=0), **source)
+    teacher = recipe.TeacherRecipe(model=name, training=recipe.Training(epochs=0), **source)
     net = create_teacher(teacher, classes, PIXELS).net.eval()
     seen = timm.data.resolve_model_data_config(net)
     _, height, width = seen["input_size"]

@@ -50,7 +50,7 @@ class Teacher(NamedTuple):
         return self._replace(net=self.net.to(device, memory_format=torch.channels_last))
 
 
-def create_teacher(teacher: recipe.Teacher, classes: int, preprocessing: Preprocessing) -> Teacher:
+def create_teacher(teacher: recipe.TeacherRecipe, classes: int, preprocessing: Preprocessing) -> Teacher:
     """A teacher as the recipe describes it, before it is trained.
 
     Args:
@@ -76,7 +76,7 @@ def create_teacher(teacher: recipe.Teacher, classes: int, preprocessing: Preproc
     return Teacher(net, _own(preprocessing, teacher, net), teacher.training.precision)
 
 
-def _own(preprocessing: Preprocessing, teacher: recipe.Teacher, net: nn.Module) -> Preprocessing:
+def _own(preprocessing: Preprocessing, teacher: recipe.TeacherRecipe, net: nn.Module) -> Preprocessing:
     learned = net.pretrained_cfg if teacher.pretrained or teacher.weights else {}
     size = teacher.size or preprocessing.input.height
     return msgspec.structs.replace(

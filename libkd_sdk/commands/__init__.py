@@ -1,0 +1,1 @@
+"""The commands of `libkd-sdk`, one file for each."""

@@ -1,0 +1,90 @@
+"""`libkd-sdk benchmark`"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from msgspec.structs import replace
+
+from sdk import benchmark as benchmarks
+from sdk.benchmark import Measurement
+from sdk.bundle import Bundle
+from sdk.errors import UsageError
+
+from ..options import RootOption, training_extra
+from ..output import Bars, JsonOption, percent, remark, show_json, show_table
+from ..pages.benchmark import COLUMNS, benchmark_report, called, cells, title
+from ..pages.page import write_page
+
+
+def benchmark(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles' folders.", metavar="BUNDLE...")],
+    validation: Annotated[
+        list[str] | None,
+        typer.Option("--validation", help="Pictures to be judged by, given like --data; default: what was proved."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Of each engine; default: all cores.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", help="Turns that every bundle gets.")] = 10,
+    calls: Annotated[int, typer.Option("--calls", help="Predictions in a turn; a batch of 32 follows.")] = 20,
+    report: Annotated[Path | None, typer.Option("--report", help="Write a page with pictures to this file.")] = None,
+    root: RootOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Bundles side by side, and beside their engines called bare: latency, throughput, load time, memory, size, top-1.
+
+    Each runs in a process of its own, in turns. One picture at a time, ready as an array; throughput is of 32 given at
+    once. Memory is the whole process's.
+
+    Example: libkd-sdk benchmark run/bundles/* --report speed.html
+    """
+    opened = [Bundle.open(path) for path in bundles]
+    if report is not None:
+        _check_report(report)
+    with Bars() as bars:
+        judged = [_top1(bundle, validation, root, threads, bars) for bundle in opened] if validation else None
+        bars.begin("measuring", rounds)
+        found = benchmarks.measure(
+            opened, rounds=rounds, calls=calls, threads=threads, progress=lambda done, _: bars.advance_to(done)
+        )
+        bars.end()
+    if judged is not None:
+        found = [replace(measured, top1=top1) for measured, top1 in zip(found, judged, strict=True)]
+    if report is not None:
+        write_page(report, benchmark_report(found, validation))
+    if json:
+        show_json(msgspec.to_builtins(found))
+        return
+    show_table(title(found), ["", *COLUMNS], [row for number, it in enumerate(found, 1) for row in _rows(number, it)])
+    if report is not None:
+        remark(f"{report}: the same with pictures")
+
+
+def _check_report(path: Path) -> None:
+    """What would keep the page from being written is said before anything is measured."""
+    with training_extra():
+        import_module("matplotlib")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--report {path}: name a file in a folder that exists")
+
+
+def _top1(bundle: Bundle, sources: list[str], root: Path | None, threads: int | None, bars: Bars) -> float:
+    with training_extra():
+        from trainer.data import load_labelled
+
+    split = load_labelled(sources, bundle.labels, bundle.input, root=root, progress=bars)
+    bars.begin(f"judging {bundle.target} {bundle.precision}", 1)
+    top1 = benchmarks.top1(bundle, split.images.numpy(), split.labels.tolist(), threads)
+    bars.end(f"top-1 {percent(top1)}")
+    return top1
+
+
+def _rows(number: int, measured: Measurement) -> list[list[str]]:
+    own = [f"{measured.size_bytes / 1e6:.2f} MB", percent(measured.top1)]
+    rows = [[f"{number} {called(measured)}", *cells(measured.speed), *own]]
+    if measured.bare is not None:
+        rows.append(["  the engine alone", *cells(measured.bare), "", ""])
+    return rows

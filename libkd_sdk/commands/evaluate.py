@@ -1,0 +1,93 @@
+"""`libkd-sdk eval`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from sdk.bundle.manifest import MANIFEST
+from sdk.classifier import Classifier
+from sdk.errors import UsageError
+
+from ..options import DataOption, RootOption, prepare, training_extra
+from ..output import Bars, JsonOption, percent, show_facts, show_json, show_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.data import Split
+
+
+def evaluate(
+    what: Annotated[Path, typer.Argument(help="A run's folder, or a bundle's.")],
+    data: DataOption = None,
+    root: RootOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Accuracy, calibration and confusion of a run's student or of a bundle, on labelled pictures.
+
+    A run is judged by its own test pictures unless others are named; of those, by test/ or val/ if there is one, else
+    by all.
+
+    Example: libkd-sdk eval run/bundles/openvino --data pictures/
+    """
+    with training_extra():
+        import torch
+
+        from trainer.data import load_labelled
+        from trainer.evaluate import confusion, logits_of, score
+        from trainer.run import load_student
+
+    with Bars() as bars:
+        if (what / MANIFEST).exists():
+            if not data:
+                raise UsageError("a bundle has no pictures of its own to be judged by; name some by --data")
+            with Classifier(what) as classifier:
+                labels = classifier.labels
+                split = load_labelled(data, labels, classifier.input, root=root, progress=bars)
+                logits = torch.from_numpy(_probabilities(classifier, split, bars)).clamp_min(1e-30).log()
+        else:
+            student, labels, preprocessing = load_student(what)
+            if data:
+                split = load_labelled(data, labels, preprocessing.input, root=root, progress=bars)
+            else:
+                split = prepare(what, None, None, None, None, bars)[1].test
+            logits = logits_of(student, split, preprocessing)
+    result: dict[str, Any] = score(logits, split.labels)
+    counts = confusion(logits.argmax(-1), split.labels, len(labels)).tolist()
+    if json:
+        show_json({**result, "labels": labels, "confusion": counts})
+        return
+    show_facts(
+        str(what),
+        [
+            ("pictures", f"{result['images']:,}"),
+            ("top-1", percent(result["top1"])),
+            ("negative log likelihood", f"{result['nll']:.4f}"),
+            ("calibration error", percent(result["ece"])),
+        ],
+    )
+    rows = []
+    for index, label in enumerate(labels):
+        others = sorted(
+            ((count, labels[other]) for other, count in enumerate(counts[index]) if other != index), reverse=True
+        )
+        taken_for = ", ".join(f"{name} {count}" for count, name in others[:3] if count)
+        total = sum(counts[index])
+        rows.append([label, str(total), percent(counts[index][index] / total) if total else "-", taken_for])
+    show_table("", ["class", "pictures", "right", "most often taken for"], rows)
+
+
+def _probabilities(classifier: Classifier, split: Split[Tensor], bars: Bars) -> NDArray[np.float32]:
+    """A bundle's answers, [pictures, classes]."""
+    bars.begin("predicting", len(split))
+    rows = []
+    for prediction in classifier.stream(split.images.numpy()):
+        rows.append(prediction.probabilities)
+        bars.step()
+    bars.end()
+    return np.stack(rows)

@@ -1,0 +1,70 @@
+"""`libkd-sdk info`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from sdk.bundle import Bundle
+
+from ..output import JsonOption, percent, show_facts, show_json
+
+
+def info(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    json: JsonOption = False,
+) -> None:
+    """What a bundle is: its model, its input, its labels, and what was proved of it.
+
+    Example: libkd-sdk info run/bundles/onnx
+    """
+    opened = Bundle.open(bundle)
+    manifest, proof = opened.manifest, opened.manifest.proof
+    if json:
+        show_json(msgspec.to_builtins(manifest))
+        return
+    input = manifest.input
+    shown = ", ".join(manifest.labels[:12]) + (", ..." if len(manifest.labels) > 12 else "")
+    facts = [
+        ("target", f"{manifest.target} {manifest.precision}"),
+        ("created", manifest.created),
+        ("model", f"{manifest.model.arch}, {manifest.model.parameters:,} parameters"),
+        ("teachers", ", ".join(manifest.model.teachers) or "none"),
+        ("trained on", manifest.model.trained_on or "not said"),
+        ("labels", f"{len(manifest.labels)}: {shown}"),
+        ("input", f"uint8 RGB [n, {input.height}, {input.width}, 3], in 0..255"),
+        ("resize", f"{input.resize.mode} {input.resize.size[1]}x{input.resize.size[0]}, {input.resize.filter}"),
+        ("crop", input.crop),
+        (
+            "output",
+            f"{manifest.output.kind} [n, {len(manifest.labels)}], temperature {manifest.output.temperature:.3f}",
+        ),
+        ("files", ", ".join(f"{name} {entry.bytes / 1e6:.2f} MB" for name, entry in manifest.files.items())),
+    ]
+    if quantized := manifest.quantized:
+        facts += [
+            (
+                "calibrated on",
+                f"{quantized.calibration_images} pictures, {manifest.model.calibrated_on or 'not said which'}",
+            ),
+            ("left in float", ", ".join(quantized.float_layers) or "nothing that can be quantised"),
+        ]
+    if lowered := manifest.lowered:
+        outside = ", ".join(f"{name} x {count}" for name, count in lowered.outside.items())
+        facts.append(("delegates", f"{lowered.delegates}; outside: {outside or 'nothing'}"))
+    if proof is None:
+        facts.append(("proof", "unproved: it was exported without validation pictures"))
+    else:
+        facts.append(
+            (
+                "proof",
+                f"{proof.images:,} pictures: max. abs. difference {proof.max_abs_difference:.1e}, "
+                f"same answer {percent(proof.top1_agreement)}, "
+                f"top-1 {percent(proof.top1)} (PyTorch {percent(proof.reference_top1)})",
+            )
+        )
+    facts.append(("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())))
+    show_facts(manifest.name, facts)

@@ -1,0 +1,39 @@
+"""`libkd-sdk verify`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from sdk.bundle import verify as verify_bundle
+
+from ..output import JsonOption, show_facts, show_json
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    threads: Annotated[int | None, typer.Option("--threads", help="Of the engine; default: all cores.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Is this bundle whole, and does it answer on this machine as it did when it was made?
+
+    Example: libkd-sdk verify run/bundles/onnx
+    """
+    found = verify_bundle(bundle, threads=threads)
+    if json:
+        show_json({"bundle": str(bundle), "ok": True, **msgspec.to_builtins(found)})
+        return
+    facts = [("files", f"{found.files}, each as it was written"), ("model file", "carries the manifest of this bundle")]
+    if found.max_abs_difference is None:
+        facts.append(("golden answers", "none in this bundle, so its answers were not checked"))
+    else:
+        facts.append(
+            (
+                "golden answers",
+                f"{found.golden} reproduced to {found.max_abs_difference:.1e} (allowed {found.tolerance:.0e})",
+            )
+        )
+    show_facts(f"{bundle}: ok", facts)

@@ -1,0 +1,114 @@
+"""What a command shows: tables for people or JSON for programs on stdout, bars and remarks on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+# A pipe or a file has no width to fit into: nothing is to be cut there.
+stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def show_json(value: Any) -> None:
+    """One JSON value on a line of its own."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def remark(text: str) -> None:
+    """A line for people, beside the result."""
+    stderr.print(escape(text))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose first column is left-aligned, the others right-aligned."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    stdout.print(table)
+
+
+def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
+    """Names and values, one pair a line."""
+    if title:
+        stdout.print(f"[bold]{escape(title)}[/bold]")
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        stdout.print(f"  {name:<{width}}  {escape(value)}")
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+class Bars:
+    """Draws a bar for each stage with the time that it still takes; off a terminal, a line when a stage is done.
+
+    A `trainer.progress.Progress`, and a context manager.
+    """
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>4.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=stderr,
+        )
+        self._live = stderr.is_terminal
+        self._task = TaskID(0)
+        self._stage, self._note, self._started = "", "", 0.0
+
+    def begin(self, stage: str, steps: int) -> None:
+        self._stage, self._note, self._started = stage, "", time.perf_counter()
+        if self._live:
+            self._task = self._bars.add_task(escape(stage), total=max(1, steps), note="")
+
+    def step(self, steps: int = 1, note: str = "") -> None:
+        if self._live:
+            self._note = escape(note) if note else self._note
+            self._bars.update(self._task, advance=steps, note=self._note)
+
+    def advance_to(self, done: int) -> None:
+        """So many steps are done by now."""
+        if self._live:
+            self._bars.update(self._task, completed=done)
+
+    def end(self, summary: str = "") -> None:
+        if self._live:
+            total = self._bars.tasks[self._task].total
+            self._bars.update(self._task, completed=total, note=escape(summary) if summary else self._note)
+        else:
+            remark(f"{self._stage:<28} {time.perf_counter() - self._started:6.1f} s  {summary}".rstrip())
+
+    def tell(self, text: str) -> None:
+        """A line of its own, above the bars."""
+        remark(text)
+
+    def __enter__(self) -> Bars:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bars.stop()

@@ -1,0 +1,52 @@
+"""The root of the one error tree, and the errors that the engines raise.
+
+LibkdError              one line: what is wrong, where, and how to fix it
+├── BundleError         a model file or a bundle is damaged, foreign, or written by a newer version
+├── ExportError         the engine can't take the model, or not at this precision
+└── EngineError         the engine failed at something that should work
+    └── EngineMissing   the engine, or a library that it needs, is not installed
+
+`sdk.errors` and `trainer.errors` add to this tree. An error is raised once and passes through every layer unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LibkdError(Exception):
+    """An error that this project raises on purpose.
+
+    Attributes:
+        code: a stable name for programs and for the documentation (docs/errors.md).
+        exit_code: what the command line returns: 2 if the user can fix the cause, else 1.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 2
+
+
+class BundleError(LibkdError):
+    """A model file or a bundle is damaged, incomplete, foreign, or written by a newer version."""
+
+    code = "bundle-invalid"
+
+
+class ExportError(LibkdError):
+    """The model can't be lowered as asked."""
+
+    code = "export-refused"
+
+
+class EngineError(LibkdError):
+    """The engine failed at something that should work."""
+
+    code = "engine-failed"
+    exit_code = 1
+
+
+class EngineMissing(EngineError):
+    """The engine, or a library that the work needs, is not installed; the message holds the pip command."""
+
+    code = "engine-missing"
+    exit_code = 2

@@ -1,0 +1,16 @@
+"""What is known about OpenVINO without importing it."""
+
+from runtimes.base import Engine
+
+ENGINE = Engine(
+    name="openvino",
+    package="runtimes.openvino",
+    title="OpenVINO",
+    files=("model.xml", "model.bin"),
+    magic=(0, b"<?xml"),
+    precisions=("fp32", "fp16", "int8"),
+    run_extra="[openvino]",
+    lower_extra="[export,openvino]",
+    requirements=("openvino",),
+    colour="orange",
+)

@@ -1,0 +1,101 @@
+"""The model card of a bundle, in Markdown: what a person should know before they use it (Mitchell et al., 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..bundle.manifest import Manifest
+
+CARD = "model_card.md"
+
+NUMBERS = {"fp32": "32-bit floats", "fp16": "16-bit floats", "int8": "8-bit integers"}
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown, of what the manifest says; nothing is claimed that was not measured."""
+    labels = manifest.labels
+    shown = ", ".join(labels[:100]) + (f", and {len(labels) - 100} more" if len(labels) > 100 else "")
+    return "\n".join(
+        [
+            f"# {_plain(manifest.name)}",
+            "",
+            f"A classifier of pictures into {len(labels)} classes, for {manifest.target}, in "
+            f"{NUMBERS[manifest.precision]}. Made {manifest.created}.",
+            "",
+            "## Where it comes from",
+            "",
+            *_items(_origin(manifest)),
+            "",
+            "## How well it does",
+            "",
+            *_accuracy(manifest),
+            "",
+            "## Limits",
+            "",
+            *_items(_limits(manifest)),
+            "",
+            "## Classes",
+            "",
+            _plain(shown),
+            "",
+        ]
+    )
+
+
+def _origin(manifest: Manifest) -> Iterable[str]:
+    model = manifest.model
+    yield f"Net: {model.arch}, {model.parameters:,} parameters."
+    yield f"Trained on: {model.trained_on or 'not said'}."
+    yield f"Taught by: {', '.join(model.teachers) or 'labels alone, or not said'}."
+    if quantized := manifest.quantized:
+        yield (
+            f"Calibrated on {quantized.calibration_images} pictures: {model.calibrated_on or 'it was not said which'}."
+        )
+        yield f"Layers left in float: {', '.join(quantized.float_layers) or 'none'}."
+
+
+def _accuracy(manifest: Manifest) -> Iterable[str]:
+    proof = manifest.proof
+    if proof is None:
+        yield "**Unproved**: no pictures were given to measure it on."
+        return
+    yield f"On {proof.images:,} pictures that were given as validation:"
+    yield ""
+    yield "| | top-1 | same answer as PyTorch | largest difference of a probability |"
+    yield "|---|---|---|---|"
+    yield f"| PyTorch, fp32 | {_percent(proof.reference_top1)} | | |"
+    yield (
+        f"| {manifest.target}, {manifest.precision} | {_percent(proof.top1)} | "
+        f"{_percent(proof.top1_agreement)} | {proof.max_abs_difference:.2g} |"
+    )
+    if proof.top1 is None:
+        yield ""
+        yield "The pictures had no labels, so no accuracy is known."
+
+
+def _limits(manifest: Manifest) -> Iterable[str]:
+    yield "It knows its classes and nothing else: a picture of anything else gets one of them."
+    yield "Pictures unlike those that it was measured on (another camera, light, framing) were not measured."
+    yield (
+        "A probability was "
+        + (
+            "not calibrated."
+            if manifest.output.temperature == 1.0
+            else f"calibrated by a temperature of {manifest.output.temperature:.3f} on validation pictures."
+        )
+    )
+    if manifest.precision != "fp32":
+        yield "Another kind of CPU rounds otherwise; `libkd-sdk verify` says by how much."
+
+
+def _items(texts: Iterable[str]) -> Iterable[str]:
+    return (f"- {_plain(text)}" for text in texts)
+
+
+def _plain(text: str) -> str:
+    """Names of others must not become markup."""
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|" else letter for letter in text)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

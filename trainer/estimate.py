@@ -1,0 +1,103 @@
+"""What a run will cost, reckoned from a few timed steps of its nets on random pictures, before there is any data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .data import Input, Preprocessing, Resize, Split, to_input
+from .learner import Learner
+from .logits import Cost, answer_bytes, cost, fill_batch, teachers_rate
+from .losses import soft_cross_entropy
+from .models import create_teacher
+from .pipeline import stored_top_k
+from .recipe import Recipe, Training
+from .run import create_student
+from .train import Arm
+
+
+class Estimate(NamedTuple):
+    """Seconds of each stage on one device, and the store's cost; None where the recipe stores nothing.
+
+    Attributes:
+        teachers: seconds to train each.
+        store: bytes and seconds, and from which student on it is cheaper than teachers in the loop.
+        student: seconds to train it, its teachers' answers at hand.
+    """
+
+    teachers: dict[str, float]
+    store: Cost | None
+    student: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return sum(self.teachers.values()) + (self.store.fill_seconds if self.store else 0.0) + self.student
+
+
+def estimate(recipe: Recipe, *, pictures: int, classes: int, size: int, device: torch.device) -> Estimate:
+    """Reckon a run on `pictures` training pictures of `classes` classes, `size` pixels a side.
+
+    Raises:
+        RecipeError: the recipe's nets can't be made for such pictures.
+    """
+    input = Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size)))
+    preprocessing = Preprocessing(input=input, mean=recipe.data.mean, std=recipe.data.std)
+    teachers = {name: create_teacher(it, classes, preprocessing) for name, it in recipe.teachers.items()}
+    training = {
+        name: _training_seconds(
+            teacher.net, teacher.preprocessing, recipe.teachers[name].training, pictures, classes, device
+        )
+        for name, teacher in teachers.items()
+    }
+    student = create_student(recipe.student, len(teachers), classes, preprocessing)
+    learning = _training_seconds(student, preprocessing, recipe.student.training, pictures, classes, device)
+    arm, store = Arm("student", tuple(teachers), recipe), None
+    if arm.stored_views:
+        ready = {name: teacher._replace(net=teacher.net.eval()).to(device) for name, teacher in teachers.items()}
+        store = cost(
+            views=arm.stored_views,
+            view_bytes=pictures * len(teachers) * answer_bytes(classes, stored_top_k(recipe, classes)),
+            samples=pictures,
+            epochs=recipe.student.training.epochs,
+            pictures_per_second=teachers_rate(ready, _random(fill_batch(size, size, device), size, device), arm.spec),
+        )
+    return Estimate(training, store, learning)
+
+
+def _training_seconds(
+    net: nn.Module, preprocessing: Preprocessing, training: Training, pictures: int, classes: int, device: torch.device
+) -> float:
+    learner = Learner(net, training, 1000, device)
+    size = preprocessing.input.height
+    inputs = to_input(torch.rand(training.batch, 3, size, size, device=device), preprocessing)
+    labels = torch.randint(classes, (training.batch,), device=device)
+    targets = nn.functional.one_hot(labels, classes).float()
+
+    def loss_of(output: Tensor) -> Tensor:
+        return soft_cross_entropy(
+            output.flatten(0, -2), targets.repeat_interleave(output.numel() // targets.numel(), 0)
+        )
+
+    seconds = _fastest(lambda number: learner.step(number, inputs, loss_of).item())
+    return seconds * training.epochs * pictures / training.batch
+
+
+def _fastest(run: Callable[[int], float], rounds: int = 3) -> float:
+    times = []
+    for number in range(1 + rounds):  # the first warms up
+        started = time.perf_counter()
+        run(number)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def _random(count: int, size: int, device: torch.device) -> Split:
+    pictures = torch.randint(256, (count, size, size, 3), dtype=torch.uint8)
+    return Split(pictures, torch.zeros(count, dtype=torch.int64), torch.arange(count), list(map(str, range(count)))).to(
+        device
+    )

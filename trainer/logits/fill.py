@@ -1,0 +1,156 @@
+"""The pass that fills a store, and the one that checks it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Split, feed
+from ..device import Arithmetic
+from ..errors import OutOfMemory
+from ..models import Teacher
+from ..progress import Progress, size
+from ..views import Keys, order, render
+from .store import LogitStore
+
+FILL_BATCH, PIXELS_ON_GPU = 256, 2**22
+"""Pictures that are rendered and answered at once; on a GPU so many as have these pixels: 4,096 of 32 x 32."""
+
+TOLERANCE: dict[Arithmetic, float] = {"fp32": 2**-9, "bf16": 2**-4}
+"""The largest distance of an answer from the stored one, as a share of the largest logit. Both are rounded to float16
+(2^-11); bf16's products depend on the size of the batch too, and moved single logits of trained teachers by 1.5 %."""
+
+
+def fill_batch(height: int, width: int, device: torch.device) -> int:
+    """Return how many pictures are rendered and answered at once: an even number."""
+    return max(FILL_BATCH, PIXELS_ON_GPU // (height * width) // 2 * 2) if device.type == "cuda" else FILL_BATCH
+
+
+@torch.inference_mode()
+def fill(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, progress: Progress) -> dict[str, float]:
+    """Compute every unit that is missing. Every teacher answers for the very pixels that the student will see.
+
+    Processes may share the work: under `torchrun` each starts at another unit, and none computes one that is there.
+
+    Returns:
+        what this process did: `units`, `answers` (pictures times teachers), `seconds`.
+
+    Raises:
+        OutOfMemory: the device has no memory for the answers to a single pair of pictures.
+    """
+    missing, batch = store.missing(), fill_batch(*split.images.shape[1:3], split.ids.device)
+    done, started = {"units": 0, "answers": 0}, time.perf_counter()
+    if missing:
+        progress.begin("storing logits", sum(len(store.shards()[shard]) for _, shard in missing))
+        for unit in _from_own_turn(missing):
+            if not store.path(*unit).exists():
+                while (rows := _unit_answers(store, unit, teachers, split, batch, progress)) is None:
+                    batch = _smaller(batch, split.ids.device)
+                store.write(*unit, rows, _arithmetic(teachers, split.ids.device))
+                done["answers"] += sum(map(len, rows.values()))
+                done["units"] += 1
+        progress.end(size(store.bytes))
+    return {**done, "seconds": time.perf_counter() - started}
+
+
+def _from_own_turn(units: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The units from this process's own start on, so that several meet only when each is at the end of its share."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    start = len(units) * rank // world
+    return units[start:] + units[:start]
+
+
+def _unit_answers(
+    store: LogitStore,
+    unit: tuple[int, int],
+    teachers: Mapping[str, Teacher],
+    split: Split,
+    batch: int,
+    progress: Progress,
+) -> dict[str, Tensor] | None:
+    """The logits [places, classes] of each teacher, computed `batch` places at a time; None if that is too many for
+    the device's memory."""
+    view, shard = unit
+    places = store.shards()[shard]
+    chunks = order(store.header.seed, split.ids, view)[places.start : places.stop].split(batch)
+    rows: dict[str, list[Tensor]] = {name: [] for name in teachers}
+    with suppress(torch.OutOfMemoryError):
+        for indices, images in zip(chunks, feed(split, chunks, split.ids.device), strict=True):
+            for name, logits in _answers(store, teachers, images, split.ids[indices], view).items():
+                rows[name].append(logits)
+            progress.step(len(indices), note=f"view {view + 1} of {store.views}")
+        return {name: torch.cat(logits) for name, logits in rows.items()}
+    return None
+
+
+def _smaller(batch: int, device: torch.device) -> int:
+    torch.cuda.empty_cache()
+    if batch <= 2:
+        raise OutOfMemory(f"{device} has no memory for the teachers' answers to two pictures; take smaller teachers")
+    return batch // 4 * 2
+
+
+def _arithmetic(teachers: Mapping[str, Teacher], device: torch.device) -> Arithmetic:
+    return "bf16" if any(teacher.arithmetic(device) == "bf16" for teacher in teachers.values()) else "fp32"
+
+
+def _answers(
+    store: LogitStore, teachers: Mapping[str, Teacher], images: Tensor, samples: Tensor, view: int
+) -> dict[str, Tensor]:
+    pixels = render(images, samples, seed=store.header.seed, view=view, spec=store.header.spec).pixels
+    return {name: teacher.answer(pixels) for name, teacher in teachers.items()}
+
+
+@torch.inference_mode()
+def check(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, samples: int = 512) -> dict[str, Any]:
+    """Recompute about `samples` of the stored answers, chosen by key, and compare.
+
+    Of top-k answers the stored logits are compared, and the probability of all other classes together.
+
+    Returns:
+        `samples`, `max_abs_error` and `mean_abs_error` of the logits, the largest `tolerance` for it, whether all is
+        `within` it, `top1_agreement`, and with top-k `max_rest_error`, whose tolerance is the same share of 1.
+    """
+    units = list(store.units())
+    drawn = Keys(store.header.seed, torch.arange(len(units)), 0).bits("check").argsort()
+    errors, agreements, rests, largest = [], [], [], 0.0
+    kinds = {_arithmetic(teachers, split.ids.device)}
+    per_unit = max(2, samples // min(len(units), 8) // 2 * 2)
+    for unit in drawn[:8].tolist():
+        view, shard = units[unit]
+        places = store.shards()[shard][:per_unit]
+        stored = store.read_shard(view, shard).at(torch.arange(len(places)))
+        indices = order(store.header.seed, split.ids, view)[places.start : places.stop]
+        (images,) = feed(split, [indices], split.ids.device)
+        answers = _answers(store, teachers, images, split.ids[indices], view)
+        again = torch.stack([answers[name] for name in store.header.teachers], dim=1).cpu()
+        agreements.append((stored.argmax(-1) == again.argmax(-1)).float().flatten())
+        if store.header.top_k:
+            kept = store.read_unit(view, shard)["indices"][: len(places)].long()
+            rests.append((_rest(stored, kept) - _rest(again, kept)).abs())
+            stored, again = stored.gather(-1, kept), again.gather(-1, kept)
+        errors.append((stored - again).abs().flatten(1))
+        largest = max(largest, again.abs().max().item())
+        kinds.add(store.arithmetic(view, shard))
+    error, share = torch.cat(errors), max(TOLERANCE[kind] for kind in kinds)
+    rest = torch.cat(rests).max().item() if rests else 0.0
+    return {
+        "samples": len(error),
+        "max_abs_error": error.max().item(),
+        "mean_abs_error": error.mean().item(),
+        "tolerance": share * largest,
+        "within": error.max().item() <= share * largest and rest <= share,
+        "top1_agreement": torch.cat(agreements).mean().item(),
+        **({"max_rest_error": rest} if rests else {}),
+    }
+
+
+def _rest(logits: Tensor, kept: Tensor) -> Tensor:
+    """The probability of the classes that are not `kept`."""
+    return 1 - logits.softmax(-1).gather(-1, kept).sum(-1)
