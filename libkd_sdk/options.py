@@ -95,7 +95,7 @@ class Deadline:
     def __init__(self, within: str | None) -> None:
         started = time.perf_counter()  # torch, which comes with the next line, takes seconds of it
         with training_extra():
-            from trainer.progress import seconds_of
+            from trainer.units import seconds_of
 
         try:
             self._end = started + seconds_of(within) if within else None

@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from .data import Dataset
 from .errors import RecipeError
 from .pace import Paces
-from .progress import Progress, duration
+from .progress import Progress
 from .recipe import Recipe, StudentRecipe, TeacherRecipe
 from .run import Run
 from .train import Arm, own_arm
+from .units import duration
 
 TIMED_SHARE = 0.015
 """Share of the time that is spent on timing the steps of one net."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trainer.progress import duration
+from trainer.units import duration
 
 from ..options import DeviceOption, RecipeOption, training_extra
 from ..output import JsonOption, remark, show_facts, show_json

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sdk.errors import UsageError
-from trainer.progress import duration, size
+from trainer.units import duration, size
 
 from ..options import DataOption, DeviceOption, OutOption, RootOption, prepare, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_facts, show_json

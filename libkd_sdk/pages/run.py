@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.findings import Findings, Reliability, Sample, Stage
-from trainer.progress import duration, size
+from trainer.units import duration, size
 
 from .page import (
     COLOURS,

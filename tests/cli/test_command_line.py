@@ -186,7 +186,7 @@ def test_the_store_is_checked_and_refilled(distilled, tmp_path):
 def test_a_run_is_cut_to_the_time_it_is_given_and_goes_on_as_it_was_cut(clothes, tiny_recipe_file, tmp_path):
     arguments = ["distill", "--data", clothes, "--recipe", tiny_recipe_file, "--out", tmp_path / "run"]
     for within, line in (
-        ("1ms", b"--within: '1ms' is no time; say 90s, 30m or 1h30m"),
+        ("1ms", b"--within: '1ms' is not a time; write it as 90s, 30m or 1h30m"),
         ("0.5s", b"too little time: "),
     ):
         process = libkd(*arguments, "--within", within)

@@ -15,7 +15,7 @@ import pytest
 from libkd_sdk.pages.page import Html, Section, markup, page, paragraph, table, tag, write_page
 from libkd_sdk.pages.run import run_report
 from trainer.findings import Answer, Findings, Reliability, Sample, Stage
-from trainer.progress import duration, size
+from trainer.units import duration, size
 
 HOSTILE = ("<script>alert(1)</script>", "\"><img src=x onerror='alert(2)'>", "$\\frac{", "näh/garn 布 &amp;", "\udcff")
 SECTIONS = [

@@ -11,10 +11,11 @@ from trainer.budget import as_cut, cut
 from trainer.comparison import Change, students
 from trainer.errors import RecipeError
 from trainer.pace import LEAST_STEPS, Pace, Paces, _Enough, _Stopwatch
-from trainer.progress import Silent, seconds_of
+from trainer.progress import Silent
 from trainer.recipe import Recipe, StudentRecipe, TeacherRecipe, Training, ViewsRecipe, read_recipe, write_recipe
 from trainer.run import Run
 from trainer.train import own_arm, plain_arm
+from trainer.units import seconds_of
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(
@@ -188,7 +189,7 @@ def test_a_time_is_read_as_people_say_it(text, expected):
 
 @pytest.mark.parametrize("text", ["", "30", "m", "0s", "-5m", "5m2h", "soon", "1..5h", "nan s"])
 def test_what_is_no_time_is_refused(text):
-    with pytest.raises(ValueError, match="is no time; say 90s, 30m or 1h30m"):
+    with pytest.raises(ValueError, match="is not a time; write it as 90s, 30m or 1h30m"):
         seconds_of(text)
 
 

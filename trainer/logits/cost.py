@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..data import Split, feed
+from ..data import Split
 from ..models import Teacher
-from ..progress import duration, size
+from ..units import duration, size
 from ..views import ViewSpec, render
 from .fill import fill_batch
 
@@ -50,9 +50,9 @@ def cost(*, views: int, view_bytes: int, samples: int, epochs: int, pictures_per
 @torch.inference_mode()
 def teachers_rate(teachers: Mapping[str, Teacher], split: Split, spec: ViewSpec, batches: int = 3) -> float:
     """Pictures a second that are rendered and answered by all teachers, the best of a few batches after a first one."""
-    batch = fill_batch(*split.images.shape[1:3], split.ids.device)
+    batch = fill_batch(*split.images.size, split.ids.device)
     indices = torch.arange(min(batch, len(split)), device=split.ids.device)
-    (images,) = feed(split, [indices], split.ids.device)
+    (images,) = split.images.feed([indices], split.ids.device)
     seconds = []
     for view in range(1 + batches):
         started = time.perf_counter()

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Split, feed
+from ..data import Split
 from ..device import Arithmetic
 from ..errors import OutOfMemory
 from ..models import Teacher
-from ..progress import Progress, size
+from ..progress import Progress
+from ..units import size
 from ..views import Keys, order, render
 from .store import LogitStore
 
@@ -44,7 +45,7 @@ def fill(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, progr
     Raises:
         OutOfMemory: the device has no memory for the answers to a single pair of pictures.
     """
-    missing, batch = store.missing(), fill_batch(*split.images.shape[1:3], split.ids.device)
+    missing, batch = store.missing(), fill_batch(*split.images.size, split.ids.device)
     done, started = {"units": 0, "answers": 0}, time.perf_counter()
     if missing:
         progress.begin("storing logits", sum(len(store.shards()[shard]) for _, shard in missing))
@@ -81,7 +82,7 @@ def _unit_answers(
     chunks = order(store.header.seed, split.ids, view)[places.start : places.stop].split(batch)
     rows: dict[str, list[Tensor]] = {name: [] for name in teachers}
     with suppress(torch.OutOfMemoryError):
-        for indices, images in zip(chunks, feed(split, chunks, split.ids.device), strict=True):
+        for indices, images in zip(chunks, split.images.feed(chunks, split.ids.device), strict=True):
             for name, logits in _answers(store, teachers, images, split.ids[indices], view).items():
                 rows[name].append(logits)
             progress.step(len(indices), note=f"view {view + 1} of {store.views}")
@@ -127,7 +128,7 @@ def check(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, samp
         places = store.shards()[shard][:per_unit]
         stored = store.read_shard(view, shard).at(torch.arange(len(places)))
         indices = order(store.header.seed, split.ids, view)[places.start : places.stop]
-        (images,) = feed(split, [indices], split.ids.device)
+        (images,) = split.images.feed([indices], split.ids.device)
         answers = _answers(store, teachers, images, split.ids[indices], view)
         again = torch.stack([answers[name] for name in store.header.teachers], dim=1).cpu()
         agreements.append((stored.argmax(-1) == again.argmax(-1)).float().flatten())

@@ -1,0 +1,57 @@
+"""Times and sizes as people write them, and the end of a time that is given to some work. It imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import NamedTuple
+
+
+class Deadline(NamedTuple):
+    """The moment at which work has to be finished, in seconds of `time.perf_counter`."""
+
+    end: float
+
+    @classmethod
+    def after(cls, text: str) -> Deadline:
+        """Return the moment that is `text` (`30m`, see `seconds_of`) from now on.
+
+        Raises:
+            ValueError: `text` is not a time.
+        """
+        return cls(time.perf_counter() + seconds_of(text))
+
+    def seconds_left(self) -> float:
+        """Return the seconds until then; less than 0 when it has passed."""
+        return self.end - time.perf_counter()
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a time as people write it: `90s`, `30m`, `1h30m`, `1.5 h`.
+
+    Raises:
+        ValueError: `text` is not such a time, or not above 0.
+    """
+    number = r"(\d+(?:\.\d+)?)\s*"
+    found = re.fullmatch(rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?", text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in (found.groups() if found else (0, 0, 0)))
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise ValueError(f"{text!r} is not a time; write it as 90s, 30m or 1h30m")
+    return total
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people write it: `792 bytes`, `1.5 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """Return a number of seconds as people write it: `4.2 s`, `12 min`, `3.1 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
