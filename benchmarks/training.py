@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdk.images import Input, Preprocessing, Resize
-from trainer.data import Split, to_input
+from trainer.data import MemoryImages, Split, to_input
 from trainer.device import autocast
 from trainer.learner import Learner
 from trainer.logits import Header, LogitStore, fill, fill_batch
@@ -73,7 +73,7 @@ class Bench:
         self.preprocessing = Preprocessing(input=input, mean=recipe.data.mean, std=recipe.data.std)
         count = 4 * max(batch, self.fill_batch)
         self.split = Split(
-            torch.randint(256, (count, size, size, 3), dtype=torch.uint8),
+            MemoryImages(torch.randint(256, (count, size, size, 3), dtype=torch.uint8)),
             torch.randint(CLASSES, (count,)),
             torch.arange(count),
             [str(index) for index in range(count)],
@@ -194,7 +194,7 @@ class Bench:
 
     def filling(self, rounds: int) -> dict[str, float]:
         """Pictures a second: teachers alone on ready pixels, and `fill` from uint8 pictures to files."""
-        pixels = torch.rand(self.fill_batch, 3, *self.split.images.shape[1:3], device=self.device)
+        pixels = torch.rand(self.fill_batch, 3, *self.split.images.size, device=self.device)
         inputs = [to_input(pixels, teacher.preprocessing) for teacher in self.teachers.values()]
         parts = len(self.split) // self.fill_batch
 

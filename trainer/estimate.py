@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .data import Input, Preprocessing, Resize, Split, to_input
+from .data import Input, MemoryImages, Preprocessing, Resize, Split, to_input
 from .learner import Learner
 from .logits import Cost, answer_bytes, cost, fill_batch, teachers_rate
 from .losses import soft_cross_entropy
@@ -98,6 +98,5 @@ def _fastest(run: Callable[[int], float], rounds: int = 3) -> float:
 
 def _random(count: int, size: int, device: torch.device) -> Split:
     pictures = torch.randint(256, (count, size, size, 3), dtype=torch.uint8)
-    return Split(pictures, torch.zeros(count, dtype=torch.int64), torch.arange(count), list(map(str, range(count)))).to(
-        device
-    )
+    labels, ids = torch.zeros(count, dtype=torch.int64), torch.arange(count)
+    return Split(MemoryImages(pictures), labels, ids, list(map(str, range(count)))).to(device)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Dataset, Preprocessing, Split, feed, to_input
+from .data import Dataset, Preprocessing, Split, to_input
 from .device import Precision, autocast
 
 EVALUATION_BATCH = 512
@@ -21,7 +21,7 @@ def logits_of(model: nn.Module, split: Split, preprocessing: Preprocessing, prec
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     answers = []
-    for images in feed(split, torch.arange(len(split)).split(EVALUATION_BATCH), device):
+    for images in split.images.feed(torch.arange(len(split)).split(EVALUATION_BATCH), device):
         pixels = to_input(images.permute(0, 3, 1, 2).to(torch.float32) / 255, preprocessing)
         with autocast(precision, device):
             answers.append(model(pixels).float())

@@ -158,7 +158,7 @@ def findings(run: Run, data: Dataset, device: torch.device) -> Findings:
     )
 
 
-def _teacher_logits(run: Run, name: str, split: Split[Tensor], device: torch.device) -> Tensor:
+def _teacher_logits(run: Run, name: str, split: Split, device: torch.device) -> Tensor:
     """A teacher's answers for whole, untouched pictures."""
     teacher = load_teacher(run, name).to(device)
     return logits_of(teacher.net, split, teacher.preprocessing)
@@ -228,7 +228,7 @@ def _reliability(probabilities: Tensor, truth: Tensor) -> Reliability:
     )
 
 
-def _samples(test: Split[Tensor], logits: Mapping[str, Tensor]) -> tuple[Sample, ...]:
+def _samples(test: Split, logits: Mapping[str, Tensor]) -> tuple[Sample, ...]:
     """A few pictures, the same in every run on this data but for what the student gets wrong: those go first."""
     answers = {stage: rows.softmax(-1).max(-1) for stage, rows in logits.items()}
     wrong = (answers["student"].indices != test.labels.cpu()).tolist()
@@ -238,7 +238,7 @@ def _samples(test: Split[Tensor], logits: Mapping[str, Tensor]) -> tuple[Sample,
     return tuple(
         Sample(
             name=test.names[index],
-            pixels=test.images[index].cpu().numpy(),
+            pixels=test.pixels()[index].cpu().numpy(),
             label=int(test.labels[index]),
             answers={
                 stage: Answer(int(best.indices[index]), float(best.values[index])) for stage, best in answers.items()

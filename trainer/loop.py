@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .data import Dataset, Preprocessing, Split, feed, to_device, to_input
+from .data import Dataset, Preprocessing, Split, to_device, to_input
 from .errors import Diverged, OutOfMemory
 from .evaluate import logits_of, top1
 from .learner import Learner
@@ -63,7 +63,7 @@ def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: 
     pairs = pairs[order(seed_of(seed, "epoch"), split.ids[laid_out[pairs[:, 0]]], epoch)]
     chunks = [chunk.flatten() for chunk in pairs[: steps_of_epoch(split, size) * (size // 2)].split(size // 2)]
     samples = [laid_out[places] for places in chunks]
-    together = RENDERED_AT_ONCE // (size * math.prod(split.images.shape[1:3])) if split.ids.is_cuda else 1
+    together = RENDERED_AT_ONCE // (size * math.prod(split.images.size)) if split.ids.is_cuda else 1
     views = _rendered(split, samples, max(1, together), seed=seed, view=view, spec=spec)
     yield from map(Batch, samples, chunks, views)
 
@@ -74,7 +74,7 @@ def _rendered(
     """The view of each batch of indices, so many batches rendered `together`: a view is the same in any batch."""
     groups = [batches[start : start + together] for start in range(0, len(batches), together)]
     wanted = [torch.cat(group) for group in groups]
-    for group, indices, images in zip(groups, wanted, feed(split, wanted, split.ids.device), strict=True):
+    for group, indices, images in zip(groups, wanted, split.images.feed(wanted, split.ids.device), strict=True):
         rendered = render(images, split.ids[indices], seed=seed, view=view, spec=spec)
         sizes = [len(batch) for batch in group]
         yield from map(View, rendered.pixels.split(sizes), rendered.own.split(sizes))

@@ -142,7 +142,7 @@ def kernels(bench: Workbench) -> None:
     _involution_speed(bench)
     few = _first(bench.data.train, 512)
     here, there = (
-        render(few.images.to(where), few.ids.to(where), seed=0, view=0, spec=bench.recipe.views.spec).pixels.cpu()
+        render(few.pixels().to(where), few.ids.to(where), seed=0, view=0, spec=bench.recipe.views.spec).pixels.cpu()
         for where in (bench.device, torch.device("cpu"))
     )
     bench.figures["views_apart"] = (here - there).abs().max().item()
@@ -219,7 +219,7 @@ def rendering(bench: Workbench) -> None:
     specs = {"student": bench.recipe.views.spec, **{name: it.views for name, it in bench.recipe.teachers.items()}}
     for name, spec in specs.items():
         for pictures in sorted({min(bench.batch * many, len(bench.train)) for many in (1, 16)}):
-            images, ids = bench.train.images[:pictures], bench.train.ids[:pictures]
+            images, ids = bench.train.pixels()[:pictures], bench.train.ids[:pictures]
             step = partial(_render, images, ids, spec)
             bench.note(f"views {name} {pictures}", step, pictures, rounds=10)
 
@@ -304,7 +304,7 @@ def affordable(bench: Workbench, share: float) -> None:
 def tables(bench: Workbench) -> None:
     """Write the profiler's tables, by the device's time and by the host's, and count how busy the device is."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.on_gpu else [])]
-    images, ids = bench.train.images[: bench.batch], bench.train.ids[: bench.batch]
+    images, ids = bench.train.pixels()[: bench.batch], bench.train.ids[: bench.batch]
     work = {"views": partial(_render, images, ids, bench.recipe.views.spec)}
     work |= {name: step for name, (step, _) in bench.as_in_the_recipe().items()}
     with (bench.out / "profile.txt").open("w") as file:

@@ -77,7 +77,7 @@ def _top1(bundle: Bundle, sources: list[str], root: Path | None, threads: int | 
 
     split = load_labelled(sources, bundle.labels, bundle.input, root=root, progress=bars)
     bars.begin(f"judging {bundle.target} {bundle.precision}", 1)
-    top1 = benchmarks.top1(bundle, split.images.numpy(), split.labels.tolist(), threads)
+    top1 = benchmarks.top1(bundle, split.pixels().numpy(), split.labels.tolist(), threads)
     bars.end(f"top-1 {percent(top1)}")
     return top1
 

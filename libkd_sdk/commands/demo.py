@@ -93,7 +93,7 @@ def _write_pictures(data: Dataset, folder: Path) -> list[Path]:
     for index in range(0, len(data.labels), max(1, len(data.labels) // SHOWN_PICTURES)):
         row = int((data.test.labels == index).nonzero()[0])
         path = folder / f"{data.labels[index]}.png"
-        Image.fromarray(data.test.images[row].numpy()).save(path)
+        Image.fromarray(data.test.pixels()[row].numpy()).save(path)
         paths.append(path)
     return paths
 

@@ -17,8 +17,6 @@ from ..options import DataOption, RootOption, prepare, training_extra
 from ..output import Bars, JsonOption, percent, show_facts, show_json, show_table
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from trainer.data import Split
 
 
@@ -82,11 +80,11 @@ def evaluate(
     show_table("", ["class", "pictures", "right", "most often taken for"], rows)
 
 
-def _probabilities(classifier: Classifier, split: Split[Tensor], bars: Bars) -> NDArray[np.float32]:
+def _probabilities(classifier: Classifier, split: Split, bars: Bars) -> NDArray[np.float32]:
     """A bundle's answers, [pictures, classes]."""
     bars.begin("predicting", len(split))
     rows = []
-    for prediction in classifier.stream(split.images.numpy()):
+    for prediction in classifier.stream(split.pixels().numpy()):
         rows.append(prediction.probabilities)
         bars.step()
     bars.end()

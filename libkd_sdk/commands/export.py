@@ -11,16 +11,15 @@ import typer
 
 from sdk.bundle import Bundle
 from sdk.errors import UsageError
-from sdk.exporting.exporter import CALIBRATION_PICTURES, MAX_DROP, find_lowering
+from sdk.exporting.exporter import CALIBRATION_IMAGES, MAX_DROP
 from sdk.exporting.exporter import export as export_module
+from sdk.exporting.request import find_lowering
 from sdk.images import Pixels, Preprocessing
 
 from ..options import RootOption, prepare, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_facts, show_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from trainer.data import Split
 
 TIMM = "timm:"
@@ -77,7 +76,7 @@ def export(
         input = preprocessing.input
         seen: Pixels | None = None
         if calibrate:
-            seen = load_sample(calibrate, CALIBRATION_PICTURES, input, root=root, progress=bars).numpy()
+            seen = load_sample(calibrate, CALIBRATION_IMAGES, input, root=root, progress=bars).numpy()
             about["calibrated_on"] = ", ".join(Path(place).name for place in calibrate)
         elif precision == "int8" and not is_run:
             raise UsageError("int8 needs pictures to calibrate on; name some by --calibrate")
@@ -87,7 +86,7 @@ def export(
             proving = proving or dataset.test
             if precision == "int8" and seen is None:
                 seen, about["calibrated_on"] = (
-                    sample(dataset.train, CALIBRATION_PICTURES).numpy(),
+                    sample(dataset.train, CALIBRATION_IMAGES).numpy(),
                     f"training pictures, {about['trained_on']}",
                 )
         bundle = lower_and_prove(
@@ -159,7 +158,7 @@ def lower_and_prove(
     target: str,
     precision: str,
     out: Path,
-    pictures: Split[Tensor] | None,
+    pictures: Split | None,
     calibration: Pixels | None,
     max_drop: float,
     golden: str,
@@ -187,7 +186,7 @@ def lower_and_prove(
         labels=labels,
         preprocessing=preprocessing,
         calibration=calibration,
-        validation=None if pictures is None else (pictures.images.numpy(), pictures.labels.tolist()),
+        validation=None if pictures is None else (pictures.pixels().numpy(), pictures.labels.tolist()),
         max_drop=max_drop,
         model=about,
         golden=golden,  # type: ignore[arg-type]  # checked there, with a better message
@@ -195,7 +194,7 @@ def lower_and_prove(
     )
 
 
-def export_student(run: Path, pictures: Split[Tensor], target: str, out: Path, bars: Bars) -> Bundle:
+def export_student(run: Path, pictures: Split, target: str, out: Path, bars: Bars) -> Bundle:
     """A run's student at fp32."""
     *student, about = _of_run(run)
     return lower_and_prove(

@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10
 import sdk
 from clothes import CLASSES, unpack_clothes
 from sdk.images import pixels
-from trainer.data import UNLABELLED, Decoded, load, load_labelled
+from trainer.data import UNLABELLED, FileImages, MemoryImages, load, load_labelled
 from trainer.data.named import FASHION_MNIST_LABELS, cifar, read_idx
 from trainer.errors import DataError
 from trainer.recipe import DataRecipe
@@ -29,7 +29,7 @@ def test_the_embedded_pictures_are_a_balanced_tenth():
     assert torch.bincount(data.train.labels).tolist() == [720] * 10
     assert torch.bincount(data.validation.labels).tolist() == [80] * 10
     assert torch.bincount(data.test.labels).tolist() == [200] * 10
-    assert data.train.images.shape == (7200, 28, 28, 3)
+    assert data.train.pixels().shape == (7200, 28, 28, 3)
     assert len({*data.train.ids.tolist(), *data.validation.ids.tolist(), *data.test.ids.tolist()}) == 10_000
 
 
@@ -37,7 +37,7 @@ def test_pixels_are_those_that_the_device_sees(clothes):
     data = load([clothes], DataRecipe(size=20))
     for row in (0, 30):
         expected = pixels(clothes / data.train.names[row], data.preprocessing.input)
-        assert np.array_equal(data.train.images[row].numpy(), expected)
+        assert np.array_equal(data.train.pixels()[row].numpy(), expected)
 
 
 def archive_zip(folder, path):
@@ -104,7 +104,7 @@ def test_labels_of_a_share_are_used_and_the_other_pictures_stay(clothes, tmp_pat
     assert data.unlabelled.labels.unique().tolist() == [UNLABELLED]
     assert {*data.train.names, *data.unlabelled.names} == set(whole.train.names)
     assert data.students.names == data.train.names + data.unlabelled.names
-    assert data.students.images.shape == whole.train.images.shape
+    assert data.students.pixels().shape == whole.train.pixels().shape
     assert data.validation.hash() == whole.validation.hash()
     assert data.hash() != whole.hash()
     assert whole.unlabelled is None
@@ -130,7 +130,7 @@ def test_unlabelled_pictures_may_lie_anyhow(clothes, tmp_path):
     assert data.students.labels[len(data.train) :].unique().tolist() == [UNLABELLED]
     assert data.hash() != plain.hash()
     expected = pixels(tmp_path / "top.png", data.preprocessing.input)
-    assert np.array_equal(data.unlabelled.images[1].numpy(), expected)
+    assert np.array_equal(data.unlabelled.pixels()[1].numpy(), expected)
     with pytest.raises(DataError, match=r"unlabelled/Bag/0\.png: stands in two of the sources"):
         load([clothes], unlabelled=[clothes / "test", archive])
 
@@ -143,10 +143,11 @@ def test_a_large_set_stays_files_and_is_the_same_data(tmp_path):
         small = load(sources, DataRecipe(labels=0.5), unlabelled=[more])
         large = load(sources, DataRecipe(labels=0.5, memory_gb=1e-6), unlabelled=[more])
         for split in (large.train, large.unlabelled, large.students):
-            assert isinstance(split.images, Decoded)
-        assert large.train.images.shape == small.train.images.shape
-        assert torch.equal(large.validation.images, small.validation.images)
-        assert torch.equal(large.test.images, small.test.images)
+            assert isinstance(split.images, FileImages)
+        assert (len(large.train), large.train.images.size) == (len(small.train), small.train.images.size)
+        for given, expected in ((large.validation, small.validation), (large.test, small.test)):
+            assert isinstance(given.images, MemoryImages)
+            assert torch.equal(given.pixels(), expected.pixels())
         assert large.hash() == small.hash()
         assert large.skipped == small.skipped
         assert len(large.skipped) == 1
@@ -162,8 +163,8 @@ def test_large_pictures_are_scaled_to_the_default_size(tmp_path):
         for number in range(4):
             picture = Image.fromarray(draw.integers(0, 256, (150, 200, 3), np.uint8))
             picture.save(tmp_path / label / f"{number}.jpg")
-    assert load([tmp_path]).train.images.shape[1:] == (96, 96, 3)
-    assert load([tmp_path], DataRecipe(size=64)).train.images.shape[1:] == (64, 64, 3)
+    assert load([tmp_path]).train.pixels().shape[1:] == (96, 96, 3)
+    assert load([tmp_path], DataRecipe(size=64)).train.pixels().shape[1:] == (64, 64, 3)
 
 
 def test_an_unreadable_picture_is_named_and_skipped(tmp_path):
@@ -175,7 +176,7 @@ def test_an_unreadable_picture_is_named_and_skipped(tmp_path):
     assert len(data.train) + len(data.validation) == 119
     assert whole.train.names[0] not in data.train.names
     (reason,) = data.skipped
-    assert reason.startswith(f"{whole.train.names[0]}: not a readable picture")
+    assert reason.startswith(f"{whole.train.names[0]}: not a readable image")
 
 
 def test_more_than_one_percent_unreadable_stops(tmp_path):
@@ -271,9 +272,9 @@ def test_fashion_mnist_is_read_from_its_own_files(tmp_path):
     data = load(["fashion-mnist"], root=tmp_path)
     assert (len(data.train), len(data.validation), len(data.test)) == (90, 10, 20)
     assert data.labels == FASHION_MNIST_LABELS
-    assert data.test.images.shape == (20, 28, 28, 3)
+    assert data.test.pixels().shape == (20, 28, 28, 3)
     original = read_idx(tmp_path / "t10k-images-idx3-ubyte.gz")
-    assert np.array_equal(data.test.images[..., 2].numpy(), original)
+    assert np.array_equal(data.test.pixels()[..., 2].numpy(), original)
     with pytest.raises(DataError, match=r"leave data\.size out"):
         load(["fashion-mnist"], DataRecipe(size=32), root=tmp_path)
 
@@ -316,7 +317,7 @@ def test_cifar_is_read_from_its_own_files_if_they_are_whole(tmp_path):
     assert classes == tuple(names)
     assert train.names[19] == "train/00019"
     assert test.labels.tolist() == labels[20:]
-    assert np.array_equal(test.images[0].numpy(), planes[20].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert np.array_equal(test.pixels()[0].numpy(), planes[20].reshape(3, 32, 32).transpose(1, 2, 0))
 
     (folder / "two").write_bytes((folder / "two").read_bytes() + b"x")
     with pytest.raises(DataError, match=r"cifar-10-batches-py is not whole in .* by --root"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clothes import unpack_clothes
-from trainer.data import feed, load
+from trainer.data import load
 from trainer.errors import DataError
 from trainer.recipe import DataRecipe
 
@@ -38,25 +38,25 @@ def test_the_pixels_depend_on_the_chunk_alone(many, kind):
     files = load([pack(many, kind)], DataRecipe(memory_gb=0)).train
     chunks = [*torch.randperm(len(resident)).split(64), torch.tensor([5, 5, 0])]
     state = torch.get_rng_state()
-    expected = list(feed(resident, chunks, CPU))
+    expected = list(resident.images.feed(chunks, CPU))
     assert [len(pixels) for pixels in expected] == [len(chunk) for chunk in chunks]
-    assert torch.equal(expected[-1][1], resident.images[5])
+    assert torch.equal(expected[-1][1], resident.pixels()[5])
     for workers in (0, 1, 2):
-        given = list(feed(files, chunks, CPU, workers=workers))
+        given = list(files.images.feed(chunks, CPU, workers=workers))
         assert all(map(torch.equal, given, expected))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_no_chunks_are_no_pixels(clothes):
     for memory_gb in (8, 0):
-        assert list(feed(load([clothes], DataRecipe(memory_gb=memory_gb)).train, [], CPU)) == []
+        assert list(load([clothes], DataRecipe(memory_gb=memory_gb)).train.images.feed([], CPU)) == []
 
 
 def test_a_consumer_may_stop_early(many):
     files = load([many], DataRecipe(memory_gb=0)).train
     chunks = torch.arange(len(files)).split(8)
     for _ in range(2):
-        pixels = next(feed(files, chunks, CPU, workers=2))
+        pixels = next(files.images.feed(chunks, CPU, workers=2))
         assert pixels.shape == (8, 28, 28, 3)
 
 
@@ -68,7 +68,7 @@ def test_a_picture_that_became_unreadable_is_named(tmp_path, workers, kind):
     victim = folder / files.names[40]
     victim.unlink() if kind == "gone" else victim.write_bytes(victim.read_bytes()[:80])
     with pytest.raises(DataError) as caught:
-        list(feed(files, torch.arange(len(files)).split(8), CPU, workers=workers))
+        list(files.images.feed(torch.arange(len(files)).split(8), CPU, workers=workers))
     assert str(caught.value).startswith(f"{files.names[40]}: ")
     assert "\n" not in str(caught.value)
 
@@ -79,6 +79,6 @@ def test_pixels_arrive_on_the_device_they_are_wanted_on(many):
     files = load([many], DataRecipe(memory_gb=0)).train.to(device)
     resident = load([many]).train.to(device)
     chunks = torch.arange(len(files), device=device).split(64)
-    for given, expected in zip(feed(files, chunks, device), feed(resident, chunks, device), strict=True):
+    for given, expected in zip(files.images.feed(chunks, device), resident.images.feed(chunks, device), strict=True):
         assert given.device == files.labels.device == expected.device
         assert torch.equal(given, expected)

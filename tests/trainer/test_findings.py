@@ -46,7 +46,7 @@ def probabilities(run, tiny_data):
     student, _, preprocessing = trainer.load_student(run.folder)
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     with torch.no_grad():
-        inputs = [(pixels.permute(2, 0, 1) / 255 - mean) / std for pixels in tiny_data.test.images]
+        inputs = [(pixels.permute(2, 0, 1) / 255 - mean) / std for pixels in tiny_data.test.pixels()]
         return torch.cat([student(pixels[None]).softmax(-1) for pixels in inputs])
 
 
@@ -110,7 +110,7 @@ def test_samples_are_test_pictures_with_the_answers_of_every_net(found, tiny_dat
     assert len({sample.name for sample in found.samples}) == len(found.samples) == min(SAMPLES, len(places))
     for sample in found.samples:
         index = places[sample.name]
-        assert np.array_equal(sample.pixels, tiny_data.test.images[index].numpy())
+        assert np.array_equal(sample.pixels, tiny_data.test.pixels()[index].numpy())
         assert sample.label == tiny_data.test.labels[index]
         assert sample.answers.keys() == {"teachers/conv", "teachers/involution", "student"}
         label, confidence = sample.answers["student"]

@@ -60,7 +60,7 @@ def test_stored_logits_are_the_teachers_answers_one_picture_pair_at_a_time(fille
         laid_out = order(header.seed, split.ids, view)
         for start in range(0, len(split), 2):
             pair = laid_out[start : start + 2]
-            pixels = render(split.images[pair], split.ids[pair], seed=header.seed, view=view, spec=header.spec).pixels
+            pixels = render(split.pixels()[pair], split.ids[pair], seed=header.seed, view=view, spec=header.spec).pixels
             with torch.no_grad():
                 answers = [teacher.answer(pixels) for teacher in teachers.values()]
             torch.testing.assert_close(stored[start : start + 2], torch.stack(answers, 1), rtol=2**-10, atol=2e-3)

@@ -53,7 +53,7 @@ def slow_fit(net, split, training, preprocessing, seed):
                 p for pair in shuffled[step * training.batch // 2 : (step + 1) * training.batch // 2] for p in pair
             ]
             rows = laid_out[places]
-            view = render(split.images[rows], split.ids[rows], seed=seed, view=epoch, spec=SPEC)
+            view = render(split.pixels()[rows], split.ids[rows], seed=seed, view=epoch, spec=SPEC)
             inputs = normalize(view.pixels, list(preprocessing.mean), list(preprocessing.std))
             schedule.step_update(number)
             loss = soft_cross_entropy(

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import trainer.learner
-from trainer.data import Preprocessing, Split, to_input
+from trainer.data import MemoryImages, Preprocessing, Split, to_input
 from trainer.data.inputs import _statistics
 from trainer.learner import Learner
 from trainer.logits.store import FullAnswers, TopAnswers
@@ -87,7 +87,7 @@ def pretended():
 def pictures(count: int, device: torch.device = GPU) -> Split:
     numbers = torch.arange(count, device=device)
     images = torch.zeros(count, SIZE, SIZE, 3, dtype=torch.uint8, device=device)
-    return Split(images, numbers % CLASSES, numbers, [str(number) for number in range(count)])
+    return Split(MemoryImages(images), numbers % CLASSES, numbers, [str(number) for number in range(count)])
 
 
 def used(work, *arguments) -> Unread:
@@ -123,7 +123,7 @@ def test_no_option_of_a_view_reads_the_device(spec, pretended):
     split, preprocessing = pictures(BATCH), Preprocessing.square(SIZE)
 
     def shown():
-        view = render(split.images, split.ids, seed=1, view=2, spec=spec)
+        view = render(split.pixels(), split.ids, seed=1, view=2, spec=spec)
         return to_input(view.pixels, preprocessing), view.targets(split.labels, CLASSES, 0.1)
 
     seen = used(shown)
@@ -133,7 +133,7 @@ def test_no_option_of_a_view_reads_the_device(spec, pretended):
 
 def test_labels_and_input_of_a_batch_are_few_operations(pretended):
     split, preprocessing = pictures(BATCH), Preprocessing.square(SIZE)
-    view = render(split.images, split.ids, seed=1, view=2, spec=EVERYTHING)
+    view = render(split.pixels(), split.ids, seed=1, view=2, spec=EVERYTHING)
 
     def prepared():
         return to_input(view.pixels, preprocessing), view.targets(split.labels, CLASSES, 0.1)

@@ -89,7 +89,7 @@ def test_a_teacher_sees_pictures_at_its_own_size_and_is_kept_so(published, tiny_
         loaded = load_teacher(open_run(tmp_path / "run"), "lite")
     finally:
         published.with_suffix(".moved").rename(published)
-    pixels = tiny_data.test.images.permute(0, 3, 1, 2) / 255
+    pixels = tiny_data.test.pixels().permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         assert torch.equal(loaded.answer(pixels), trained.answer(pixels))
     assert loaded.hash() == trained.hash()

@@ -40,7 +40,7 @@ EXTRA = ExtraSpec(brightness=0.3, contrast=0.3, saturation=0.3, erase=0.5)
 @pytest.fixture(scope="module")
 def pictures(tiny_data):
     split = tiny_data.train
-    return split.images[:64], split.ids[:64]
+    return split.pixels()[:64], split.ids[:64]
 
 
 @settings(max_examples=25, deadline=None)
@@ -256,7 +256,7 @@ def test_an_operation_is_torchvisions(tiny_data, kind, magnitude):
     rows = (operation.kind == kind).nonzero().flatten()
     operation = Operation(*(values[rows] for values in operation))
     tolerance = {Kind.POSTERIZE: 1e-6, Kind.SOLARIZE: 1e-6, Kind.EQUALIZE: 1e-6}.get(kind, 2.01 / 255)
-    for source in (tiny_data.train.images[:8], _many_colours()):
+    for source in (tiny_data.train.pixels()[:8], _many_colours()):
         images = source[rows % len(source)]
         rendered = render(images, ids[rows], seed=0, view=0, spec=spec).pixels
         for row, picture in enumerate(images.permute(0, 3, 1, 2)):

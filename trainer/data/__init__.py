@@ -1,21 +1,22 @@
 """Labelled images: folders, archives and named datasets become uint8 pixels, labels and stable ids."""
 
 from .dataset import Dataset
-from .feed import feed, to_device
 from .files import Input, Preprocessing, Resize
+from .images import FileImages, Images, MemoryImages
 from .inputs import to_input
 from .load import load, load_labelled, load_sample, sample
-from .split import UNLABELLED, Decoded, Split
+from .split import UNLABELLED, Split, to_device
 
 __all__ = [
     "UNLABELLED",
     "Dataset",
-    "Decoded",
+    "FileImages",
+    "Images",
     "Input",
+    "MemoryImages",
     "Preprocessing",
     "Resize",
     "Split",
-    "feed",
     "load",
     "load_labelled",
     "load_sample",

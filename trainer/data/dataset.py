@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from .files import Preprocessing
 from .split import Split
 
@@ -24,8 +22,8 @@ class Dataset:
     """
 
     train: Split
-    validation: Split[Tensor]
-    test: Split[Tensor]
+    validation: Split
+    test: Split
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     skipped: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Picture files, wherever they lie, to pixels in memory, by the device's own reader: our only door to `sdk`."""
+"""ImageFile files, wherever they lie, to pixels in memory, by the device's own reader: our only door to `sdk`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from ..errors import DataError
 from ..progress import Progress
 
 __all__ = [
+    "ImageFile",
     "Input",
-    "Picture",
     "Preprocessing",
     "Resize",
     "check_memory",
@@ -43,14 +43,14 @@ _LOOK_AHEAD = 256
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """A picture file: its name relative to the data (with /), and how to get its bytes."""
 
     name: str
     load: Callable[[], bytes]
 
 
-def find(source: Path) -> list[Picture]:
+def find(source: Path) -> list[ImageFile]:
     """The picture files in a folder, a zip or a tar, by name. Nothing is unpacked to disk.
 
     Raises:
@@ -73,13 +73,13 @@ def _is_picture(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
-def _in_folder(folder: Path) -> Iterator[Picture]:
+def _in_folder(folder: Path) -> Iterator[ImageFile]:
     for path in folder.rglob("*"):
         if path.is_file():
-            yield Picture(path.relative_to(folder).as_posix(), path.read_bytes)
+            yield ImageFile(path.relative_to(folder).as_posix(), path.read_bytes)
 
 
-def _in_archive(path: Path) -> list[Picture]:
+def _in_archive(path: Path) -> list[ImageFile]:
     try:
         if zipfile.is_zipfile(path):
             return _in_zip(path)
@@ -118,10 +118,10 @@ class _OwnPlace(io.RawIOBase):
         super().close()
 
 
-def _in_zip(path: Path) -> list[Picture]:
+def _in_zip(path: Path) -> list[ImageFile]:
     archive = zipfile.ZipFile(io.BufferedReader(_OwnPlace(path)))
     members = (member for member in archive.infolist() if not member.is_dir())
-    return [Picture(member.filename, partial(_read_member, archive, member)) for member in members]
+    return [ImageFile(member.filename, partial(_read_member, archive, member)) for member in members]
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
@@ -133,7 +133,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
         raise ImageError(f"{member.filename}: {fault}; make the archive again") from fault
 
 
-def _in_tar(path: Path) -> list[Picture]:
+def _in_tar(path: Path) -> list[ImageFile]:
     pictures = []
     with tarfile.open(path) as archive:
         is_packed = not isinstance(archive.fileobj, io.BufferedReader)
@@ -143,7 +143,7 @@ def _in_tar(path: Path) -> list[Picture]:
                     load = partial(bytes, archive.extractfile(member).read())
                 else:
                     load = partial(_read_part, path, member.offset_data, member.size)
-                pictures.append(Picture(PurePosixPath(member.name).as_posix(), load))
+                pictures.append(ImageFile(PurePosixPath(member.name).as_posix(), load))
     return pictures
 
 
@@ -153,7 +153,7 @@ def _read_part(path: Path, start: int, size: int) -> bytes:
         return file.read(size)
 
 
-def native_size(pictures: list[Picture], sample: int = 64) -> int:
+def native_size(pictures: list[ImageFile], sample: int = 64) -> int:
     """The median of the shorter sides of an even sample of the pictures, in pixels."""
     sides = []
     for picture in pictures[:: max(1, len(pictures) // sample)]:
@@ -166,7 +166,7 @@ def native_size(pictures: list[Picture], sample: int = 64) -> int:
     return int(np.median(sides))
 
 
-def pixels_of(picture: Picture, input: Input) -> NDArray[np.uint8]:
+def pixels_of(picture: ImageFile, input: Input) -> NDArray[np.uint8]:
     """A picture as uint8 [height, width, 3].
 
     Raises:
@@ -201,7 +201,7 @@ def check_memory(count: int, input: Input) -> None:
         )
 
 
-def decode(pictures: list[Picture], input: Input, progress: Progress) -> tuple[NDArray[np.uint8], dict[int, str]]:
+def decode(pictures: list[ImageFile], input: Input, progress: Progress) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """All pictures as uint8 [N, height, width, 3], and what is wrong with those that can't be read, by index.
 
     An unreadable picture's row stays black and is for the caller to drop.
@@ -213,7 +213,7 @@ def decode(pictures: list[Picture], input: Input, progress: Progress) -> tuple[N
     return rows, _read_all(pictures, input, progress, rows.__setitem__)
 
 
-def survey(pictures: list[Picture], input: Input, progress: Progress) -> tuple[list[bytes], dict[int, str]]:
+def survey(pictures: list[ImageFile], input: Input, progress: Progress) -> tuple[list[bytes], dict[int, str]]:
     """The digest of each picture's pixels, and what is wrong with those that can't be read, by index; keeps no pixels.
 
     An unreadable picture's digest stays empty and is for the caller to drop.
@@ -230,7 +230,7 @@ def survey(pictures: list[Picture], input: Input, progress: Progress) -> tuple[l
 
 
 def _read_all(
-    pictures: list[Picture], input: Input, progress: Progress, keep: Callable[[int, NDArray[np.uint8]], None]
+    pictures: list[ImageFile], input: Input, progress: Progress, keep: Callable[[int, NDArray[np.uint8]], None]
 ) -> dict[int, str]:
     """Give `keep` the index and pixels of every picture, from threads; what is wrong with the unreadable ones."""
     bad: dict[int, str] = {}

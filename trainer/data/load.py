@@ -1,4 +1,4 @@
-"""Labelled pictures: folders, archives and named sets, to uint8 pixels, labels and stable ids."""
+"""Labelled images: folders, archives and named sets, to uint8 pixels, labels and stable ids."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .. import recipe
 from ..errors import DataError
 from ..progress import Progress, Silent
 from .dataset import Dataset
-from .feed import feed
 from .files import Input, Preprocessing, Resize, check_memory, decode, native_size, survey
-from .layout import Labelled, check_names, labelled, loose
+from .images import FileImages, Images, MemoryImages
+from .layout import LabelledFile, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
-from .split import UNLABELLED, Decoded, Split, sample_ids
+from .split import UNLABELLED, Split, sample_ids
 
 LARGEST_DEFAULT_SIZE = 96
 
@@ -59,7 +59,7 @@ def load_labelled(
     *,
     root: Path | None = None,
     progress: Progress | None = None,
-) -> Split[Tensor]:
+) -> Split:
     """The labelled pictures that `sources` name, as a trained model takes them, in memory: those of test/ or val/ if
     there is one, else all.
 
@@ -68,7 +68,7 @@ def load_labelled(
     """
     if (name := _name(sources)) is not None:
         named = NAMED[name](root)
-        if tuple(labels) != named.labels or tuple(named.test.images.shape[1:3]) != (input.height, input.width):
+        if tuple(labels) != named.labels or named.test.images.size != (input.height, input.width):
             raise DataError(f"{name}: has other classes, or another size, than this model")
         return named.test
     found = labelled(_places(sources))
@@ -97,17 +97,17 @@ def load_sample(
     """
     if (name := _name(sources)) is not None:
         named = NAMED[name](root).train
-        if tuple(named.images.shape[1:3]) != (input.height, input.width):
+        if named.images.size != (input.height, input.width):
             raise DataError(f"{name}: has pictures of another size than this model takes")
         return sample(named, count)
     found = loose(_places(sources))
     chosen, _ = _read([found[index] for index in _spread(len(found), count)], (), input, progress or Silent())
-    return chosen.images
+    return chosen.pixels()
 
 
 def sample(split: Split, count: int) -> Tensor:
     """uint8 [n, height, width, 3]: at most `count` pictures of a split, evenly spread."""
-    (pixels,) = feed(split, [torch.tensor(_spread(len(split), count))], torch.device("cpu"))
+    (pixels,) = split.images.feed([torch.tensor(_spread(len(split), count))], torch.device("cpu"))
     return pixels
 
 
@@ -125,18 +125,18 @@ def _places(sources: Sequence[str | Path]) -> list[Path]:
 
 
 def _read(
-    found: list[Labelled], labels: Sequence[str], input: Input, progress: Progress, *, in_memory: bool = True
+    found: list[LabelledFile], labels: Sequence[str], input: Input, progress: Progress, *, in_memory: bool = True
 ) -> tuple[Split, list[str]]:
     """The pictures that can be read, and what is wrong with the others."""
     check_names(found)
-    pictures = [item.picture for item in found]
-    images: Tensor | Decoded
+    pictures = [item.file for item in found]
+    images: Images
     if in_memory:
         rows, bad = decode(pictures, input, progress)
-        images = torch.from_numpy(rows)
+        images = MemoryImages(torch.from_numpy(rows))
     else:
         digests, bad = survey(pictures, input, progress)
-        images = Decoded(pictures, input, digests)
+        images = FileImages(pictures, input, digests)
     names = [picture.name for picture in pictures]
     number = {label: index for index, label in enumerate(labels)}
     classes = torch.tensor([number.get(item.label, UNLABELLED) for item in found], dtype=torch.int64)
@@ -146,8 +146,8 @@ def _read(
     return split, [bad[index] for index in sorted(bad)]
 
 
-def _from_named(named: Named, extra: list[Labelled], how: recipe.DataRecipe, progress: Progress) -> Dataset:
-    size = named.train.images.shape[1]
+def _from_named(named: Named, extra: list[LabelledFile], how: recipe.DataRecipe, progress: Progress) -> Dataset:
+    size = named.train.images.size[0]
     if how.size not in (None, size):
         raise DataError(f"this set has {size}x{size} pictures; leave data.size out")
     preprocessing = _preprocessing(size, how)
@@ -172,7 +172,9 @@ def _fit(count: int, input: Input, how: recipe.DataRecipe) -> bool:
     return count * input.height * input.width * 3 <= how.memory_gb * 2**30
 
 
-def _from_pictures(found: list[Labelled], extra: list[Labelled], how: recipe.DataRecipe, progress: Progress) -> Dataset:
+def _from_pictures(
+    found: list[LabelledFile], extra: list[LabelledFile], how: recipe.DataRecipe, progress: Progress
+) -> Dataset:
     given = {item.split for item in found}
     if not ("train" in given and "" not in given) and given != {""}:
         raise DataError("pictures for training are missing, or lie beside the others; put them into train/")
@@ -184,12 +186,12 @@ def _from_pictures(found: list[Labelled], extra: list[Labelled], how: recipe.Dat
     if strangers:
         raise DataError(f"class {min(strangers)!r} has no training pictures; add some to train/ or remove it")
 
-    size = how.size or min(native_size([item.picture for item in found]), LARGEST_DEFAULT_SIZE)
+    size = how.size or min(native_size([item.file for item in found]), LARGEST_DEFAULT_SIZE)
     preprocessing = _preprocessing(size, how)
     check_memory(len(found) - len(training), preprocessing.input)
     in_memory = _fit(len(training) + len(extra), preprocessing.input, how)
     whole, skipped = _read([*found, *extra], labels, preprocessing.input, progress, in_memory=in_memory)
-    place = {item.picture.name: item.split for item in (*found, *extra)}
+    place = {item.file.name: item.split for item in (*found, *extra)}
     return _divide(whole, [place[name] for name in whole.names], labels, preprocessing, skipped, how, progress)
 
 
@@ -225,8 +227,8 @@ def _divide(
         unlabelled = torch.cat([rest, unlabelled])
     return Dataset(
         whole.take(train),
-        _in_memory(whole.take(validation), progress),
-        _in_memory(whole.take(test), progress),
+        whole.take(validation).in_memory(progress),
+        whole.take(test).in_memory(progress),
         labels,
         preprocessing,
         skipped,
@@ -253,16 +255,6 @@ def _hold_back(whole: Split, members: Tensor, share: float) -> tuple[Tensor, Ten
         by_id = alike[whole.ids[members[alike]].argsort()]
         is_held[by_id[: max(1, round(share * len(alike)))]] = True
     return members[~is_held], members[is_held]
-
-
-def _in_memory(split: Split, progress: Progress) -> Split[Tensor]:
-    if not isinstance(split.images, Decoded):
-        return split
-    check_memory(len(split), split.images.input)
-    rows, bad = decode(split.images.pictures, split.images.input, progress)
-    if bad:
-        raise DataError(min(bad.values()))
-    return replace(split, images=torch.from_numpy(rows))
 
 
 def _without_labels(split: Split) -> Split:

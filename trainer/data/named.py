@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 
 from ..errors import DataError
+from .images import MemoryImages
 from .split import Split, sample_ids
 
 FASHION_MNIST_LABELS = (
@@ -40,8 +40,8 @@ _IDX_UBYTE = 8
 class Named(NamedTuple):
     """A set that is known by name: its pictures are all of one size, and its classes in an order of their own."""
 
-    train: Split[Tensor]
-    test: Split[Tensor]
+    train: Split
+    test: Split
     labels: tuple[str, ...]
 
 
@@ -115,11 +115,11 @@ def _read_folder(folder: Path) -> Named:
     return Named(**splits, labels=FASHION_MNIST_LABELS)
 
 
-def _numbered(split: str, images: NDArray[np.uint8], labels: ArrayLike) -> Split[Tensor]:
+def _numbered(split: str, images: NDArray[np.uint8], labels: ArrayLike) -> Split:
     """Pictures that have no names: their places are their names."""
     classes = torch.from_numpy(np.array(labels, np.int64))
     names = [f"{split}/{number:05d}" for number in range(len(classes))]
-    return Split(torch.from_numpy(np.ascontiguousarray(images)), classes, sample_ids(names), names)
+    return Split(MemoryImages(torch.from_numpy(np.ascontiguousarray(images))), classes, sample_ids(names), names)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

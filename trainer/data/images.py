@@ -1,0 +1,160 @@
+"""The images of a split: pixels in memory, or files that are decoded each time they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..progress import Progress, Silent
+from .feed import WORKERS, ahead, decoded
+from .files import ImageFile, Input, check_memory, decode, digest, pixels_of
+
+
+class Images(Protocol):
+    """N images of one size, wherever they are kept."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The height and the width of each image, in pixels."""
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of pixels are held in memory; 0 for files."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def take(self, indices: Tensor) -> Self:
+        """Return some of the images, in the order of `indices`, int64."""
+
+    def joined(self, other: Self) -> Self:
+        """Return these images and then those of `other`, which is of the same kind."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return the images with their pixels on `device`; files stay where they are."""
+
+    def feed(self, chunks: Sequence[Tensor], device: torch.device, *, workers: int = WORKERS) -> Iterator[Tensor]:
+        """Give the uint8 pixels [b, height, width, 3] of each chunk of indices on `device`, in the order of the chunks.
+
+        The pixels depend neither on `workers` nor on where the images are kept. Nothing is drawn from torch's random
+        state.
+
+        Args:
+            chunks: int64 [b] each, on any device.
+            workers: the number of processes that decode files; with 0, this process decodes them.
+
+        Raises:
+            DataError: a file can't be read any more, or a worker ended early.
+        """
+
+    def digests(self) -> list[bytes]:
+        """Return a digest of the pixels of each image."""
+
+    def in_memory(self, progress: Progress | None = None) -> MemoryImages:
+        """Return the same images in memory.
+
+        Raises:
+            DataError: their pixels would take too much memory, or a file can't be read any more.
+        """
+
+
+@dataclass(frozen=True)
+class MemoryImages:
+    """Images whose pixels are in memory.
+
+    Attributes:
+        pixels: uint8 [N, height, width, 3], on any device.
+    """
+
+    pixels: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.pixels.shape[1:3]
+        return height, width
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, indices: Tensor) -> MemoryImages:
+        return MemoryImages(self.pixels[indices])
+
+    def joined(self, other: MemoryImages) -> MemoryImages:
+        return MemoryImages(torch.cat([self.pixels, other.pixels]))
+
+    def to(self, device: torch.device) -> MemoryImages:
+        return MemoryImages(self.pixels.to(device))
+
+    def feed(self, chunks: Sequence[Tensor], device: torch.device, *, workers: int = WORKERS) -> Iterator[Tensor]:
+        gathered = (self.pixels[chunk.to(self.pixels.device)] for chunk in chunks)
+        if self.pixels.device.type == device.type:
+            return gathered
+        return ahead((pixels.pin_memory() for pixels in gathered) if device.type == "cuda" else gathered, device)
+
+    def digests(self) -> list[bytes]:
+        return [digest(pixels) for pixels in self.pixels.cpu().numpy()]
+
+    def in_memory(self, progress: Progress | None = None) -> MemoryImages:
+        return self
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images that stay files and are decoded each time they are asked for.
+
+    Attributes:
+        files: N files.
+        input: how they become pixels.
+        known_digests: the digest of the pixels of each, from the time when all files were read once.
+    """
+
+    files: list[ImageFile]
+    input: Input
+    known_digests: list[bytes]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.input.height, self.input.width
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, indices: Tensor) -> FileImages:
+        wanted = indices.tolist()
+        return FileImages([self.files[i] for i in wanted], self.input, [self.known_digests[i] for i in wanted])
+
+    def joined(self, other: FileImages) -> FileImages:
+        return FileImages(self.files + other.files, self.input, self.known_digests + other.known_digests)
+
+    def to(self, device: torch.device) -> FileImages:
+        return self
+
+    def feed(self, chunks: Sequence[Tensor], device: torch.device, *, workers: int = WORKERS) -> Iterator[Tensor]:
+        return ahead(decoded(self._decode, chunks, workers, pin=device.type == "cuda"), device)
+
+    def digests(self) -> list[bytes]:
+        return self.known_digests
+
+    def in_memory(self, progress: Progress | None = None) -> MemoryImages:
+        check_memory(len(self), self.input)
+        rows, bad = decode(self.files, self.input, progress or Silent())
+        if bad:
+            raise DataError(min(bad.values()))
+        return MemoryImages(torch.from_numpy(rows))
+
+    def _decode(self, indices: Tensor) -> Tensor:
+        return torch.from_numpy(np.stack([pixels_of(self.files[i], self.input) for i in indices.tolist()]))
