@@ -1,24 +1,40 @@
-# Each target makes .venv and installs what it needs there, once; a changed pyproject.toml installs again.
+# Each target makes .venv and installs what it needs there, once. A changed pyproject.toml installs again.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test floor lint clean
+.PHONY: demo test check lint docs wheel floor clean
 
+# The whole job on images that come with the package.
 demo: .venv/ready
 	$(BIN)/libkd-sdk demo
 
+# Everything that a continuous integration would test.
 test: .venv/ready
 	$(BIN)/python -m pytest
 
-# The oldest versions that the trainer runs on.
-floor: .venv-floor/ready
-	.venv-floor/bin/python -m pytest tests/trainer
+# What one runs while working: style, types, and the tests that are not marked `slow`.
+check: lint
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: .venv/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The documentation, in docs/_build. A warning is an error.
+docs: .venv/ready
+	$(BIN)/sphinx-build -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+
+# The wheel, and a prediction with it in an environment that holds nothing else.
+wheel: .venv/ready
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python tools/check_wheel.py dist/*.whl
+
+# The trainer's tests with the oldest versions that it runs on.
+floor: .venv-floor/ready
+	.venv-floor/bin/python -m pytest tests/trainer
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -31,4 +47,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-floor libkd-demo dist
+	rm -rf .venv .venv-floor libkd-demo dist docs/_build
