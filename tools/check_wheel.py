@@ -59,9 +59,8 @@ def make_bundle(folder: Path) -> sdk.Bundle:
 def run(*command: object, cwd: Path) -> str:
     """Return the standard output of a command that sees nothing of this environment's packages."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(
-        [*map(str, command)], cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=False
-    )
+    words = [*map(str, command)]
+    done = subprocess.run(words, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{Path(words[0]).name} {words[1]}: exit code {done.returncode}")
     return done.stdout
