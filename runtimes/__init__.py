@@ -1,1 +1,1 @@
-"""One folder per engine: how its files are made, and how they are run."""
+"""The engines: a folder for each, with the code that makes its files and the code that runs them."""

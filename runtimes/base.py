@@ -112,8 +112,6 @@ class Engine(NamedTuple):
     """The facts about an engine that are known without importing it. They stand in `engine.py` of its folder.
 
     Attributes:
-        name: how `--target` and the manifest call it.
-        package: the Python package with its `session`, `lowering` and `bare` modules.
         title: its name for people.
         files: the files that it reads; the first is the model file.
         magic: offset and bytes by which the model file is recognised.
@@ -124,8 +122,6 @@ class Engine(NamedTuple):
         backends: the backends that it delegates to, the default first; empty if it has only one way to compute.
     """
 
-    name: str
-    package: str
     title: str
     files: tuple[str, ...]
     magic: tuple[int, bytes]

@@ -1,6 +1,6 @@
 """The list of engines, and the way to each engine's parts. Nothing else in the project lists them.
 
-A new engine is a folder with `engine.py`, `session.py`, `lowering.py` and `bare.py`, and a line in `ENGINES`.
+A new engine is a folder with `engine.py`, `session.py`, `lowering.py` and `bare.py`, and a line in `FOLDERS`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ from typing import Any, cast
 
 from .base import Call, Engine, Lowering, Session, Signature, engine_failures, first_line
 from .errors import BundleError, EngineMissing
-from .executorch.engine import ENGINE as EXECUTORCH
-from .onnx.engine import ENGINE as ONNX
-from .openvino.engine import ENGINE as OPENVINO
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (ONNX, OPENVINO, EXECUTORCH)}
+FOLDERS = (
+    "onnx",
+    "openvino",
+    "executorch",
+)
+ENGINES: dict[str, Engine] = {
+    folder: cast(Engine, importlib.import_module(f"{__package__}.{folder}.engine").ENGINE) for folder in FOLDERS
+}
+"""The engines by name. An engine is called like its folder: in `--target`, in the manifest, and in this dictionary."""
 
 
 def open_session(
@@ -102,7 +107,7 @@ def _part(engine: str, part: str) -> Any:
     known = ENGINES[engine]
     extra = known.lower_extra if part == "lowering" else known.run_extra
     try:
-        return importlib.import_module(f"{known.package}.{part}")
+        return importlib.import_module(f"{__package__}.{engine}.{part}")
     except ImportError as fault:
         missing = f"{fault.name} is not installed" if isinstance(fault, ModuleNotFoundError) else first_line(fault)
         raise EngineMissing(f"{known.title}: {missing}; pip install 'libkd-sdk{extra}'") from fault

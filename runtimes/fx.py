@@ -1,4 +1,4 @@
-"""What can be read off a program of `torch.export`, whatever engine it is for."""
+"""Facts about a program of `torch.export`, for any engine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch.fx import Node
 
 
 def layer_of(node: Node) -> str:
-    """The name of the module, as `named_modules` has it, whose `forward` this operator was called in."""
+    """Return the name (as in `named_modules`) of the module whose `forward` called this operator."""
     stack = node.meta.get("nn_module_stack") or {}
     return next((str(name) for name, _ in reversed(stack.values())), "")
 
 
 def is_convolutional(program: ExportedProgram) -> bool:
-    """Whether convolutions do the work, as in a residual net, and not linear layers, as in a transformer or mixer."""
+    """Return whether the net has more convolutions than linear layers, as a residual net and unlike a transformer."""
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     return sum(".conv" in target for target in targets) > sum(".linear" in target for target in targets)

@@ -1,7 +1,7 @@
-"""A program said in other operators, that a backend takes or is faster at; exact but for rounding.
+"""Rewrites of a program into operators that a backend supports or runs faster, exact except for rounding.
 
-A function with an operator's own arguments is put in the operator's place by `ExportedProgram.run_decompositions`, in
-whatever module that stands. Shapes: N tokens, D width of a head.
+`ExportedProgram.run_decompositions` replaces each operator by the function below with the same arguments, in any
+module. Shapes: N tokens, D width of a head.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Tensor:
-    """Layer norm whose two means are matrix products.
+    """Compute layer norm with matrix products for its two means.
 
-    XNNPACK has neither the operator nor a mean over the last dimension; left outside, each norm cuts the graph in two.
+    XNNPACK has neither the operator nor a mean over the last dimension. Left as it is, each norm cuts the graph in two.
     """
     width = math.prod(normalized_shape)
     mean = torch.full((1, width), 1 / width, dtype=x.dtype)
@@ -54,10 +54,10 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention [..., N, D] in two matrix products and a softmax.
+    """Compute attention [..., N, D] with two matrix products and a softmax.
 
-    The operator's own decomposition guards against rows that are masked wholly, with operators that XNNPACK has not;
-    torch's translation to ONNX reshapes the keys around their transposition, which ONNX Runtime can't fuse then.
+    The operator's own decomposition guards against fully masked rows with operators that XNNPACK lacks. The translation
+    of torch to ONNX reshapes the keys around their transposition, and ONNX Runtime then can't fuse it.
     """
     if enable_gqa:
         shared = query.shape[-3] // key.shape[-3]
@@ -71,22 +71,22 @@ def attention(
 
 
 def select(x: Tensor, dim: int, index: int) -> Tensor:
-    """One entry along a dimension as a slice and a reshape, of which XNNPACK has both."""
+    """Select one entry along a dimension with a slice and a reshape; XNNPACK has both."""
     dim, index = dim % x.ndim, index % x.shape[dim]
     part: Tensor = aten.slice.Tensor(x, dim, index, index + 1)
     return part.reshape(*x.shape[:dim], *x.shape[dim + 1 :])
 
 
 def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
-    """All entries along a dimension, as queries, keys and values are taken out of one projection."""
+    """Select all entries along a dimension, as queries, keys and values are taken out of one projection."""
     return [select(x, dim, index) for index in range(x.shape[dim])]
 
 
 def mean(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
-    """A mean as a matrix product; XNNPACK has it only over the picture of [B, C, H, W], with the dimensions kept."""
+    """Compute a mean as a matrix product; XNNPACK has it only over H and W of [B, C, H, W] with `keepdim`."""
     dims = sorted(each % x.ndim for each in dim or range(x.ndim))
     if dtype is not None or (x.ndim == 4 and dims == [2, 3] and keepdim):
-        return NotImplemented  # stays the operator that it is
+        return NotImplemented  # keep the operator
     if x.ndim == 4 and dims == [2, 3]:
         return x.mean(dims, keepdim=True).reshape(x.shape[:2])
     kept = [each for each in range(x.ndim) if each not in dims]
@@ -97,7 +97,7 @@ def mean(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: 
 
 
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    """GELU by a hyperbolic tangent (Hendrycks and Gimpel, 2016, eq. 2): off by 5e-4 at most, half a step of fp16."""
+    """Compute GELU with a hyperbolic tangent (Hendrycks and Gimpel, 2016, eq. 2), with an error of at most 5e-4."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
@@ -108,21 +108,20 @@ XNNPACK: dict[Any, Callable[..., Any]] = {
     aten.unbind.int: unbind,
     aten.mean.dim: mean,
 }
-"""What its partitioner leaves outside. A transformer of timm's becomes a single delegate by it."""
+"""Rewrites of operators that its partitioner would leave outside. With them, a timm transformer is one delegate."""
 
 XNNPACK_FP16 = {**XNNPACK, aten.gelu.default: gelu}
-"""In fp16 it has no GELU either."""
+"""At fp16, XNNPACK lacks GELU as well."""
 
 ONNX: dict[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: attention}
-"""What ONNX Runtime fuses better than what torch makes of it."""
+"""Rewrites that ONNX Runtime fuses better than the translation of torch."""
 
 
 def split_heads(program: ExportedProgram) -> None:
-    """Self-attention head by head, each on its columns of the one projection to queries, keys and values.
+    """Compute self-attention head by head, each on its columns of the projection to queries, keys and values.
 
-    Heads that are taken together have to be put side by side first and back afterwards, which is four copies in ONNX
-    Runtime, and it gives three heads to two threads as two and one. Attention that is made otherwise, or has a mask,
-    stays as it is.
+    When all heads are computed together, ONNX Runtime copies them four times, and gives three heads to two threads as
+    two and one. Attention of another form, or with a mask, is not changed.
     """
     graph = program.graph
     for attention in graph.find_nodes(op="call_function", target=aten.scaled_dot_product_attention.default):
@@ -146,7 +145,7 @@ def split_heads(program: ExportedProgram) -> None:
 
 
 def _projection(attention: Node) -> Node | None:
-    """[B, N, 3 * heads * D], of which the three arguments of an attention [B, heads, N, D] are the thirds."""
+    """Return the node [B, N, 3 * heads * D] whose thirds are the arguments of an attention [B, heads, N, D]."""
     if len(attention.args) != 3 or attention.kwargs.keys() - {"scale"}:
         return None
     thirds: list[Any] = list(attention.args)
@@ -167,7 +166,7 @@ def _projection(attention: Node) -> Node | None:
 
 
 def _joined_heads(attention: Node) -> Node | None:
-    """[B, N, heads * D], which is all that becomes of an attention [B, heads, N, D]."""
+    """Return the node [B, N, heads * D] that is the only use of an attention [B, heads, N, D]."""
     node = attention
     for target, rest in ((aten.transpose.int, (1, 2)), (aten.reshape.default, None)):
         if len(node.users) != 1:

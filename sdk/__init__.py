@@ -1,6 +1,6 @@
-"""Pictures in, names out, on a device: `Classifier(bundle).predict(image)`. And how a bundle is made: `export`.
+"""Classify images on a device with `Classifier(bundle).predict(image)`, and make bundles with `export`.
 
-Everything is loaded on first use; importing this package loads neither torch nor an engine.
+Everything is loaded on first use: importing this package loads neither torch nor an engine.
 """
 
 from __future__ import annotations

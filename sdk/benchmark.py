@@ -1,6 +1,6 @@
-"""How fast, how large and how good bundles are on this machine, side by side, and beside their engine called bare.
+"""Benchmarks: speed, size and accuracy of bundles on this machine, next to a bare call of their engine.
 
-Each runs in a process of its own, because engines' thread pools disturb each other; and the processes take turns,
+Each bundle runs in its own process, because the thread pools of engines disturb each other. The processes take turns,
 because a shared machine is faster in one minute than in the next.
 """
 
@@ -32,19 +32,20 @@ from .images import ImageSource
 T = TypeVar("T")
 
 BATCH = 32
-"""Pictures that are given at once where throughput is measured."""
+"""Number of images that are given at once when throughput is measured."""
 PAUSE_S = 0.1
-"""Before every turn: threads of ONNX Runtime, by its defaults, keep a core busy for 40 ms after the last one."""
+"""Pause before every turn: by default, threads of ONNX Runtime keep a core busy for 40 ms after a call."""
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
-    """Of pictures that are ready as arrays: decoding and resizing are not in it.
+    """The speed on images that are ready as arrays: decoding and resizing are not included.
 
     Attributes:
-        calls: of one picture each, from which the percentiles are.
-        per_second: pictures, `BATCH` given at once.
-        load_ms: from the path to the first answer, imports not included.
-        peak_bytes: of memory, of the whole process after the first answers; None where the system does not tell.
+        calls: number of timed calls with one image each.
+        p50_ms, p95_ms, p99_ms: percentiles of the time of a call, in milliseconds.
+        per_second: images per second, with `BATCH` images per call.
+        load_ms: milliseconds from the path to the first answer, without imports.
+        peak_bytes: peak memory of the whole process after the first answers; None if the system does not report it.
     """
 
     calls: int
@@ -57,9 +58,15 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle through `Classifier`, and its file through the engine's own call with as many threads.
+    """The measurements of one bundle.
 
-    `top1` is what the bundle's proof says, until somebody measures it on other pictures.
+    Attributes:
+        bundle: the path of its folder.
+        threads: number of threads of the engine.
+        size_bytes: size of the engine's files.
+        speed: the speed of `Classifier`.
+        bare: the speed of the engine's own call on the same file with as many threads; None if it was not measured.
+        top1: accuracy between 0 and 1, from the bundle's proof or measured on other images; None if it is unknown.
     """
 
     bundle: str
@@ -83,7 +90,7 @@ class _Loaded(msgspec.Struct, frozen=True):
     load_ms: float = 0.0
     peak_bytes: int | None = None
     error: tuple[str, str] | None = None
-    """The name of a class in `errors`, and what it says."""
+    """The name of a class in `errors`, and its message."""
 
 
 class _Turn(msgspec.Struct, frozen=True):
@@ -103,12 +110,18 @@ def measure(
     """Time `rounds` turns of `calls` predictions and one batch of every bundle.
 
     Args:
-        threads: what each engine may use; by default, the cores that this process may use.
+        bundles: bundles, or the paths of their folders.
+        rounds: number of turns.
+        calls: number of timed predictions in a turn.
+        threads: number of threads of each engine; by default, the cores that this process may use.
         bare: whether the engine alone is measured as well.
-        progress: is told how many turns of how many are over.
+        progress: a function that is told the number of finished turns, and of all turns.
+
+    Returns:
+        The measurements, in the order of the bundles.
 
     Raises:
-        UsageError: no bundles, or no calls.
+        UsageError: there are no bundles or no calls.
         BundleError: a bundle is damaged.
         EngineError: a bundle can't be loaded or run.
     """
@@ -142,20 +155,20 @@ def measure(
         ]
 
 
-def top1(bundle: Bundle, pictures: Iterable[ImageSource], labels: Sequence[int], threads: int | None = None) -> float:
-    """The share of pictures that the bundle calls by their label, which is an index of `bundle.labels`.
+def top1(bundle: Bundle, images: Iterable[ImageSource], labels: Sequence[int], threads: int | None = None) -> float:
+    """Return the share of images that the bundle classifies correctly; a label is an index of `bundle.labels`.
 
     Raises:
-        ImageError: a picture can't be read.
+        ImageError: an image can't be read.
         EngineError: the bundle can't be loaded or run.
     """
     with Classifier(bundle.path, threads=threads) as classifier:
-        answers = [answer.probabilities.argmax() for answer in classifier.stream(pictures)]
+        answers = [answer.probabilities.argmax() for answer in classifier.stream(images)]
     return float(np.mean(np.array(answers) == np.array(labels)))
 
 
 class _Worker:
-    """This end of a process that holds one bundle; the other end is `serve`."""
+    """The parent's end of a process that holds one bundle; the child runs `serve`."""
 
     def __init__(self, bundle: Bundle, threads: int | None, bare: bool) -> None:
         self._bundle = bundle
@@ -170,7 +183,7 @@ class _Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(BrokenPipeError), self._process:  # closes its standard input, which ends it
+        with suppress(BrokenPipeError), self._process:  # closing its standard input ends it
             pass
 
     def load(self) -> None:
@@ -210,44 +223,44 @@ class _Worker:
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """The other end: load what the first line names, then time as many calls as each further line says."""
+    """Run the child: load the bundle that the first line names, then time as many calls as each further line says."""
     if not (first := requests.readline()):
-        return  # another process failed before this one's turn came
+        return  # another process failed before it was this one's turn
     task = msgspec.json.decode(first, type=_Task)
     draw = np.random.default_rng(0)
     try:
         bundle = Bundle.open(task.bundle)
-        pictures = draw.integers(0, 256, (BATCH, bundle.input.height, bundle.input.width, 3), np.uint8)
+        images = draw.integers(0, 256, (BATCH, bundle.input.height, bundle.input.width, 3), np.uint8)
         (load_bare if task.bare else load_runtime)(bundle.target)
-        (one, many), load_ms = _timed_ms(lambda: _first_answer(_open(task, bundle), pictures))
+        (one, many), load_ms = _timed_ms(lambda: _first_answer(_open(task, bundle), images))
     except LibkdError as fault:
         _answer(answers, _Loaded(error=(type(fault).__name__, str(fault))))
         return
     _answer(answers, _Loaded(load_ms, peak_bytes()))
     for line in requests:
-        calls_ms = [_timed_ms(lambda: one(pictures[0]))[1] for _ in range(int(line))]
-        _answer(answers, _Turn(calls_ms, _timed_ms(lambda: many(pictures))[1]))
+        calls_ms = [_timed_ms(lambda: one(images[0]))[1] for _ in range(int(line))]
+        _answer(answers, _Turn(calls_ms, _timed_ms(lambda: many(images))[1]))
 
 
 _Calls = tuple[Callable[[NDArray[np.uint8]], object], Callable[[NDArray[np.uint8]], object]]
 
 
 def _open(task: _Task, bundle: Bundle) -> _Calls:
-    """How one picture is predicted, and how several are."""
+    """Return two functions: one predicts one image, the other several."""
     if task.bare:
         call = open_bare(bundle.target, bundle.path, task.threads or usable_cores(), bundle.precision)
-        return lambda picture: call(picture[None]), call
+        return lambda image: call(image[None]), call
     classifier = Classifier(task.bundle, threads=task.threads)
     return classifier.predict, classifier.predict_batch
 
 
-def _first_answer(calls: _Calls, pictures: NDArray[np.uint8]) -> _Calls:
-    calls[0](pictures[0])
+def _first_answer(calls: _Calls, images: NDArray[np.uint8]) -> _Calls:
+    calls[0](images[0])
     return calls
 
 
 def peak_bytes() -> int | None:
-    """The most memory that this process has had, of which its parent's before it began is no part."""
+    """Return the peak memory of this process, without the memory of its parent before it started."""
     if sys.platform == "linux":
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
@@ -270,7 +283,7 @@ def _answer(answers: IO[bytes], message: object) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other end, which then closes this one's input
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent closes this process's input
     with os.fdopen(os.dup(1), "wb") as pipe:
-        os.dup2(2, 1)  # what an engine prints does not belong into the answers
+        os.dup2(2, 1)  # output of an engine must not mix with the answers
         serve(sys.stdin.buffer, pipe)

@@ -1,4 +1,4 @@
-"""Images in, predictions out: one, a batch, a stream."""
+"""The classifier: images in, predictions out, for one image, a batch or a stream."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """What a picture shows.
+    """The answer for one image.
 
-    `label` and `score` repeat the first of `top`; if nothing passed the threshold and the lists, `label` is None,
-    `score` 0.0 and `top` empty. `top` holds (label, score), best first. `probabilities` are those of all classes,
-    whatever was filtered: float32 [classes], in the order of `Classifier.labels`. `source` names the picture.
+    Attributes:
+        label: the best label, the first of `top`; None if nothing passed the threshold and the lists.
+        score: the probability of `label`, 0.0 if there is none.
+        top: pairs of (label, score), best first, after all filters.
+        probabilities: float32 [classes], of all classes before any filter, in the order of `Classifier.labels`.
+        source: the name of the image: its path, or a description such as `<image 32x32>`.
     """
 
     label: str | None
@@ -40,7 +43,7 @@ class Prediction:
 
 
 class Classifier:
-    """A bundle, loaded. Safe to share between threads; a context manager."""
+    """A loaded bundle. Several threads may share it, and it is a context manager."""
 
     def __init__(
         self,
@@ -56,15 +59,16 @@ class Classifier:
         """Load the bundle in the folder `path`.
 
         Args:
-            threads: how many the engine computes with; by default, the cores that this process may use.
-            top_k: how many (label, score) a prediction lists at most.
-            score_threshold: what scores less is not listed, 0.0 to 1.0.
+            path: the folder that `export` wrote.
+            threads: number of threads that the engine computes with; by default, the cores that this process may use.
+            top_k: largest number of (label, score) pairs in a prediction.
+            score_threshold: labels with a lower score are not listed; between 0.0 and 1.0.
             allow: only these labels are listed.
             deny: these labels are not listed.
-            self_test: compare the golden answers on this machine before anything is predicted.
+            self_test: check the golden answers on this machine first.
 
         Raises:
-            UsageError: an argument that can't be meant.
+            UsageError: an argument makes no sense.
             BundleError: the bundle is missing, damaged, foreign, or written by a newer version.
             EngineMissing, EngineError: the engine is not installed, or can't load the file.
             ProofError: the self-test failed.
@@ -74,7 +78,7 @@ class Classifier:
         session = bundle.session(threads)
         try:
             if self_test and bundle.self_test(session) is None:
-                raise UsageError(f"{bundle.path}: has no golden pictures to test itself with; export with some")
+                raise UsageError(f"{bundle.path}: has no golden images for a self-test; export again and include some")
         except BaseException:
             session.close()
             raise
@@ -92,9 +96,12 @@ class Classifier:
         allow: Iterable[str] | None = None,
         deny: Iterable[str] | None = None,
     ) -> Self:
-        """A classifier on a session of your own: an engine that is not known here, or a fake in a test.
+        """Return a classifier on a session of your own: an engine that is unknown here, or a fake in a test.
 
-        It has no bundle.
+        Its `bundle` is None. The other arguments are those of the constructor.
+
+        Raises:
+            UsageError: an argument makes no sense.
         """
         classifier = cls.__new__(cls)
         classifier._set_up(session, input, _Choice(labels, top_k, score_threshold, allow, deny), None)
@@ -108,26 +115,29 @@ class Classifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes' names, in the order of `Prediction.probabilities`."""
+        """The names of the classes, in the order of `Prediction.probabilities`."""
         return self._choice.labels
 
     @property
     def input(self) -> Input:
-        """What the model takes, and how a picture becomes that."""
+        """The pixels that the model takes, and how an image becomes these pixels."""
         return self._input
 
     @property
     def bundle(self) -> Bundle | None:
+        """The loaded bundle; None for a classifier that was made by `with_session`."""
         return self._bundle
 
     def predict(self, image: ImageSource) -> Prediction:
-        """What one picture shows: a path, bytes, a binary file, a PIL image, or a uint8 array [height, width, 3].
+        """Classify one image.
 
-        An array of the model's own height and width is not resized and cropped again.
+        Args:
+            image: a path, bytes, a binary file, a PIL image, or a uint8 array [height, width, 3]. An array of exactly
+                the model's height and width is used as it is, without resize and crop.
 
         Raises:
-            ImageError: it can't be read.
-            EngineError: the engine gave up.
+            ImageError: the image can't be read.
+            EngineError: the engine failed.
         """
         return self._choice.prediction(self._run(pixels(image, self._input)[None])[0], source_name(image))
 
@@ -140,9 +150,13 @@ class Classifier:
     def predict_batch(
         self, images: Iterable[ImageSource], *, errors: Literal["raise", "return"] = "raise"
     ) -> Sequence[Prediction | ImageError]:
-        """What several pictures show, in their order.
+        """Classify several images and return the predictions in the same order.
 
-        With `errors="return"`, a picture that can't be read leaves its `ImageError` in its place.
+        With `errors="return"`, an image that can't be read has its `ImageError` in its place.
+
+        Raises:
+            ImageError: an image can't be read, with `errors="raise"`.
+            EngineError: the engine failed.
         """
         return list(self._stream(images, _BATCH, None, errors))
 
@@ -172,22 +186,30 @@ class Classifier:
         workers: int | None = None,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[Prediction | ImageError]:
-        """Predictions for pictures that keep coming, in their order, decoding ahead while the engine runs.
+        """Yield predictions for images that keep coming, in the same order, and decode ahead while the engine runs.
 
-        `images` may be endless: `batch_size + max(batch_size, workers)` of them are held at a time, and the first
-        prediction comes when so many were taken; for a live camera, `workers=1` keeps that to one picture of delay.
-        `workers` threads decode (default: the usable cores, at most 4).
+        Args:
+            images: any iterable, even an endless one. At most `batch_size + max(batch_size, workers)` images are held
+                at a time, and the first prediction comes after that many were taken. For a live camera, `workers=1`
+                limits the delay to one image.
+            batch_size: images per call of the engine.
+            workers: threads that decode; by default, the usable cores, at most 4.
+            errors: with "return", an image that can't be read has its `ImageError` in its place.
+
+        Raises:
+            ImageError: an image can't be read, with `errors="raise"`.
+            EngineError: the engine failed.
         """
         return self._stream(images, batch_size, workers, errors)
 
     def warm_up(self) -> None:
-        """Run the engine on nothing, so that the first prediction takes no longer than the hundredth."""
+        """Run the engine on a blank image, so that the first prediction is as fast as later ones."""
         blank = np.zeros((1, self._input.height, self._input.width, 3), np.uint8)
         for _ in range(3):
             self._run(blank)
 
     def close(self) -> None:
-        """Let go of the engine; predicting afterwards is a `UsageError`."""
+        """Free the engine. Predicting afterwards raises `UsageError`."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
@@ -209,9 +231,9 @@ class Classifier:
     def _stream(
         self, images: Iterable[ImageSource], batch_size: int, workers: int | None, errors: str
     ) -> Iterator[Prediction | ImageError]:
-        """Checks its arguments at once, not when the first prediction is asked for."""
-        if _is_one_picture(images):
-            raise UsageError(f"{source_name(images)} is one picture; use predict, or give a list")
+        """Check the arguments now and not at the first prediction, as a generator would."""
+        if _is_one_image(images):
+            raise UsageError(f"{source_name(images)} is one image; use predict, or give a list")
         if errors not in ("raise", "return"):
             raise UsageError(f'errors={errors!r}: "raise" or "return"')
         if batch_size < 1 or (workers is not None and workers < 1):
@@ -238,7 +260,7 @@ class Classifier:
     def _predict_decoded(
         self, batch: list[tuple[str, Future[Pixels]]], keep_errors: bool
     ) -> Iterator[Prediction | ImageError]:
-        """In order; with `keep_errors` false, what comes before an unreadable picture is still predicted."""
+        """Yield the outcomes in order. Without `keep_errors`, images before an unreadable one are still predicted."""
         outcomes: list[Pixels | ImageError] = []
         for _, future in batch:
             fault = future.exception()
@@ -258,14 +280,14 @@ class Classifier:
                 raise outcome
 
 
-def _is_one_picture(images: object) -> TypeGuard[ImageSource]:
+def _is_one_image(images: object) -> TypeGuard[ImageSource]:
     if isinstance(images, np.ndarray):
         return images.ndim != 4
     return isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image) or hasattr(images, "read")
 
 
 class _Choice:
-    """Which of the probabilities a prediction lists."""
+    """The filters that decide which labels a prediction lists."""
 
     def __init__(
         self,
@@ -280,7 +302,7 @@ class _Choice:
         if not 0.0 <= score_threshold <= 1.0:
             raise UsageError(f"score_threshold={score_threshold}: between 0.0 and 1.0")
         if allow is not None and deny is not None:
-            raise UsageError("allow and deny are given both; what is not allowed is denied already")
+            raise UsageError("allow and deny are both given; give one of them")
         self.labels = tuple(labels)
         self._top_k = top_k
         self._threshold = score_threshold
@@ -294,7 +316,7 @@ class _Choice:
         self._candidates = np.flatnonzero(allowed).tolist()
 
     def prediction(self, probabilities: NDArray[np.float32], source: str) -> Prediction:
-        # Right after the engine, when caches are cold, numpy's sort of 100 takes three times as long as Python's.
+        # Right after the engine the caches are cold, and numpy then sorts 100 numbers three times as slowly as Python.
         scores = probabilities.tolist()
         best = sorted(self._candidates, key=scores.__getitem__, reverse=True)[: self._top_k]
         top = tuple((self.labels[index], scores[index]) for index in best if scores[index] >= self._threshold)
@@ -302,7 +324,7 @@ class _Choice:
         return Prediction(label, score, top, probabilities, source)
 
     def _named(self, names: Iterable[str]) -> NDArray[np.bool_]:
-        """Which labels are among `names`; a name that several classes share means all of them."""
+        """Return bool [classes]: which labels are among `names`; a name shared by several classes means all of them."""
         names = {names} if isinstance(names, str) else set(names)
         for name in sorted(names - set(self.labels)):
             raise UsageError(f"{name!r} is none of the {len(self.labels)} labels; {did_you_mean(name, self.labels)}")

@@ -1,10 +1,11 @@
-"""Pictures in, uint8 pixels out: the one way a picture is read, in training, calibration, proof and on the device.
+"""Images in, uint8 pixels out: training, calibration, proof and prediction all read an image with this module.
 
-A caller in another language does the same four steps, and `bundle.json` says their parameters: decode (turned as
-EXIF says, transparency on white), convert to RGB, resize, crop. Everything after that is inside the model file.
+A caller in another language does the same four steps, with the parameters from `bundle.json`: decode (apply EXIF's
+orientation, put transparency on white), convert to RGB, resize, crop. All later steps are inside the model file.
 
-A large JPEG is decoded at 1/2, 1/4 or 1/8 as long as it stays twice as large as resize makes it. That takes a quarter
-of the time; on twenty photographs it moved EfficientNet-Lite0's probabilities by 0.008 on average, and no label.
+A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size while it stays at least twice as large as the resized image. This
+takes a quarter of the time. On twenty photographs it changed EfficientNet-Lite0's probabilities by 0.008 on average and
+no label.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_BYTES = 256 * 2**20
 MARGIN = 2
-"""How many times as large as resize makes it a JPEG stays that is decoded at a fraction."""
+"""A JPEG that is decoded at a fraction of its size stays this many times as large as the resized image."""
 MAX_PIXELS = 80_000_000  # below Pillow's own alarm (89 million), and 240 MB once decoded
 
 _FILTERS = {
@@ -50,15 +51,18 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by EXIF's orientation."""
+"""The operation that makes an image upright, by EXIF's orientation."""
 _SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
 class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a picture is scaled before the crop.
+    """The scaling of an image before the crop.
 
-    `squash` scales to exactly `size`; `cover` keeps the aspect and scales until the picture just covers `size`
-    (torchvision's `Resize` of the shorter side). `size` is (height, width). `filter` is Pillow's, with antialiasing.
+    Attributes:
+        mode: `squash` scales to exactly `size`; `cover` keeps the aspect ratio and scales until the image just covers
+            `size` (torchvision's `Resize` of the shorter side).
+        size: (height, width) in pixels.
+        filter: Pillow's filter, with antialiasing.
     """
 
     mode: Literal["squash", "cover"]
@@ -67,7 +71,7 @@ class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a model takes: uint8 RGB pixels [batch, height, width, 3], and how a picture becomes that."""
+    """The input of a model: uint8 RGB pixels [batch, height, width, 3], and how an image becomes these pixels."""
 
     dtype: Literal["uint8"] = "uint8"
     layout: Literal["NHWC"] = "NHWC"
@@ -88,9 +92,9 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands between a picture and a torch model: `input` makes pixels, then `(pixels / 255 - mean) / std`.
+    """The steps between an image and a torch model: `input` makes pixels, then `(pixels / 255 - mean) / std`.
 
-    Only `input` concerns a caller of a bundle; the normalisation is lowered into the model file.
+    A caller of a bundle needs only `input`: the normalisation is inside the model file.
     """
 
     input: Input
@@ -107,14 +111,17 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
         crop_fraction: float = 1.0,
         filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic",
     ) -> Preprocessing:
-        """The field's usual: cover `size / crop_fraction` pixels, crop the middle; ImageNet's statistics."""
+        """Return the usual preprocessing: cover `size / crop_fraction` pixels, then crop the middle.
+
+        The default mean and std are those of ImageNet.
+        """
         edge = int(size / crop_fraction)
         resize = Resize(mode="cover", size=(edge, edge), filter=filter)
         return cls(input=Input(height=size, width=size, resize=resize), mean=mean, std=std)
 
 
 def source_name(source: ImageSource) -> str:
-    """How errors and predictions name a picture: its path, or what kind of thing it was."""
+    """Return the name of an image for errors and predictions: its path, or a description of the object."""
     if isinstance(source, np.ndarray):
         return f"<array {'x'.join(map(str, source.shape))}>"
     if isinstance(source, str | os.PathLike):
@@ -127,10 +134,12 @@ def source_name(source: ImageSource) -> str:
 
 
 class Stored(NamedTuple):
-    """A picture as its file holds it: RGB, not turned yet.
+    """An image as its file holds it: RGB, with EXIF's orientation not yet applied.
 
-    `extent` is how much of `image`, from its upper left corner, is picture: the last row and column of one decoded at a
-    fraction may be so in part. `turn` makes it upright.
+    Attributes:
+        extent: (width, height) of the part of `image`, from its upper left corner, that shows something. In a JPEG
+            that was decoded at a fraction of its size, the last row and column may be filled only in part.
+        turn: the operation that makes the image upright.
     """
 
     image: Image.Image
@@ -143,25 +152,27 @@ class Stored(NamedTuple):
 
 
 def read(source: ImageSource) -> Image.Image:
-    """Decode a picture to an RGB image, upright.
+    """Decode an image to an upright RGB image.
 
-    Takes a path, bytes, a binary file, a PIL image or a uint8 array ([H, W], [H, W, 1|3|4]). The first frame of an
-    animation is taken; 16-bit grey keeps its upper byte; transparency is laid on white.
+    Of an animation the first frame is taken; 16-bit grey keeps its upper byte; transparency is put on white.
+
+    Args:
+        source: a path, bytes, a binary file, a PIL image or a uint8 array ([H, W], [H, W, 1|3|4]).
 
     Raises:
-        ImageError: the picture is missing, damaged, too large, or of a kind that is not read here.
+        ImageError: the image is missing, damaged, too large, or of an unsupported kind.
     """
     image, _, turn = _decode(source)
     return image if turn is None else image.transpose(turn)
 
 
 def pixels(source: ImageSource, input: Input) -> Pixels:
-    """The uint8 RGB pixels [height, width, 3], C-contiguous, that a model with this `input` takes.
+    """Return the uint8 RGB pixels [height, width, 3], C-contiguous, that a model with this `input` takes.
 
-    An array of that very shape is taken to be what resize and crop have left.
+    An array of exactly that shape is used as it is, without resize and crop.
 
     Raises:
-        ImageError: the picture can't be read.
+        ImageError: the image can't be read.
     """
     size = (input.height, input.width)
     if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.shape == (*size, 3):
@@ -171,12 +182,12 @@ def pixels(source: ImageSource, input: Input) -> Pixels:
 
 
 def resize(image: Image.Image, how: Resize) -> Image.Image:
-    """Scale an upright RGB image as `how` says; lengths are rounded down like torchvision's."""
+    """Scale an upright RGB image as `how` says; lengths are rounded down as in torchvision."""
     return _resized(Stored(image, image.size, None), how)
 
 
 def _resized(stored: Stored, how: Resize) -> Image.Image:
-    """The picture scaled and upright. It is turned when it is small, which costs less."""
+    """Return the scaled and upright image. It is turned after scaling, because a small image is turned faster."""
     image, extent, turn = stored
     size = _scaled(extent[::-1], how)[::-1] if stored.sideways else _scaled(extent, how)
     if image.size != size or image.size != extent:
@@ -185,7 +196,7 @@ def _resized(stored: Stored, how: Resize) -> Image.Image:
 
 
 def _scaled(size: tuple[float, float], how: Resize) -> tuple[int, int]:
-    """What (width, height) becomes."""
+    """Return the scaled (width, height)."""
     height, width = how.size
     if how.mode == "cover":
         if width * size[1] >= height * size[0]:
@@ -196,7 +207,7 @@ def _scaled(size: tuple[float, float], how: Resize) -> tuple[int, int]:
 
 
 def crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle (height, width) of an image at least that large."""
+    """Return the middle (height, width) of an image that is at least as large."""
     height, width = size
     if image.size == (width, height):
         return image
@@ -205,7 +216,7 @@ def crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _decode(source: ImageSource, at_least: int | None = None) -> Stored:
-    """With `at_least`, a JPEG file comes at 1/2, 1/4 or 1/8 if neither side is shorter than that many pixels then."""
+    """Decode a source; with `at_least`, a JPEG at 1/2, 1/4 or 1/8 while both sides keep at least that many pixels."""
     name = source_name(source)
     if isinstance(source, np.ndarray):
         image = _from_array(source, name)
@@ -220,15 +231,15 @@ def _decode(source: ImageSource, at_least: int | None = None) -> Stored:
         return Stored(_to_rgb(image, name), extent, _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)))
     except ImageError:
         raise
-    except Exception as fault:  # on damaged files Pillow's readers raise almost anything
-        raise ImageError(f"{name}: not a readable picture ({_reason(fault)}); check or remove the file") from fault
+    except Exception as fault:  # Pillow's readers raise almost any exception for damaged files
+        raise ImageError(f"{name}: not a readable image ({_reason(fault)}); check or remove the file") from fault
 
 
 def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes], name: str) -> Image.Image:
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if path.is_dir():
-            raise ImageError(f"{name}: a folder, not a picture; name the pictures in it")
+            raise ImageError(f"{name}: a folder, not an image; name the images in it")
         if not path.exists():
             raise ImageError(f"{name}: no such file; check the path")
         data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
@@ -239,7 +250,7 @@ def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[b
         data = data if len(data) <= MAX_BYTES else None
     else:
         raise ImageError(
-            f"{type(source).__name__} is no picture; give a path, bytes, a binary file, a PIL image or a uint8 array"
+            f"{type(source).__name__} is not an image; give a path, bytes, a binary file, a PIL image or a uint8 array"
         )
     if data is None:
         raise ImageError(f"{name}: larger than {MAX_BYTES // 2**20} MB; scale it down")
@@ -254,7 +265,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ImageError(f"{name}: floating-point pixels have no agreed range; save it with 8 bits")
+        raise ImageError(f"{name}: floating-point pixels have no agreed range; save the image with 8 bits")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
@@ -267,10 +278,10 @@ def _from_array(array: NDArray[np.generic], name: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
-        raise ImageError(f"{name}: an array is [height, width] or [height, width, 1, 3 or 4]")
+        raise ImageError(f"{name}: an array has the shape [height, width] or [height, width, 1, 3 or 4]")
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
 
 
 def _reason(fault: BaseException) -> str:
     text = str(fault).strip().splitlines()
-    return text[0] if text and "BytesIO" not in text[0] else "its content is no picture format that is read here"
+    return text[0] if text and "BytesIO" not in text[0] else "its content is in no supported image format"

@@ -6,10 +6,11 @@ import warnings
 from pathlib import Path
 
 import torch
+from executorch.extension.pybindings import _C as engine
 
 from runtimes.base import Call, one_by_one
 
-from .session import engine, quiet
+from .session import quiet
 
 with quiet(), warnings.catch_warnings():
     warnings.simplefilter("ignore")  # importing it warns that it is experimental

@@ -3,8 +3,6 @@
 from runtimes.base import Engine
 
 ENGINE = Engine(
-    name="executorch",
-    package="runtimes.executorch",
     title="ExecuTorch",
     files=("model.pte",),
     # The identifier has to be checked before ExecuTorch's loader sees the file: on garbage it aborts the process.

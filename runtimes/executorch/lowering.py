@@ -1,4 +1,4 @@
-"""Makes `model.pte`: static batch of one, as much as possible delegated to XNNPACK."""
+"""The lowering to `model.pte`: a static batch of one, with as much as possible delegated to XNNPACK."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runtimes.rewrites import XNNPACK, XNNPACK_FP16
 
 from .session import FILE, quiet
 
-with quiet(), warnings.catch_warnings():  # its import tells of pandas, pytrees and the CPU
+with quiet(), warnings.catch_warnings():  # importing it warns about pandas, pytrees and the CPU
     warnings.simplefilter("ignore")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -40,6 +40,7 @@ def lower(
     manifest: str,
     folder: Path,
 ) -> Delegation:
+    """Write `model.pte`; see `runtimes.base.Lowering`."""
     example = torch.zeros(1, signature.height, signature.width, 3, dtype=torch.uint8)
     module = copy.deepcopy(module).half() if precision == "fp16" else module
     with lowering_refusals("ExecuTorch", precision), quiet(), warnings.catch_warnings():
@@ -60,10 +61,10 @@ def lower(
 
 
 def _quantized(program: ExportedProgram, quantization: Quantization) -> ExportedProgram:
-    """Weights per channel; convolutions take calibrated 8-bit pixels, linear layers scale theirs as they come.
+    """Quantise weights per channel. Convolutions take calibrated 8-bit inputs; linear layers scale theirs at run time.
 
-    What stands between those layers stays in float: 8-bit sums of residuals cost a transformer its accuracy. A net of
-    convolutions has its sums and products calibrated too.
+    Operators between those layers stay in float: with 8-bit sums of residuals a transformer loses accuracy. In a net of
+    convolutions, sums and products are calibrated too.
     """
     static = get_symmetric_quantization_config(is_per_channel=True)
     quantizer = XNNPACKQuantizer()
@@ -76,15 +77,15 @@ def _quantized(program: ExportedProgram, quantization: Quantization) -> Exported
         quantizer.set_operator_type(torch.ops.aten.conv2d.default, static)
     prepared = prepare_pt2e(program.module(), quantizer)
     with torch.inference_mode():
-        for picture in torch.from_numpy(quantization.images):
-            prepared(picture[None])
+        for image in torch.from_numpy(quantization.images):
+            prepared(image[None])
     converted = convert_pt2e(prepared)
     example = torch.from_numpy(quantization.images[:1])
     return torch.export.export(converted, (example,))
 
 
 def _constants_folded(program: ExportedProgram) -> ExportedProgram:
-    """XNNPACK takes a matrix product as its own only if the matrix is a constant. What is 8-bit has to stay so."""
+    """Fold constants: XNNPACK takes a matrix product only if the matrix is a constant. 8-bit constants stay 8-bit."""
     quantisers = {node.target for node in program.graph.nodes if "quantized_decomposed" in str(node.target)}
     return constant_prop_pass(program, custom_skip_targets=quantisers)  # type: ignore[no-any-return]
 
@@ -93,6 +94,6 @@ def _delegation(graph: Any) -> Delegation:
     found = get_delegation_info(graph)
     outside: Counter[str] = Counter()
     for name, operator in found.delegation_by_operator.items():
-        if operator.non_delegated and name != "getitem":  # which only takes a delegate's answer out of a tuple
+        if operator.non_delegated and name != "getitem":  # it only takes the answer of a delegate out of a tuple
             outside[name.removeprefix("aten_").removesuffix("_default")] = operator.non_delegated
     return Delegation(found.num_delegated_subgraphs, dict(outside.most_common()))

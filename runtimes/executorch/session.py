@@ -1,4 +1,7 @@
-"""Runs `model.pte` with ExecuTorch and XNNPACK on the CPU. The only session that needs torch: the engine's own need."""
+"""The session that runs `model.pte` with ExecuTorch and XNNPACK on the CPU.
+
+It is the only session that needs torch, because the engine's Python package needs it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch  # has to come first: the engine's library is linked against it
+import torch  # before the engine, whose library is linked against it
 from executorch.extension.pybindings import _C as engine
 from numpy.typing import NDArray
 
@@ -31,9 +34,9 @@ FILE = "model.pte"
 
 
 class Session:
-    """One method behind a lock; ExecuTorch does not promise that a method may be run by two threads.
+    """One method behind a lock, because ExecuTorch does not promise that two threads may run a method at once.
 
-    All sessions of a process share one pool of threads, whose size can't change while any of them is open.
+    All sessions of a process share one thread pool, whose size can't change while one of them is open.
     """
 
     def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
@@ -53,34 +56,37 @@ class Session:
             _, classes = shapes.output_tensor_meta(0).sizes()
             check_signature(folder, FILE, (height, width, classes), signature)
             self._forward: Any = program.load_method("forward")
-            self._program = program  # the method points into it
+            self._program = program  # keeps the memory that the method points into
             self._classes = signature.classes
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """Return the probabilities; see `runtimes.base.Session`."""
         probabilities = np.empty((len(pixels), self._classes), np.float32)
-        batch = torch.from_numpy(np.ascontiguousarray(pixels))  # any other layout is silently misread
+        batch = torch.from_numpy(np.ascontiguousarray(pixels))  # the engine silently misreads any other layout
         try:
             with self._turn:
-                for index, answer in enumerate(probabilities):  # the graph takes one picture at a time
+                for index, answer in enumerate(probabilities):  # the graph takes one image at a time
                     answer[:] = self._forward([batch[index : index + 1]])[0].numpy()[0]
         except Exception as fault:
             raise engine_failure(f"{self._folder}: ExecuTorch", fault) from fault
         return probabilities
 
     def close(self) -> None:
+        """Free the program and leave the thread pool."""
         with self._turn:
             self._forward = self._program = None
         _pool.leave(self)
 
 
 def read_manifest(folder: Path) -> str:
+    """Return the manifest that a constant method of `model.pte` returns, or ""."""
     with _loading(folder) as program:
         methods = [program.get_method_name(index) for index in range(program.num_methods())]
         return str(program.load_method(METADATA_KEY)([])[0]) if METADATA_KEY in methods else ""
 
 
 class _Pool:
-    """The process's one thread pool. Resetting it under a loaded model is not safe, so only the first comer may."""
+    """The only thread pool of the process. Its size is set by the first open session: a reset is unsafe later."""
 
     def __init__(self) -> None:
         self._members: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -96,7 +102,7 @@ class _Pool:
             elif threads not in (None, current):
                 raise EngineError(
                     f"ExecuTorch already runs with threads={current} in this process; "
-                    f"close what is open or ask for the same, not {threads}"
+                    f"close its classifiers or use the same number, not {threads}"
                 )
             self._members.add(session)
 
@@ -122,7 +128,7 @@ _stderr_lock = threading.RLock()
 
 @contextmanager
 def quiet() -> Iterator[Callable[[], str]]:
-    """Keep what native code writes to standard error from the user; gives a function that returns its last line."""
+    """Hide what native code writes to standard error. Yields a function that returns its last line."""
     with _stderr_lock, tempfile.TemporaryFile() as kept:
 
         def said() -> str:

@@ -3,8 +3,6 @@
 from runtimes.base import Engine
 
 ENGINE = Engine(
-    name="onnx",
-    package="runtimes.onnx",
     title="ONNX Runtime",
     files=("model.onnx",),
     magic=(0, b"\x08"),

@@ -1,4 +1,4 @@
-"""Makes `model.onnx`: one file, a batch of any size."""
+"""The lowering to `model.onnx`: one file, for batches of any size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 import onnxruntime
-import onnxscript  # noqa: F401  (torch.onnx needs it, and says so only halfway through)
+import onnxscript  # noqa: F401  (torch.onnx needs it, and would complain only halfway through)
 import torch
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -30,7 +30,7 @@ from .session import ERRORS_ONLY, FILE
 OPSET = 20  # from 21 on, ONNX Runtime's static quantiser refuses the graph
 WARNINGS = 2  # ONNX Runtime's own default
 SMALL = 1024
-"""A weight of fewer numbers is not worth a conversion."""
+"""Weights with fewer numbers are not converted to fp16."""
 
 
 def lower(
@@ -42,7 +42,10 @@ def lower(
     manifest: str,
     folder: Path,
 ) -> None:
-    example = torch.zeros(2, signature.height, signature.width, 3, dtype=torch.uint8)  # 1 would be taken for static
+    """Write `model.onnx`; see `runtimes.base.Lowering`."""
+    example = torch.zeros(
+        2, signature.height, signature.width, 3, dtype=torch.uint8
+    )  # a batch of 1 would be exported as static
     with lowering_refusals("ONNX", precision), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -59,7 +62,7 @@ def lower(
         )
         model = exported.model
         _name_by_layer(model)
-        ClearMetadataAndDocStringPass()(model)  # stack traces, with the paths of this machine in them
+        ClearMetadataAndDocStringPass()(model)  # it holds stack traces with the paths of this machine
         if precision == "fp16":
             _store_halves(model)
         if quantization is not None:
@@ -69,7 +72,7 @@ def lower(
 
 
 def _name_by_layer(model: Any) -> None:
-    """Every node is called like the module that it comes from, so that people and exclusions can find it."""
+    """Name every node after the module that it comes from, so that people and exclusion lists can find it."""
     for number, node in enumerate(model.graph):
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
         layer = next((name for name in reversed(scopes[:-1]) if name), "")
@@ -81,8 +84,10 @@ def _layer(node_name: str) -> str:
 
 
 def _store_halves(model: Any) -> None:
-    """Weights as fp16, which the engine turns back into fp32 once, when it loads them: on a CPU it has few kernels for
-    fp16, and would convert to and fro around every operator."""
+    """Store weights as fp16. The engine converts them back to fp32 once, when it loads them.
+
+    On a CPU it has few kernels for fp16, and would otherwise convert around every operator.
+    """
     for name, weight in list(model.graph.initializers.items()):
         values = weight.const_value.numpy()
         if values.dtype != np.float32 or values.size < SMALL:
@@ -98,10 +103,10 @@ def _store_halves(model: Any) -> None:
 
 
 def _quantized(model: Any, quantization: Quantization, convolutional: bool) -> Any:
-    """Weights per channel; convolutions take calibrated 8-bit pixels, linear layers scale theirs as they come.
+    """Quantise weights per channel. Convolutions take calibrated 8-bit inputs; linear layers scale theirs at run time.
 
-    What stands between those layers stays in float. A net of convolutions has all calibrated that the engine does in
-    8 bits.
+    Operators between those layers stay in float. In a net of convolutions, every operator that the engine has in 8 bits
+    is calibrated.
     """
     with tempfile.TemporaryDirectory() as folder, _silence():
         plain, static, dynamic = (Path(folder, name) for name in ("plain.onnx", "static.onnx", "dynamic.onnx"))
@@ -109,11 +114,11 @@ def _quantized(model: Any, quantization: Quantization, convolutional: bool) -> A
         quant_pre_process(plain, plain, skip_symbolic_shape=True)
         names = [str(node.name) for node in onnx_ir.load(plain).graph]
         kept = [name for name in names if _layer(name) in quantization.float_layers]
-        kept += [f"{name}_MatMul" for name in kept]  # what the quantiser makes of a Gemm, before it looks
+        kept += [f"{name}_MatMul" for name in kept]  # the quantiser renames a Gemm before it looks at this list
         quantize_static(
             plain,
             static,
-            _Pictures(quantization.images),
+            _CalibrationImages(quantization.images),
             op_types_to_quantize=None if convolutional else ["Conv", "Relu", "Clip"],
             nodes_to_exclude=kept,
             per_channel=True,
@@ -135,7 +140,7 @@ def _quantized(model: Any, quantization: Quantization, convolutional: bool) -> A
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """The quantiser gives advice to the root logger, and the engine comments on what it made."""
+    """Silence the advice of the quantiser in the root logger, and the comments of the engine."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     onnxruntime.set_default_logger_severity(ERRORS_ONLY)
@@ -147,16 +152,16 @@ def _silence() -> Iterator[None]:
 
 
 def _between_activations(model: Any) -> Iterator[str]:
-    """Names of matrix products that have no weight, as in attention."""
+    """Yield the names of matrix products without a weight, as in attention."""
     for node in model.graph:
         if node.op_type == "MatMul" and not any(value.is_initializer() for value in node.inputs):
             yield node.name
 
 
-class _Pictures(CalibrationDataReader):  # type: ignore[misc]  # it has no types
-    def __init__(self, pictures: NDArray[np.uint8]) -> None:
-        self._left = iter(pictures)
+class _CalibrationImages(CalibrationDataReader):  # type: ignore[misc]  # it has no types
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self._left = iter(images)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        picture = next(self._left, None)
-        return None if picture is None else {INPUT: picture[None]}
+        image = next(self._left, None)
+        return None if image is None else {INPUT: image[None]}

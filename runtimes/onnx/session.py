@@ -1,4 +1,4 @@
-"""Runs `model.onnx` with ONNX Runtime on the CPU."""
+"""The session that runs `model.onnx` with ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from runtimes.base import (
 FILE = "model.onnx"
 ERRORS_ONLY = 3
 SPIN_US = "50"
-"""Long enough to bridge operators on idle cores, short enough to harm little where other work wants them."""
+"""Microseconds that a thread spins: enough to bridge operators on idle cores, and short beside other work."""
 
 
 class Session:
-    """ONNX Runtime's own session is safe to share between threads."""
+    """An `InferenceSession`, which several threads may share."""
 
     def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
         self._folder = folder
@@ -35,7 +35,7 @@ class Session:
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
-        # Left alone, threads spin for milliseconds while they wait, and take the cores from the app and each other.
+        # By default, waiting threads spin for milliseconds and take the cores from the app and from each other.
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
         with engine_failures(f"{folder}: loading {FILE}"):
             self._session: Any = _open(folder, options)
@@ -44,16 +44,19 @@ class Session:
         check_signature(folder, FILE, (height, width, classes), signature)
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """Return the probabilities; see `runtimes.base.Session`."""
         try:
             return cast("NDArray[np.float32]", self._session.run([OUTPUT], {INPUT: pixels})[0])
         except Exception as fault:
             raise engine_failure(f"{self._folder}: ONNX Runtime", fault) from fault
 
     def close(self) -> None:
+        """Free the session's memory."""
         self._session = None
 
 
 def read_manifest(folder: Path) -> str:
+    """Return the manifest in the metadata of `model.onnx`, or ""."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

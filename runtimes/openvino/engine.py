@@ -3,8 +3,6 @@
 from runtimes.base import Engine
 
 ENGINE = Engine(
-    name="openvino",
-    package="runtimes.openvino",
     title="OpenVINO",
     files=("model.xml", "model.bin"),
     magic=(0, b"<?xml"),

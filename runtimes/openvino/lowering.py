@@ -1,4 +1,4 @@
-"""Makes `model.xml` and `model.bin`: a batch of any size, or at int8 one picture at a time."""
+"""The lowering to `model.xml` and `model.bin`: for batches of any size, or at int8 for one image at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runtimes.fx import is_convolutional, layer_of
 
 from .session import FILE
 
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which looks for CUDA, for nobody here
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # nncf imports it, and it looks for CUDA
 import nncf  # noqa: E402
 from nncf.quantization.advanced_parameters import (  # noqa: E402
     AdvancedQuantizationParameters,
@@ -38,12 +38,13 @@ def lower(
     manifest: str,
     folder: Path,
 ) -> None:
+    """Write `model.xml` and `model.bin`; see `runtimes.base.Lowering`."""
     example = torch.zeros(2, signature.height, signature.width, 3, dtype=torch.uint8)  # 1 would be taken for static
     with lowering_refusals("OpenVINO", precision), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         model = openvino.convert_model(program)
-        # Conversion forgets the static lengths. A dynamic 8-bit model crashes on CPUs with AMX.
+        # The conversion loses the static lengths. A dynamic 8-bit model crashes on CPUs with AMX.
         model.reshape([1 if quantization else -1, signature.height, signature.width, 3])
         if quantization is not None:
             model = _quantized(model, program, quantization)
@@ -57,8 +58,10 @@ def lower(
 
 
 def _quantized(model: Any, program: ExportedProgram, quantization: Quantization) -> Any:
-    """A net of convolutions by NNCF's defaults; any other by those for transformers, less what moved the answers of
-    trained students: smoothing, and the correction of biases (together 0.987 of the answers as before, without 0.997).
+    """Quantise a net of convolutions with NNCF's defaults, and any other net with those for transformers.
+
+    Two of the latter are off, because they changed the answers of trained students: smoothing and the correction of
+    biases. With both, 0.987 of the answers stayed the same; without them, 0.997.
     """
     how: dict[str, Any] = {}
     if not is_convolutional(program):
@@ -66,7 +69,7 @@ def _quantized(model: Any, program: ExportedProgram, quantization: Quantization)
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=-1), disable_bias_correction=True
         )
         how = {"model_type": nncf.ModelType.TRANSFORMER, "advanced_parameters": plain}
-    with redirect_stdout(io.StringIO()):  # its bars are not ours
+    with redirect_stdout(io.StringIO()):  # hides its progress bars
         return nncf.quantize(
             model,
             nncf.Dataset(list(quantization.images[:, None])),
@@ -77,9 +80,9 @@ def _quantized(model: Any, program: ExportedProgram, quantization: Quantization)
 
 
 def _operations(model: Any, program: ExportedProgram, layers: tuple[str, ...]) -> list[str]:
-    """The names that the layers' matrix products and convolutions have in the model.
+    """Return the names that the layers' matrix products and convolutions have in the model.
 
-    They begin with the name of the program's operator that they were converted from.
+    Such a name begins with the name of the program's operator that it was converted from.
     """
     operators = {node.name for node in program.graph.nodes if layer_of(node) in layers}
     weighted = {"MatMul", "Convolution", "GroupConvolution"}
@@ -88,7 +91,7 @@ def _operations(model: Any, program: ExportedProgram, layers: tuple[str, ...]) -
 
 
 def _model_api_keys(manifest: str) -> dict[str, str]:
-    """What OpenVINO's Model API and its model server look for; they part labels at spaces."""
+    """Return the entries that OpenVINO's Model API and model server read; they separate labels by spaces."""
     described = json.loads(manifest)
     return {
         "model_type": "Classification",

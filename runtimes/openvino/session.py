@@ -1,4 +1,4 @@
-"""Runs `model.xml` and `model.bin` with OpenVINO on the CPU."""
+"""The session that runs `model.xml` and `model.bin` with OpenVINO on the CPU."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FILE = "model.xml"
 
 
 class Session:
-    """Inference requests behind a lock: with the latency hint, a second one would only share the same threads.
+    """Inference requests behind a lock: with the latency hint, a second request would only share the same threads.
 
-    The graph is compiled for one picture, which takes up to a tenth of the time off, and again for several when several
-    are first asked for.
+    The graph is compiled for one image, which saves up to a tenth of the time, and compiled again for several images
+    when several are predicted for the first time.
     """
 
     def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
@@ -28,7 +28,7 @@ class Session:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
         }
-        if precision == "fp32":  # left alone, OpenVINO computes in bf16 where the CPU can
+        if precision == "fp32":  # by default, OpenVINO computes in bf16 if the CPU can
             self._settings |= {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "f32"}
         with engine_failures(f"{folder}: loading {FILE}"):
             self._core: Any = openvino.Core()
@@ -44,6 +44,7 @@ class Session:
         self._turn = threading.Lock()
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """Return the probabilities; see `runtimes.base.Session`."""
         try:
             with self._turn:
                 if len(pixels) == 1:
@@ -62,15 +63,17 @@ class Session:
         return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
 
     def close(self) -> None:
+        """Free the compiled models."""
         with self._turn:
             self._one = self._several = self._model = None
 
 
 def _infer(request: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return cast("NDArray[np.float32]", request.infer([pixels])[0].copy())  # the request will write there again
+    return cast("NDArray[np.float32]", request.infer([pixels])[0].copy())  # the next request overwrites the result
 
 
 def read_manifest(folder: Path) -> str:
+    """Return the manifest in the `rt_info` of `model.xml`, or ""."""
     with engine_failures(f"{folder}: reading {FILE}"):
         model = openvino.Core().read_model(folder / FILE)
         return str(model.get_rt_info(METADATA_KEY).astype(str)) if model.has_rt_info(METADATA_KEY) else ""

@@ -26,14 +26,14 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder whose manifest was understood and whose files are, byte for byte, the ones that it lists."""
+    """A folder with a valid manifest, whose files have exactly the content that the manifest lists."""
 
     path: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Read and check the bundle in the folder `path`. Loads no engine.
+        """Read and check the bundle in the folder `path`. No engine is loaded.
 
         Raises:
             BundleError: it is missing, damaged, foreign, or written by a newer version.
@@ -71,20 +71,23 @@ class Bundle:
 
     @property
     def proved(self) -> bool:
-        """Whether it was compared with its reference on pictures when it was made."""
+        """Whether it was compared with its PyTorch module on images when it was made."""
         return self.manifest.proof is not None
 
     @property
     def size_bytes(self) -> int:
-        """Of the engine's files, which is what a device has to store."""
+        """The size of the engine's files, which a device has to store."""
         return sum(self.manifest.files[name].bytes for name in ENGINES[self.target].files)
 
     def session(self, threads: int | None = None) -> Session:
-        """The model, loaded into its engine. `threads` defaults to the cores that this process may use.
+        """Load the model into its engine.
+
+        Args:
+            threads: number of threads; by default, the cores that this process may use.
 
         Raises:
             UsageError: fewer than one thread.
-            BundleError: the graph takes or returns something else than the manifest says.
+            BundleError: the shapes of the graph are not those of the manifest.
             EngineMissing, EngineError: the engine is not installed, or can't load the file.
         """
         if threads is not None and threads < 1:
@@ -113,10 +116,10 @@ class Bundle:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` that takes its place when the block ends, and is gone if the block raises.
+    """Yield a hidden folder that replaces `out` when the block ends, and that is deleted if the block raises.
 
     Raises:
-        UsageError: `out` is there already and is not a bundle, before anything is written.
+        UsageError: `out` exists and is not a bundle; nothing is written then.
     """
     check_replaceable(out)
     out = out.resolve()
@@ -147,7 +150,7 @@ def check_replaceable(out: Path) -> None:
     except BundleError:
         known = set()
     if strangers := sorted(there - known):
-        raise UsageError(f"{out}: holds {strangers[0]}, which is no part of a bundle; choose another place for it")
+        raise UsageError(f"{out}: holds {strangers[0]}, which is not part of a bundle; choose another folder")
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
@@ -163,9 +166,9 @@ def seal(folder: Path, manifest: Manifest) -> None:
 def _read_manifest_file(folder: Path) -> Manifest:
     file = folder / MANIFEST
     if not file.is_file():
-        raise BundleError(f"{folder}: no bundle (there is no {MANIFEST} in it); give the folder that export wrote")
+        raise BundleError(f"{folder}: not a bundle (it has no {MANIFEST}); give the folder that export wrote")
     if file.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{file}: larger than {MAX_MANIFEST_BYTES // 2**20} MB; this is no manifest")
+        raise BundleError(f"{file}: larger than {MAX_MANIFEST_BYTES // 2**20} MB; this is not a manifest")
     text = file.read_bytes()
     try:
         format = msgspec.json.decode(text, type=_Format).format
@@ -181,14 +184,14 @@ class _Format(msgspec.Struct):
 
 
 def _check_place(folder: Path, name: str) -> None:
-    """A file lies in the folder itself: no way out of it by its name or by a link."""
+    """Raise `BundleError` if a file does not lie in the folder itself, because of its name or of a link."""
     if name != Path(name).name or "\\" in name or name.startswith(".") or name == MANIFEST or not name.isprintable():
-        raise BundleError(f"{folder}: {MANIFEST} lists {name!r}, which is no name for a file in a bundle")
+        raise BundleError(f"{folder}: {MANIFEST} lists {name!r}, which is not a valid name for a file in a bundle")
     file = folder / name
     if not file.exists():
         raise BundleError(f"{folder}: {name} is missing; copy or export the bundle again")
     if not file.is_file() or file.resolve().parent != folder.resolve():
-        raise BundleError(f"{folder}: {name} leads out of the bundle; copy the file itself")
+        raise BundleError(f"{folder}: {name} is a link out of the bundle; copy the file itself")
 
 
 def _check_bytes(folder: Path, name: str, entry: FileEntry) -> None:

@@ -5,7 +5,7 @@ The model file carries a `Description`, which is the manifest without what is kn
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias, cast
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -140,5 +140,8 @@ def carried_by(text: str) -> Description | None:
 
 
 def json_schema() -> dict[str, object]:
-    """Return the JSON schema of `bundle.json`: what spec/bundle.schema.json contains."""
-    return cast("dict[str, object]", msgspec.json.schema(Manifest))
+    """Return the JSON schema of `bundle.json`, which spec/bundle.schema.json contains."""
+    text = msgspec.json.encode(msgspec.json.schema(Manifest)).decode()
+    # Python's regular expressions end with \Z; those of JSON schema, which are ECMA's, end with $.
+    schema: dict[str, object] = msgspec.json.decode(text.replace(r"\\Z", "$"))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

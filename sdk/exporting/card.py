@@ -1,4 +1,4 @@
-"""The model card of a bundle, in Markdown: what a person should know before they use it (Mitchell et al., 2019)."""
+"""The model card of a bundle, in Markdown: facts that a person should know before using it (Mitchell et al., 2019)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ NUMBERS = {"fp32": "32-bit floats", "fp16": "16-bit floats", "int8": "8-bit inte
 
 
 def model_card(manifest: Manifest) -> str:
-    """Markdown, of what the manifest says; nothing is claimed that was not measured."""
+    """Return the card as Markdown. It states only what the manifest says."""
     labels = manifest.labels
     shown = ", ".join(labels[:100]) + (f", and {len(labels) - 100} more" if len(labels) > 100 else "")
     return "\n".join(
         [
             f"# {_plain(manifest.name)}",
             "",
-            f"A classifier of pictures into {len(labels)} classes, for {manifest.target}, in "
+            f"A classifier of images into {len(labels)} classes, for {manifest.target}, in "
             f"{NUMBERS[manifest.precision]}. Made {manifest.created}.",
             "",
             "## Where it comes from",
             "",
             *_items(_origin(manifest)),
             "",
-            "## How well it does",
+            "## How well it works",
             "",
             *_accuracy(manifest),
             "",
@@ -45,21 +45,19 @@ def model_card(manifest: Manifest) -> str:
 def _origin(manifest: Manifest) -> Iterable[str]:
     model = manifest.model
     yield f"Net: {model.arch}, {model.parameters:,} parameters."
-    yield f"Trained on: {model.trained_on or 'not said'}."
-    yield f"Taught by: {', '.join(model.teachers) or 'labels alone, or not said'}."
+    yield f"Trained on: {model.trained_on or 'not recorded'}."
+    yield f"Taught by: {', '.join(model.teachers) or 'labels alone, or not recorded'}."
     if quantized := manifest.quantized:
-        yield (
-            f"Calibrated on {quantized.calibration_images} pictures: {model.calibrated_on or 'it was not said which'}."
-        )
+        yield (f"Calibrated on {quantized.calibration_images} images: {model.calibrated_on or 'not recorded which'}.")
         yield f"Layers left in float: {', '.join(quantized.float_layers) or 'none'}."
 
 
 def _accuracy(manifest: Manifest) -> Iterable[str]:
     proof = manifest.proof
     if proof is None:
-        yield "**Unproved**: no pictures were given to measure it on."
+        yield "**Unproved**: no validation images were given at export."
         return
-    yield f"On {proof.images:,} pictures that were given as validation:"
+    yield f"On {proof.images:,} validation images:"
     yield ""
     yield "| | top-1 | same answer as PyTorch | largest difference of a probability |"
     yield "|---|---|---|---|"
@@ -70,22 +68,22 @@ def _accuracy(manifest: Manifest) -> Iterable[str]:
     )
     if proof.top1 is None:
         yield ""
-        yield "The pictures had no labels, so no accuracy is known."
+        yield "The images had no labels, so its accuracy is unknown."
 
 
 def _limits(manifest: Manifest) -> Iterable[str]:
-    yield "It knows its classes and nothing else: a picture of anything else gets one of them."
-    yield "Pictures unlike those that it was measured on (another camera, light, framing) were not measured."
+    yield "It knows only its classes: an image of anything else also gets one of them."
+    yield "It was not measured on other kinds of images (another camera, light, framing)."
     yield (
-        "A probability was "
+        "Its probabilities were "
         + (
             "not calibrated."
             if manifest.output.temperature == 1.0
-            else f"calibrated by a temperature of {manifest.output.temperature:.3f} on validation pictures."
+            else f"calibrated by a temperature of {manifest.output.temperature:.3f} on validation images."
         )
     )
     if manifest.precision != "fp32":
-        yield "Another kind of CPU rounds otherwise; `libkd-sdk verify` says by how much."
+        yield "Another kind of CPU rounds differently; `libkd-sdk verify` measures by how much."
 
 
 def _items(texts: Iterable[str]) -> Iterable[str]:
@@ -93,7 +91,7 @@ def _items(texts: Iterable[str]) -> Iterable[str]:
 
 
 def _plain(text: str) -> str:
-    """Names of others must not become markup."""
+    """Escape a text, so that names from outside do not become markup."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|" else letter for letter in text)
 
 

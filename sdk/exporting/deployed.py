@@ -1,4 +1,4 @@
-"""The graph of a bundle as a torch module: pixels in, probabilities out, so that no caller normalises by hand."""
+"""The graph of a bundle as a torch module: pixels in, probabilities out. Callers do not normalise by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..images import Pixels, Preprocessing
 
 
 class Deployed(nn.Module):
-    """uint8 [batch, height, width, 3] to float32 [batch, classes]: scale, normalise, classify, softmax.
+    """A module that maps uint8 [batch, height, width, 3] to float32 [batch, classes]: normalise, classify, softmax.
 
     It computes in the dtype of its parameters; the softmax is in float32.
     """
@@ -22,8 +22,8 @@ class Deployed(nn.Module):
     def __init__(self, classifier: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.classifier = classifier
-        # (x / 255 - mean) / std in two operators, which engines do not make of the four, on whole rows of pixels: ONNX
-        # Runtime takes thirty times as long for a factor that changes with every number and repeats after three.
+        # (x / 255 - mean) / std in two operators, because engines do not merge the four. They work on whole rows of
+        # pixels: ONNX Runtime is thirty times as slow with a factor that repeats after three numbers.
         width = preprocessing.input.width
         mean, std = (torch.tensor(values).repeat(width) for values in (preprocessing.mean, preprocessing.std))
         self.register_buffer("scale", 1 / (255 * std))
@@ -34,22 +34,23 @@ class Deployed(nn.Module):
         return self.logits(pixels).float().softmax(-1)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the classifier returns, unchanged."""
+        """Return the logits of the classifier, unchanged."""
         rows = pixels.to(self.scale.dtype).flatten(2) * self.scale + self.shift
         logits: torch.Tensor = self.classifier(rows.reshape(pixels.shape).permute(0, 3, 1, 2))
         return logits
 
 
 class Reference:
-    """A `Deployed` module behind the same call as an engine's session: what lowered models are compared with."""
+    """A `Deployed` module with the interface of a session: lowered models are compared with it."""
 
     def __init__(self, module: Deployed) -> None:
         self._module = module
 
     @torch.inference_mode()
     def run(self, pixels: Pixels, /) -> NDArray[np.float32]:
+        """Return the probabilities [batch, classes] that PyTorch computes."""
         probabilities: NDArray[np.float32] = self._module(torch.from_numpy(pixels)).numpy()
         return probabilities
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is nothing to free."""

@@ -1,4 +1,4 @@
-"""Which layers suffer most from 8 bits: found in PyTorch, one layer at a time, whatever engine is to run them."""
+"""The sensitivity of layers to 8 bits, measured in PyTorch one layer at a time, for any engine."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.nn.functional import kl_div
 from ..images import Pixels
 from .deployed import Deployed
 
-PICTURES = 16
+IMAGES = 16
 
 
 @torch.inference_mode()
 def most_sensitive_first(
-    module: Deployed, pictures: Pixels, progress: Callable[[int, int], None] = lambda done, total: None
+    module: Deployed, images: Pixels, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[str]:
-    """The names of all layers that can be quantised, by how far the answers move if that layer alone is in 8 bits.
+    """Return the names of all layers that can be quantised, the most sensitive first.
 
-    `pictures` is uint8 [n, height, width, 3], of which the first 16 are taken. The distance is the mean
-    Kullback-Leibler divergence of the probabilities.
+    The sensitivity of a layer is the mean Kullback-Leibler divergence between the probabilities before and after that
+    layer alone is put into 8 bits. `images` is uint8 [n, height, width, 3]; the first 16 are used.
     """
-    batch = torch.from_numpy(pictures[:PICTURES])
+    batch = torch.from_numpy(images[:IMAGES])
     expected = module.logits(batch).log_softmax(-1)
     layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     moved = {}
@@ -39,7 +39,7 @@ def most_sensitive_first(
 
 @contextmanager
 def _in_8_bits(layer: nn.Linear | nn.Conv2d) -> Iterator[None]:
-    """Weights symmetric for each output channel, the input with one scale and offset for the whole tensor."""
+    """Round the weights symmetrically for each output channel, and the input with one scale and offset."""
     weight = layer.weight.data
 
     def round_input(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -115,7 +115,7 @@ def test_garbage_is_refused_before_the_engine_sees_it(engine, own_copy, seed):
     garbage = np.random.default_rng(seed).integers(128, 256, file.stat().st_size, np.uint8)  # no UTF-8, no known head
     file.write_bytes(garbage.tobytes())
     for attempt in (lambda: open_session(engine, folder, SIGNATURE), lambda: read_manifest(engine, folder)):
-        with pytest.raises(BundleError, match=f"{file.name} is no file of {ENGINES[engine].title}"):
+        with pytest.raises(BundleError, match=f"{file.name} is not a file of {ENGINES[engine].title}"):
             attempt()
 
 

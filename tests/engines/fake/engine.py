@@ -1,0 +1,14 @@
+"""What is known about this engine without importing it."""
+
+from runtimes.base import Engine
+
+ENGINE = Engine(
+    title="PyTorch",
+    files=("model.pt2",),
+    magic=(0, b"PK"),  # the file is a zip archive
+    precisions=("fp32",),
+    run_extra="[export]",
+    lower_extra="[export]",
+    requirements=("torch",),
+    colour="purple",
+)
