@@ -32,7 +32,7 @@ from sdk.images import Input, Preprocessing, Resize
 from trainer.data import MemoryImages, Split, to_input
 from trainer.device import autocast
 from trainer.learner import Learner
-from trainer.logits import Header, LogitStore, fill, fill_batch
+from trainer.logits import Header, LogitStore, fill_batch, fill_missing
 from trainer.loop import Batch, batches
 from trainer.losses import distillation, labels_alone, soft_cross_entropy
 from trainer.models import Teacher, create_teacher
@@ -207,7 +207,7 @@ class Bench:
 
         def filled(number: int) -> None:
             with tempfile.TemporaryDirectory() as folder:
-                fill(self._store(folder, len(self.split)), self.teachers, self.split, Silent())
+                fill_missing(self._store(folder, len(self.split)), self.teachers, self.split, Silent())
 
         medians = self._medians({"alone": alone, "fill": filled}, rounds)
         rates = {name: len(self.split) / seconds for name, seconds in medians.items()}

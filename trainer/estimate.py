@@ -64,7 +64,7 @@ def estimate(recipe: Recipe, *, pictures: int, classes: int, size: int, device: 
             view_bytes=pictures * len(teachers) * answer_bytes(classes, stored_top_k(recipe, classes)),
             samples=pictures,
             epochs=recipe.student.training.epochs,
-            pictures_per_second=teachers_rate(ready, _random(fill_batch(size, size, device), size, device), arm.spec),
+            images_per_second=teachers_rate(ready, _random(fill_batch(size, size, device), size, device), arm.spec),
         )
     return Estimate(training, store, learning)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from .data import Dataset, Preprocessing, Split, to_device
 from .evaluate import EVALUATION_BATCH, logits_of
-from .logits import LogitStore, fill
+from .logits import LogitStore, fill_missing
 from .loop import steps_of_epoch
 from .models import Teacher, create_teacher
 from .pipeline import open_store
@@ -94,7 +94,7 @@ class Paces:
         split = to_device(arm.split(self.data), self.device, Silent())
 
         def filled(folder: Path, progress: Progress) -> None:
-            fill(self._store(arm, folder), self._untrained, split, progress)
+            fill_missing(self._store(arm, folder), self._untrained, split, progress)
 
         return self._timed(filled)[1]
 

@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from .data import Dataset, Split, to_device
-from .logits import Cost, Header, LogitStore, cost, fill, teachers_rate
+from .logits import Cost, Header, LogitStore, cost, fill_missing, teachers_rate
 from .metrics import add_row
 from .models import Student, Teacher
 from .progress import Progress
@@ -54,12 +54,12 @@ def precompute(run: Run, data: Dataset, arm: Arm, device: torch.device, progress
     if store.missing():
         split = to_device(arm.split(data), device, progress)
         progress.tell(f"logit store: {reckon(store, arm, teachers, split)}")
-        done = fill(store, teachers, split, progress)
-        if done["units"]:
-            add_row(run.folder, store.folder.name, **done)
+        done = fill_missing(store, teachers, split, progress)
+        if done.units:
+            add_row(run.folder, store.folder.name, **msgspec.structs.asdict(done))
             progress.tell(
-                f"logit store: {done['answers']:,} answers in {done['seconds']:.1f} s, "
-                f"{done['answers'] / done['seconds']:,.0f} a second"
+                f"logit store: {done.answers:,} answers in {done.seconds:.1f} s, "
+                f"{done.answers / done.seconds:,.0f} a second"
             )
     return store
 
@@ -71,7 +71,7 @@ def reckon(store: LogitStore, arm: Arm, teachers: dict[str, Teacher], split: Spl
         view_bytes=store.header.view_bytes,
         samples=store.header.samples,
         epochs=arm.recipe.student.training.epochs,
-        pictures_per_second=teachers_rate(teachers, split, store.header.spec),
+        images_per_second=teachers_rate(teachers, split, store.header.spec),
     )
 
 

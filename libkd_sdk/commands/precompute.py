@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from sdk.errors import UsageError
@@ -32,7 +33,7 @@ def precompute(
         from trainer.data import to_device
         from trainer.errors import StoreError
         from trainer.logits import check as check_store
-        from trainer.logits import fill
+        from trainer.logits import fill_missing
         from trainer.metrics import add_row
         from trainer.pipeline import load_teachers, open_store, reckon
         from trainer.run import pick_device
@@ -47,16 +48,16 @@ def precompute(
         store = open_store(run, dataset, arm, teachers)
         missing, pictures = len(store.missing()), to_device(arm.split(dataset), torch_device, bars)
         if check:
-            result = check_store(store, teachers, pictures)
+            result = msgspec.to_builtins(check_store(store, teachers, pictures))
         else:
             remark(
                 f"{store.views} views x {store.header.samples:,} pictures x {len(teachers)} teachers: "
                 f"{reckon(store, arm, teachers, pictures)}; {missing} of {len(list(store.units()))} units missing"
             )
-            done = fill(store, teachers, pictures, bars)
-            if done["units"]:
-                add_row(run.folder, store.folder.name, **done)
-            result = {"units_computed": done["units"], "bytes": store.bytes, "seconds": done["seconds"]}
+            done = fill_missing(store, teachers, pictures, bars)
+            if done.units:
+                add_row(run.folder, store.folder.name, **msgspec.structs.asdict(done))
+            result = {"units_computed": done.units, "bytes": store.bytes, "seconds": done.seconds}
     if json:
         show_json({"store": str(store.folder), **result})
     elif check:

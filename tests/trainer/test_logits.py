@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from trainer.data import load
 from trainer.errors import OutOfMemory, RunError, StoreError
-from trainer.logits import LogitStore, answer_bytes, check, cost, fill, teachers_rate
+from trainer.logits import LogitStore, answer_bytes, check, cost, fill_missing, teachers_rate
 from trainer.models import Teacher, create_teacher
 from trainer.pipeline import open_store, precompute
 from trainer.progress import Silent
@@ -40,7 +40,7 @@ def opened(run, data, teachers):
 @pytest.fixture
 def filled(tiny_recipe, tiny_data, teachers, tmp_path) -> LogitStore:
     store = opened(Run(tmp_path, tiny_recipe), tiny_data, teachers)
-    fill(store, teachers, tiny_data.train, Silent())
+    fill_missing(store, teachers, tiny_data.train, Silent())
     return store
 
 
@@ -70,7 +70,7 @@ def test_stored_logits_are_the_teachers_answers_one_picture_pair_at_a_time(fille
 def test_the_size_of_shards_and_of_batches_changes_nothing(filled, tiny_data, teachers, tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.logits.fill.FILL_BATCH", 6)
     other = with_shards_of(filled, 10, tmp_path / "other")
-    fill(other, teachers, tiny_data.train, Silent())
+    fill_missing(other, teachers, tiny_data.train, Silent())
     assert len(other.shards()) > 1
     for view in range(2):
         torch.testing.assert_close(everything(other, view), everything(filled, view), rtol=2**-9, atol=2e-3)
@@ -78,7 +78,7 @@ def test_the_size_of_shards_and_of_batches_changes_nothing(filled, tiny_data, te
 
 def test_a_restart_computes_what_is_missing_and_nothing_else(filled, tiny_data, teachers, tmp_path):
     store = with_shards_of(filled, 22, tmp_path / "units")
-    fill(store, teachers, tiny_data.train, Silent())
+    fill_missing(store, teachers, tiny_data.train, Silent())
     whole = [everything(store, view) for view in range(2)]
     lost = [(0, 1), (1, 0)]
     kept = {unit: store.path(*unit).stat().st_mtime_ns for unit in store.units() if unit not in lost}
@@ -86,7 +86,7 @@ def test_a_restart_computes_what_is_missing_and_nothing_else(filled, tiny_data, 
         store.path(*unit).unlink()
     (store.folder / ".view-0000-shard-0001.safetensors.99").write_bytes(b"cut off while it was written")
     assert store.missing() == lost
-    fill(store, teachers, tiny_data.train, Silent())
+    fill_missing(store, teachers, tiny_data.train, Silent())
     assert store.missing() == []
     assert {unit: store.path(*unit).stat().st_mtime_ns for unit in kept} == kept
     for view in range(2):
@@ -95,17 +95,17 @@ def test_a_restart_computes_what_is_missing_and_nothing_else(filled, tiny_data, 
 
 def test_check_finds_nothing_in_a_good_store_and_something_in_a_bad_one(filled, tiny_data, teachers):
     good = check(filled, teachers, tiny_data.train)
-    assert good["samples"] >= 48
-    assert good["max_abs_error"] < 2e-2
-    assert good["top1_agreement"] > 0.99
-    assert good["within"]
-    assert good["max_abs_error"] <= good["tolerance"] < 0.1
+    assert good.samples >= 48
+    assert good.max_abs_error < 2e-2
+    assert good.top1_agreement > 0.99
+    assert good.within
+    assert good.max_abs_error <= good.tolerance < 0.1
     for view in range(2):
         shuffled = everything(filled, view).roll(1, 0)
         filled.write(view, 0, {name: shuffled[:, k] for k, name in enumerate(filled.header.teachers)})
     bad = check(filled, teachers, tiny_data.train)
-    assert bad["max_abs_error"] > 10 * good["max_abs_error"]
-    assert not bad["within"]
+    assert bad.max_abs_error > 10 * good.max_abs_error
+    assert not bad.within
 
 
 def test_check_allows_for_bf16_where_it_was_or_is_computed(filled, tiny_data, teachers):
@@ -117,8 +117,8 @@ def test_check_allows_for_bf16_where_it_was_or_is_computed(filled, tiny_data, te
             answers = {name: shifted[:, k] for k, name in enumerate(filled.header.teachers)}
             filled.write(view, 0, answers, arithmetic)
         found = check(filled, teachers, tiny_data.train)
-        assert found["within"] == within
-        assert 0.015 < found["max_abs_error"] / largest < 0.025
+        assert found.within == within
+        assert 0.015 < found.max_abs_error / largest < 0.025
 
 
 def test_teachers_answer_fewer_pictures_at_once_where_memory_is_short(
@@ -134,13 +134,13 @@ def test_teachers_answer_fewer_pictures_at_once_where_memory_is_short(
 
     monkeypatch.setattr(Teacher, "answer", in_little_room)
     store = LogitStore(tmp_path / "again", filled.header, filled.views)
-    fill(store, teachers, tiny_data.train, Silent())
+    fill_missing(store, teachers, tiny_data.train, Silent())
     for view in range(2):
         torch.testing.assert_close(everything(store, view), whole[view], rtol=0, atol=1e-2)
 
     monkeypatch.setattr(Teacher, "answer", lambda self, pixels: in_little_room(self, pixels.repeat(11, 1, 1, 1)))
-    with pytest.raises(OutOfMemory, match="cpu has no memory for the teachers' answers to two pictures; take smaller"):
-        fill(LogitStore(tmp_path / "none", filled.header, filled.views), teachers, tiny_data.train, Silent())
+    with pytest.raises(OutOfMemory, match="cpu has no memory for the teachers' answers to two images; take smaller"):
+        fill_missing(LogitStore(tmp_path / "none", filled.header, filled.views), teachers, tiny_data.train, Silent())
 
 
 @pytest.mark.parametrize(
@@ -220,14 +220,14 @@ def test_a_run_with_more_epochs_goes_on_with_the_same_store(tiny_recipe, tiny_da
     exact = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="exact"))
     longer = replace(exact.student, training=replace(exact.student.training, epochs=6))
     store = opened(Run(tmp_path, exact), tiny_data, teachers)
-    fill(store, teachers, tiny_data.train, Silent())
+    fill_missing(store, teachers, tiny_data.train, Silent())
     first = [everything(store, view) for view in range(4)]
     more = opened(Run(tmp_path, replace(exact, student=longer)), tiny_data, teachers)
     assert [view for view, _ in more.missing()] == [4, 5]
-    assert fill(more, teachers, tiny_data.train, Silent())["units"] == 2
+    assert fill_missing(more, teachers, tiny_data.train, Silent()).units == 2
     assert all(torch.equal(everything(more, view), first[view]) for view in range(4))
     other = opened(Run(tmp_path / "anew", replace(exact, student=longer)), tiny_data, teachers)
-    fill(other, teachers, tiny_data.train, Silent())
+    fill_missing(other, teachers, tiny_data.train, Silent())
     assert all(torch.equal(everything(other, view), everything(more, view)) for view in range(6))
 
 
@@ -236,18 +236,18 @@ def test_processes_share_a_store_and_leave_the_one_that_a_single_process_makes(
     world, filled, tiny_data, teachers, tmp_path, monkeypatch
 ):
     alone = with_shards_of(filled, 16, tmp_path / "alone")
-    fill(alone, teachers, tiny_data.train, Silent())
+    fill_missing(alone, teachers, tiny_data.train, Silent())
     shared = with_shards_of(filled, 16, tmp_path / "shared")
     seen = []
     monkeypatch.setenv("WORLD_SIZE", str(world))
     for rank in range(world):
         monkeypatch.setenv("RANK", str(rank))
         with pytest.raises(KeyboardInterrupt):  # each is stopped after its second unit, as if all ran side by side
-            fill(shared, teachers, tiny_data.train, StopAfter(2))
+            fill_missing(shared, teachers, tiny_data.train, StopAfter(2))
         seen.append({unit for unit in shared.units() if unit not in shared.missing()})
     assert len(seen[-1]) == 2 * world
     monkeypatch.delenv("RANK")
-    fill(shared, teachers, tiny_data.train, Silent())
+    fill_missing(shared, teachers, tiny_data.train, Silent())
     for view in range(2):
         assert torch.equal(everything(shared, view), everything(alone, view))
 
@@ -267,7 +267,7 @@ class StopAfter(Silent):
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_top_k_keeps_the_largest_probabilities_and_the_mass_of_the_others(top_k, filled, tiny_data, teachers, tmp_path):
     store = LogitStore(tmp_path / "top", replace(filled.header, top_k=top_k), 2)
-    fill(store, teachers, tiny_data.train, Silent())
+    fill_missing(store, teachers, tiny_data.train, Silent())
     whole, top = everything(filled, 0).softmax(-1), everything(store, 0).softmax(-1)
     kept = whole.topk(top_k).indices
     torch.testing.assert_close(top.gather(-1, kept), whole.gather(-1, kept), rtol=0, atol=2e-3)
@@ -275,8 +275,8 @@ def test_top_k_keeps_the_largest_probabilities_and_the_mass_of_the_others(top_k,
     torch.testing.assert_close((top * rest).sum(-1), (whole * rest).sum(-1), rtol=0, atol=2e-3)
     assert (top * rest).amax(-1).sub((top * rest).sum(-1) / (3 - top_k)).abs().max() < 1e-5  # spread evenly
     found = check(store, teachers, tiny_data.train)
-    assert found["max_abs_error"] < 2e-2
-    assert found["max_rest_error"] < 2e-2
+    assert found.max_abs_error < 2e-2
+    assert found.max_rest_error < 2e-2
     size = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
     assert store.bytes < size < store.bytes + 1000 * 2  # the files' own headers
 
@@ -287,7 +287,7 @@ def test_a_damaged_index_is_refused(filled, tmp_path):
     store.write(0, 0, dict.fromkeys(store.header.teachers, rows))
     tensors = load_file(store.path(0, 0))
     save_file(tensors | {"conv.indices": torch.full((66, 1), 3, dtype=torch.int32)}, store.path(0, 0))
-    with pytest.raises(StoreError, match="classes that there are not"):
+    with pytest.raises(StoreError, match="classes that do not exist"):
         store.read(0)
 
 
@@ -295,11 +295,11 @@ def test_what_a_store_costs_is_reckoned_from_the_teachers_rate(tiny_data, teache
     # as published for TinyViT: 100 values and indices a view of ImageNet-22k, 90 views; and all of CIFAR-100
     assert answer_bytes(100, 0) == 200
     assert answer_bytes(21841, 100) == 604
-    reckoned = cost(views=30, view_bytes=50_000 * 2 * 200, samples=50_000, epochs=100, pictures_per_second=5000)
+    reckoned = cost(views=30, view_bytes=50_000 * 2 * 200, samples=50_000, epochs=100, images_per_second=5000)
     assert reckoned.bytes == 600_000_000
     assert reckoned.fill_seconds == pytest.approx(300)
     assert reckoned.online_seconds == pytest.approx(1000)
     assert reckoned.students == 1
     assert "600 MB, filled in about 5 min; teachers in the loop would take 17 min a student" in str(reckoned)
-    assert cost(views=90, view_bytes=1, samples=10, epochs=40, pictures_per_second=1).students == 3
+    assert cost(views=90, view_bytes=1, samples=10, epochs=40, images_per_second=1).students == 3
     assert 0 < teachers_rate(teachers, tiny_data.train, ViewSpec(flip=0.5)) < 1e9

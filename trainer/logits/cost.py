@@ -1,4 +1,4 @@
-"""What a store costs and when it has paid for itself: reckoned before it is filled, from a timed sample."""
+"""The cost of a store, estimated from a timed sample before the store is filled, and when the store pays for itself."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .fill import fill_batch
 
 
 class Cost(NamedTuple):
-    """Of answering for `views` views of `samples` pictures, by the same teachers on the same device.
+    """The cost of a store, next to that of the same teachers on the same device without a store.
 
     Attributes:
-        bytes: of the store.
-        fill_seconds: to fill it.
-        online_seconds: what the teachers would take in the training of one student, were nothing stored.
+        bytes: the size of the store.
+        fill_seconds: the time to fill it.
+        online_seconds: the time that the teachers would take while one student is trained, if nothing were stored.
     """
 
     bytes: int
@@ -31,7 +31,7 @@ class Cost(NamedTuple):
 
     @property
     def students(self) -> int:
-        """How many students the store has to teach until it has cost less than teachers that answer each time."""
+        """The number of students from which on the store costs less time than teachers that answer in every epoch."""
         return max(1, math.ceil(self.fill_seconds / self.online_seconds))
 
     def __str__(self) -> str:
@@ -41,15 +41,24 @@ class Cost(NamedTuple):
         )
 
 
-def cost(*, views: int, view_bytes: int, samples: int, epochs: int, pictures_per_second: float) -> Cost:
-    """The cost at a rate of the teachers together."""
-    per_view = samples / pictures_per_second
+def cost(*, views: int, view_bytes: int, samples: int, epochs: int, images_per_second: float) -> Cost:
+    """Return the cost of `views` stored views of `samples` images.
+
+    Args:
+        view_bytes: the size of the answers for one view.
+        epochs: how long a student is trained.
+        images_per_second: the rate of all teachers together; see `teachers_rate`.
+    """
+    per_view = samples / images_per_second
     return Cost(views * view_bytes, views * per_view, epochs * per_view)
 
 
 @torch.inference_mode()
 def teachers_rate(teachers: Mapping[str, Teacher], split: Split, spec: ViewSpec, batches: int = 3) -> float:
-    """Pictures a second that are rendered and answered by all teachers, the best of a few batches after a first one."""
+    """Return how many images a second are rendered and answered by all teachers.
+
+    A first batch warms up; the fastest of the next `batches` counts.
+    """
     batch = fill_batch(*split.images.size, split.ids.device)
     indices = torch.arange(min(batch, len(split)), device=split.ids.device)
     (images,) = split.images.feed([indices], split.ids.device)
@@ -58,6 +67,6 @@ def teachers_rate(teachers: Mapping[str, Teacher], split: Split, spec: ViewSpec,
         started = time.perf_counter()
         pixels = render(images, split.ids[indices], seed=0, view=view, spec=spec).pixels
         for teacher in teachers.values():
-            teacher.answer(pixels).sum().item()  # which waits for the device
+            teacher.answer(pixels).sum().item()  # `item` waits for the device
         seconds.append(time.perf_counter() - started)
     return len(indices) / min(seconds[1:])

@@ -1,13 +1,12 @@
-"""The pass that fills a store, and the one that checks it."""
+"""The pass that fills a store, and the pass that checks it."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -15,38 +14,74 @@ from ..data import Split
 from ..device import Arithmetic
 from ..errors import OutOfMemory
 from ..models import Teacher
+from ..parallel import rank, world_size
 from ..progress import Progress
 from ..units import size
 from ..views import Keys, order, render
 from .store import LogitStore
 
 FILL_BATCH, PIXELS_ON_GPU = 256, 2**22
-"""Pictures that are rendered and answered at once; on a GPU so many as have these pixels: 4,096 of 32 x 32."""
+"""How many images are rendered and answered at once. On a GPU it is the number of images that have `PIXELS_ON_GPU`
+pixels together (4,096 of 32 x 32), if that is more."""
 
 TOLERANCE: dict[Arithmetic, float] = {"fp32": 2**-9, "bf16": 2**-4}
-"""The largest distance of an answer from the stored one, as a share of the largest logit. Both are rounded to float16
-(2^-11); bf16's products depend on the size of the batch too, and moved single logits of trained teachers by 1.5 %."""
+"""The largest allowed distance of an answer from the stored one, as a share of the largest logit. Both are rounded to
+float16 (2^-11). The products in bf16 also depend on the batch size: single logits of trained teachers moved by 1.5 %.
+"""
+
+
+class FillResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The work of this process in one pass.
+
+    Attributes:
+        units: the number of units that it computed.
+        answers: the number of images in them, times the number of teachers.
+        seconds: how long the pass took.
+    """
+
+    units: int
+    answers: int
+    seconds: float
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The comparison of stored answers with recomputed ones.
+
+    Attributes:
+        samples: the number of images whose answers were compared.
+        max_abs_error, mean_abs_error: of the logits; of top-k answers, of the logits that are stored.
+        tolerance: the largest allowed `max_abs_error`.
+        within: whether all errors are within their tolerance.
+        top1_agreement: the share of answers whose largest logit is that of the same class.
+        max_rest_error: the largest error of the probability of all other classes together. It exists only for top-k
+            answers; its tolerance is the same share, of 1.
+    """
+
+    samples: int
+    max_abs_error: float
+    mean_abs_error: float
+    tolerance: float
+    within: bool
+    top1_agreement: float
+    max_rest_error: float | None = None
 
 
 def fill_batch(height: int, width: int, device: torch.device) -> int:
-    """Return how many pictures are rendered and answered at once: an even number."""
+    """Return how many images are rendered and answered at once: an even number."""
     return max(FILL_BATCH, PIXELS_ON_GPU // (height * width) // 2 * 2) if device.type == "cuda" else FILL_BATCH
 
 
 @torch.inference_mode()
-def fill(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, progress: Progress) -> dict[str, float]:
-    """Compute every unit that is missing. Every teacher answers for the very pixels that the student will see.
+def fill_missing(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, progress: Progress) -> FillResult:
+    """Compute every missing unit. Each teacher answers for exactly the pixels that the student will see.
 
-    Processes may share the work: under `torchrun` each starts at another unit, and none computes one that is there.
-
-    Returns:
-        what this process did: `units`, `answers` (pictures times teachers), `seconds`.
+    Processes may share the work: each starts at another unit, and none computes a unit that exists already.
 
     Raises:
-        OutOfMemory: the device has no memory for the answers to a single pair of pictures.
+        OutOfMemory: the device has no memory for the answers to a single pair of images.
     """
     missing, batch = store.missing(), fill_batch(*split.images.size, split.ids.device)
-    done, started = {"units": 0, "answers": 0}, time.perf_counter()
+    units, answers, started = 0, 0, time.perf_counter()
     if missing:
         progress.begin("storing logits", sum(len(store.shards()[shard]) for _, shard in missing))
         for unit in _from_own_turn(missing):
@@ -54,16 +89,18 @@ def fill(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, progr
                 while (rows := _unit_answers(store, unit, teachers, split, batch, progress)) is None:
                     batch = _smaller(batch, split.ids.device)
                 store.write(*unit, rows, _arithmetic(teachers, split.ids.device))
-                done["answers"] += sum(map(len, rows.values()))
-                done["units"] += 1
+                answers += sum(map(len, rows.values()))
+                units += 1
         progress.end(size(store.bytes))
-    return {**done, "seconds": time.perf_counter() - started}
+    return FillResult(units=units, answers=answers, seconds=time.perf_counter() - started)
 
 
 def _from_own_turn(units: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The units from this process's own start on, so that several meet only when each is at the end of its share."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    start = len(units) * rank // world
+    """Return the units in an order that starts at the share of this process.
+
+    So processes meet only when each has reached the end of its own share.
+    """
+    start = len(units) * rank() // world_size()
     return units[start:] + units[:start]
 
 
@@ -75,8 +112,10 @@ def _unit_answers(
     batch: int,
     progress: Progress,
 ) -> dict[str, Tensor] | None:
-    """The logits [places, classes] of each teacher, computed `batch` places at a time; None if that is too many for
-    the device's memory."""
+    """Return the logits [places, classes] of each teacher, computed for `batch` places at a time.
+
+    Return None if the device has no memory for that many.
+    """
     view, shard = unit
     places = store.shards()[shard]
     chunks = order(store.header.seed, split.ids, view)[places.start : places.stop].split(batch)
@@ -93,7 +132,7 @@ def _unit_answers(
 def _smaller(batch: int, device: torch.device) -> int:
     torch.cuda.empty_cache()
     if batch <= 2:
-        raise OutOfMemory(f"{device} has no memory for the teachers' answers to two pictures; take smaller teachers")
+        raise OutOfMemory(f"{device} has no memory for the teachers' answers to two images; take smaller teachers")
     return batch // 4 * 2
 
 
@@ -109,14 +148,11 @@ def _answers(
 
 
 @torch.inference_mode()
-def check(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, samples: int = 512) -> dict[str, Any]:
-    """Recompute about `samples` of the stored answers, chosen by key, and compare.
+def check(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, samples: int = 512) -> CheckResult:
+    """Recompute the stored answers for about `samples` images, chosen by key, and compare.
 
-    Of top-k answers the stored logits are compared, and the probability of all other classes together.
-
-    Returns:
-        `samples`, `max_abs_error` and `mean_abs_error` of the logits, the largest `tolerance` for it, whether all is
-        `within` it, `top1_agreement`, and with top-k `max_rest_error`, whose tolerance is the same share of 1.
+    Raises:
+        StoreError: a unit is missing or damaged.
     """
     units = list(store.units())
     drawn = Keys(store.header.seed, torch.arange(len(units)), 0).bits("check").argsort()
@@ -140,18 +176,18 @@ def check(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, samp
         largest = max(largest, again.abs().max().item())
         kinds.add(store.arithmetic(view, shard))
     error, share = torch.cat(errors), max(TOLERANCE[kind] for kind in kinds)
-    rest = torch.cat(rests).max().item() if rests else 0.0
-    return {
-        "samples": len(error),
-        "max_abs_error": error.max().item(),
-        "mean_abs_error": error.mean().item(),
-        "tolerance": share * largest,
-        "within": error.max().item() <= share * largest and rest <= share,
-        "top1_agreement": torch.cat(agreements).mean().item(),
-        **({"max_rest_error": rest} if rests else {}),
-    }
+    rest = torch.cat(rests).max().item() if rests else None
+    return CheckResult(
+        samples=len(error),
+        max_abs_error=error.max().item(),
+        mean_abs_error=error.mean().item(),
+        tolerance=share * largest,
+        within=error.max().item() <= share * largest and (rest or 0.0) <= share,
+        top1_agreement=torch.cat(agreements).mean().item(),
+        max_rest_error=rest,
+    )
 
 
 def _rest(logits: Tensor, kept: Tensor) -> Tensor:
-    """The probability of the classes that are not `kept`."""
+    """Return the probability of the classes that are not `kept`, together."""
     return 1 - logits.softmax(-1).gather(-1, kept).sum(-1)
