@@ -1,9 +1,8 @@
-"""How good are probabilities: accuracy, likelihood, calibration, confusion."""
+"""The quality of a model's answers: accuracy, likelihood, calibration, confusion."""
 
 from __future__ import annotations
 
-from typing import Any
-
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,9 +14,25 @@ EVALUATION_BATCH = 512
 _PRIOR_DEVIATION = 0.5
 
 
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """The quality of one model's answers on one split.
+
+    Attributes:
+        images: the number of images.
+        top1: the share of images whose most probable class is the right one.
+        nll: the mean negative log-likelihood of the right class.
+        ece: the expected calibration error.
+    """
+
+    images: int
+    top1: float
+    nll: float
+    ece: float
+
+
 @torch.no_grad()
 def logits_of(model: nn.Module, split: Split, preprocessing: Preprocessing, precision: Precision = "fp32") -> Tensor:
-    """A model's answers for whole, untouched pictures, float32 [N, classes], on the model's device."""
+    """Return a model's logits for whole, unaugmented images, float32 [N, classes], on the model's device."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     answers = []
@@ -30,12 +45,12 @@ def logits_of(model: nn.Module, split: Split, preprocessing: Preprocessing, prec
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:
-    """Share of samples whose largest logit is the label's."""
+    """Return the share of samples whose largest logit is that of the label."""
     return (logits.argmax(-1) == labels).float().mean().item()
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al., 2017): |confidence - accuracy| over equal-width bins."""
+    """Return the expected calibration error (Guo et al., 2017), from |confidence - accuracy| in bins of equal width."""
     confidence, answer = probabilities.max(-1)
     right = (answer == labels).to(confidence.dtype)
     bin_of = (confidence * bins).long().clamp(max=bins - 1)
@@ -44,15 +59,15 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
 
 
 def confusion(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Counts, int64 [true class, answered class]."""
+    """Return how often each class was answered for each true class, int64 [true class, answered class]."""
     return torch.bincount(labels * classes + answers, minlength=classes**2).reshape(classes, classes)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature that makes held-out samples most likely (Guo et al., 2017); logits are then divided by it.
+    """Return the temperature by which logits are divided so that held-out samples are most likely (Guo et al., 2017).
 
-    Its logarithm has a prior, normal around 0 with a deviation of 0.5: a handful of samples that are all right would
-    otherwise drive it to 0. Among hundreds the prior counts for nothing.
+    Its logarithm has a normal prior with mean 0 and deviation 0.5. Without the prior, a few samples that are all
+    answered correctly would drive the temperature to 0. With hundreds of samples the prior has no effect.
     """
     log_temperature = torch.zeros((), device=logits.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
@@ -68,18 +83,18 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return log_temperature.exp().item()
 
 
-def score(logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """The figures of one model on one split."""
+def score(logits: Tensor, labels: Tensor) -> Score:
+    """Return the score of one model on one split, from logits [N, classes] and labels int64 [N]."""
     labels = labels.to(logits.device)
-    return {
-        "images": len(labels),
-        "top1": top1(logits, labels),
-        "nll": F.cross_entropy(logits, labels).item(),
-        "ece": calibration_error(logits.softmax(-1), labels),
-    }
+    return Score(
+        images=len(labels),
+        top1=top1(logits, labels),
+        nll=F.cross_entropy(logits, labels).item(),
+        ece=calibration_error(logits.softmax(-1), labels),
+    )
 
 
-def judge(model: nn.Module, data: Dataset, preprocessing: Preprocessing) -> dict[str, dict[str, Any]]:
-    """The figures on the held-out data; nothing in a run is chosen by those of the test set."""
+def judge(model: nn.Module, data: Dataset, preprocessing: Preprocessing) -> dict[str, Score]:
+    """Return a model's scores on `validation` and `test`. Nothing in a run is chosen by the score on the test split."""
     splits = {"validation": data.validation, "test": data.test}
     return {name: score(logits_of(model, split, preprocessing), split.labels) for name, split in splits.items()}

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
@@ -183,7 +184,7 @@ def _judge_unfinished(run: Run, stage: str, data: Dataset, device: torch.device)
         preprocessing = data.preprocessing
         net = create_student(run.recipe.student, len(run.recipe.teachers), len(data.labels), preprocessing)
     net.load_state_dict({n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")})
-    figures = judge(net.to(device).eval(), data, preprocessing)
+    figures = msgspec.to_builtins(judge(net.to(device).eval(), data, preprocessing))
     say(f"UNFINISHED {stage} after epoch {about['epoch']}: {_tops(figures)}")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import numpy as np
 import typer
 from numpy.typing import NDArray
@@ -55,18 +56,18 @@ def evaluate(
             else:
                 split = prepare(what, None, None, None, None, bars)[1].test
             logits = logits_of(student, split, preprocessing)
-    result: dict[str, Any] = score(logits, split.labels)
+    result = score(logits, split.labels)
     counts = confusion(logits.argmax(-1), split.labels, len(labels)).tolist()
     if json:
-        show_json({**result, "labels": labels, "confusion": counts})
+        show_json({**msgspec.to_builtins(result), "labels": labels, "confusion": counts})
         return
     show_facts(
         str(what),
         [
-            ("pictures", f"{result['images']:,}"),
-            ("top-1", percent(result["top1"])),
-            ("negative log likelihood", f"{result['nll']:.4f}"),
-            ("calibration error", percent(result["ece"])),
+            ("pictures", f"{result.images:,}"),
+            ("top-1", percent(result.top1)),
+            ("negative log likelihood", f"{result.nll:.4f}"),
+            ("calibration error", percent(result.ece)),
         ],
     )
     rows = []

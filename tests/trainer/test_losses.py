@@ -322,7 +322,7 @@ def test_scores_and_confusion_of_known_answers():
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]])
     labels = torch.tensor([0, 1, 2, 2])
     result = score(logits, labels)
-    assert result["images"] == 4
-    assert result["top1"] == 0.75
-    assert result["nll"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+    assert result.images == 4
+    assert result.top1 == 0.75
+    assert result.nll == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
     assert confusion(logits.argmax(1), labels, 3).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
