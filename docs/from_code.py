@@ -1,8 +1,8 @@
 """A Sphinx extension that writes the parts of the documentation which the code already knows.
 
-A page contains `<!-- generated: NAME -->`. Before the page is parsed, the Markdown that the function of this name returns
-takes its place. So the reference of the commands, the keys of a recipe and the table of engines can't differ from the
-code.
+A page contains `<!-- generated: NAME -->`. Before the page is parsed, the Markdown that the function of this name
+returns takes its place. So the reference of the commands, the keys of a recipe and the table of engines can't differ
+from the code.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def engines() -> str:
         "| `--target` | engine | files | precisions | run | export | backends |",
         "|---|---|---|---|---|---|---|",
     ]
-    for engine in ENGINES.values():
+    for target, engine in ENGINES.items():
         files, precisions, backends = (
             ", ".join(f"`{name}`" for name in names) for names in (engine.files, engine.precisions, engine.backends)
         )
