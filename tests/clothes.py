@@ -1,4 +1,4 @@
-"""Small real data for tests: pictures of clothes as files, and a recipe that trains on them in seconds."""
+"""Small real data for tests: images of clothes as files, and a recipe that trains on them in seconds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ training = { epochs = 4, batch = 16, lr = 3e-3, warmup = 1.0, ema = 0.9 }
 
 
 def unpack_clothes(folder: Path, train: int = 24, test: int = 8) -> Path:
-    """`folder/{train,test}/CLASS/NUMBER.png` with that many real pictures of each of three classes."""
+    """Write `folder/{train,test}/CLASS/NUMBER.png` and return `folder`.
+
+    Args:
+        train, test: the number of real images in each of the three classes.
+    """
     wanted = {
         f"{split}/{name}/{n}.png"
         for split, k in (("train", train), ("test", test))

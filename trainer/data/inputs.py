@@ -1,4 +1,4 @@
-"""From pixels in 0..1 to what a net takes."""
+"""The last step before a net: from pixels in 0..1 to its input."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from .files import Preprocessing
 
 
 def to_input(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Float pixels [B, 3, H, W] in 0..1, at the net's own size (bilinear), normalised, in the memory layout that
-    convolutions like best."""
+    """Scale pixels to the size of a net (bilinear) and normalise them.
+
+    Args:
+        pixels: float [B, 3, H, W] in 0..1.
+
+    Returns:
+        float [B, 3, height, width], in channels-last memory layout, in which convolutions are fastest.
+    """
     size = (preprocessing.input.height, preprocessing.input.width)
     if pixels.shape[-2:] != size:
         pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
@@ -23,7 +29,10 @@ def to_input(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 @lru_cache
 def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Keep them on the device: a copy from the host waits for everything that the device was given before."""
+    """Return both as [3, 1, 1] on the device, and keep them there.
+
+    A copy from the host would wait for all work that the device was given before.
+    """
     with torch.inference_mode(False):  # training uses them as well
         mean_C11, std_C11 = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
     return mean_C11, std_C11

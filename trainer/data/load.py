@@ -1,17 +1,18 @@
-"""Labelled images: folders, archives and named sets, to uint8 pixels, labels and stable ids."""
+"""The reading of folders, archives and named datasets: from sources to splits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import recipe
 from ..errors import DataError
 from ..progress import Progress, Silent
+from ..recipe import DataRecipe
 from .dataset import Dataset
 from .files import Input, Preprocessing, Resize, check_memory, decode, native_size, survey
 from .images import FileImages, Images, MemoryImages
@@ -24,32 +25,37 @@ LARGEST_DEFAULT_SIZE = 96
 
 def load(
     sources: Sequence[str | Path],
-    how: recipe.DataRecipe | None = None,
+    how: DataRecipe | None = None,
     *,
     unlabelled: Sequence[str | Path] = (),
     root: Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """The data that `sources` name: `fashion-mnist`, `cifar10`, `cifar100`, `fashion-mnist-mini`, or folders and
-    archives (zip, tar).
+    """Return the data in `sources`: one named dataset, or folders and archives (zip, tar).
 
-    Files lie as `train/CLASS/NAME` with `val/...`, `test/...` or both, or as `CLASS/NAME` in archives whose names say
-    which split they are (`photos-train-0.zip`), or as `CLASS/NAME` alone. What is missing is held back from the
-    training pictures: `how.holdout` of each class for validation, and as much again for the test. A single `val` is
-    the test.
+    The named datasets are `fashion-mnist`, `cifar10`, `cifar100`, and `fashion-mnist-mini`, which may also be combined
+    with folders and archives. Files lie as `train/CLASS/NAME` with `val/...`, `test/...` or both; or as `CLASS/NAME` in
+    archives whose names tell the split (`photos-train-0.zip`); or as `CLASS/NAME` alone. Missing splits are taken from
+    the training images: `how.holdout` of each class for validation, and the same number for the test. If there is only
+    one of `val` and `test`, it is the test split.
 
-    Pictures to learn from without labels come from the folders and archives of `unlabelled`, however they lie there,
-    and from the training pictures when `how.labels` is below 1. If all that is learnt from would take more than
-    `how.memory_gb`, it is read once for its digests and stays files.
+    If all images to train on would take more than `how.memory_gb`, they are read once for their digests, and stay
+    files.
+
+    Args:
+        how: the data table of a recipe.
+        unlabelled: folders and archives with images to train on without labels, in any layout. With `how.labels` below
+            1, a part of the training images loses its labels and is added to these.
+        root: the folder of a named dataset.
 
     Raises:
-        DataError: there are no such pictures, or they can't be used; the message says why.
+        DataError: there are no such images, or they can't be used; the message says why.
     """
-    how, progress = how or recipe.DataRecipe(), progress or Silent()
+    how, progress = how or DataRecipe(), progress or Silent()
     extra = loose(_places(unlabelled))
     if (name := _name(sources)) is not None:
         return _from_named(NAMED[name](root), extra, how, progress)
-    return _from_pictures(labelled(_places(sources)), extra, how, progress)
+    return _from_files(labelled(_places(sources)), extra, how, progress)
 
 
 def load_labelled(
@@ -60,23 +66,32 @@ def load_labelled(
     root: Path | None = None,
     progress: Progress | None = None,
 ) -> Split:
-    """The labelled pictures that `sources` name, as a trained model takes them, in memory: those of test/ or val/ if
-    there is one, else all.
+    """Return the labelled images in `sources`, in memory, with the labels and the input of a trained model.
+
+    If there is a `test` split, only its images are returned; else those of `val`; else all.
+
+    Args:
+        sources: as for `load`.
+        labels: the class names of the model.
+        input: how images become the pixels that the model takes.
+        root: the folder of a named dataset.
 
     Raises:
-        DataError: there are no such pictures, one is of a class that is not among `labels`, or some can't be read.
+        DataError: there are no such images, too many can't be read, or a class is not among `labels`.
     """
     if (name := _name(sources)) is not None:
         named = NAMED[name](root)
         if tuple(labels) != named.labels or named.test.images.size != (input.height, input.width):
-            raise DataError(f"{name}: has other classes, or another size, than this model")
+            raise DataError(f"{name}: has other classes, or another size, than this model; give other images")
         return named.test
     found = labelled(_places(sources))
     wanted = next((split for split in ("test", "val") if any(item.split == split for item in found)), None)
     chosen = [item for item in found if wanted in (None, item.split)]
     strangers = {item.label for item in chosen} - set(labels)
     if strangers:
-        raise DataError(f"class {min(strangers)!r} is none of the model's {len(labels)}; rename or remove its folder")
+        raise DataError(
+            f"class {min(strangers)!r} is not one of the model's {len(labels)}; rename or remove its folder"
+        )
     check_memory(len(chosen), input)
     return _read(chosen, labels, input, progress or Silent())[0]
 
@@ -89,16 +104,17 @@ def load_sample(
     root: Path | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """uint8 [n, height, width, 3]: at most `count` pictures, evenly spread over those that `sources` name, whatever
-    they show and however they lie there; of a named set, those for training.
+    """Return the pixels of at most `count` images, evenly spread over those in `sources`, uint8 [n, height, width, 3].
+
+    The images need no labels and may lie in any layout. From a named dataset, its training images are taken.
 
     Raises:
-        DataError: there are no such pictures, or too many of them can't be read.
+        DataError: there are no such images, or too many of them can't be read.
     """
     if (name := _name(sources)) is not None:
         named = NAMED[name](root).train
         if named.images.size != (input.height, input.width):
-            raise DataError(f"{name}: has pictures of another size than this model takes")
+            raise DataError(f"{name}: has images of another size than this model takes; give other images")
         return sample(named, count)
     found = loose(_places(sources))
     chosen, _ = _read([found[index] for index in _spread(len(found), count)], (), input, progress or Silent())
@@ -106,17 +122,18 @@ def load_sample(
 
 
 def sample(split: Split, count: int) -> Tensor:
-    """uint8 [n, height, width, 3]: at most `count` pictures of a split, evenly spread."""
+    """Return the pixels of at most `count` evenly spread images of a split, uint8 [n, height, width, 3]."""
     (pixels,) = split.images.feed([torch.tensor(_spread(len(split), count))], torch.device("cpu"))
     return pixels
 
 
 def _spread(length: int, count: int) -> list[int]:
-    return torch.linspace(0, length - 1, min(length, count)).round().int().tolist()
+    indices: list[int] = torch.linspace(0, length - 1, min(length, count)).round().int().tolist()
+    return indices
 
 
 def _name(sources: Sequence[str | Path]) -> str | None:
-    """The name of the set that is asked for, if it is one."""
+    """Return the name of the named dataset in `sources`; None if it holds folders and archives."""
     return str(sources[0]) if len(sources) == 1 and sources[0] in NAMED else None
 
 
@@ -127,17 +144,17 @@ def _places(sources: Sequence[str | Path]) -> list[Path]:
 def _read(
     found: list[LabelledFile], labels: Sequence[str], input: Input, progress: Progress, *, in_memory: bool = True
 ) -> tuple[Split, list[str]]:
-    """The pictures that can be read, and what is wrong with the others."""
+    """Return a split of the images that can be read, and the messages about the others."""
     check_names(found)
-    pictures = [item.file for item in found]
+    files = [item.file for item in found]
     images: Images
     if in_memory:
-        rows, bad = decode(pictures, input, progress)
+        rows, bad = decode(files, input, progress)
         images = MemoryImages(torch.from_numpy(rows))
     else:
-        digests, bad = survey(pictures, input, progress)
-        images = FileImages(pictures, input, digests)
-    names = [picture.name for picture in pictures]
+        digests, bad = survey(files, input, progress)
+        images = FileImages(files, input, digests)
+    names = [file.name for file in files]
     number = {label: index for index, label in enumerate(labels)}
     classes = torch.tensor([number.get(item.label, UNLABELLED) for item in found], dtype=torch.int64)
     split = Split(images, classes, sample_ids(names), names)
@@ -146,45 +163,46 @@ def _read(
     return split, [bad[index] for index in sorted(bad)]
 
 
-def _from_named(named: Named, extra: list[LabelledFile], how: recipe.DataRecipe, progress: Progress) -> Dataset:
+def _from_named(named: Named, extra: list[LabelledFile], how: DataRecipe, progress: Progress) -> Dataset:
     size = named.train.images.size[0]
     if how.size not in (None, size):
-        raise DataError(f"this set has {size}x{size} pictures; leave data.size out")
+        raise DataError(f"this dataset has images of {size}x{size}; leave data.size out")
     preprocessing = _preprocessing(size, how)
-    whole, skipped = named.train + named.test, []
+    whole, skipped = named.train + named.test, list[str]()
     if extra:
         if not _fit(len(named.train) + len(extra), preprocessing.input, how):
-            raise DataError("a named set is in memory, and the unlabelled pictures are too many; raise data.memory_gb")
+            raise DataError(
+                "a named dataset is kept in memory, and there are too many unlabelled images for that; "
+                "raise data.memory_gb"
+            )
         more, skipped = _read(extra, (), preprocessing.input, progress)
         whole += more
     places = [name.partition("/")[0] for name in whole.names]
-    return _divide(whole, places, named.labels, preprocessing, skipped, how, progress)
+    return _divide(_Readable(whole, places, named.labels, preprocessing, skipped), how, progress)
 
 
-def _preprocessing(size: int, how: recipe.DataRecipe) -> Preprocessing:
+def _preprocessing(size: int, how: DataRecipe) -> Preprocessing:
     return Preprocessing(
         input=Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size))), mean=how.mean, std=how.std
     )
 
 
-def _fit(count: int, input: Input, how: recipe.DataRecipe) -> bool:
-    """Do that many pictures to learn from stay in memory?"""
+def _fit(count: int, input: Input, how: DataRecipe) -> bool:
+    """Tell whether the pixels of `count` images to train on may be kept in memory."""
     return count * input.height * input.width * 3 <= how.memory_gb * 2**30
 
 
-def _from_pictures(
-    found: list[LabelledFile], extra: list[LabelledFile], how: recipe.DataRecipe, progress: Progress
-) -> Dataset:
+def _from_files(found: list[LabelledFile], extra: list[LabelledFile], how: DataRecipe, progress: Progress) -> Dataset:
     given = {item.split for item in found}
     if not ("train" in given and "" not in given) and given != {""}:
-        raise DataError("pictures for training are missing, or lie beside the others; put them into train/")
+        raise DataError("images for training are missing, or are not in a folder train/; put them there")
     training = [item for item in found if item.split in ("", "train")]
     labels = tuple(sorted({item.label for item in training}))
     if len(labels) < 2:
         raise DataError(f"only one class ({labels[0]}); a classifier needs two or more class folders")
     strangers = {item.label for item in found} - set(labels)
     if strangers:
-        raise DataError(f"class {min(strangers)!r} has no training pictures; add some to train/ or remove it")
+        raise DataError(f"class {min(strangers)!r} has no training images; add some to train/ or remove it")
 
     size = how.size or min(native_size([item.file for item in found]), LARGEST_DEFAULT_SIZE)
     preprocessing = _preprocessing(size, how)
@@ -192,19 +210,29 @@ def _from_pictures(
     in_memory = _fit(len(training) + len(extra), preprocessing.input, how)
     whole, skipped = _read([*found, *extra], labels, preprocessing.input, progress, in_memory=in_memory)
     place = {item.file.name: item.split for item in (*found, *extra)}
-    return _divide(whole, [place[name] for name in whole.names], labels, preprocessing, skipped, how, progress)
+    places = [place[name] for name in whole.names]
+    return _divide(_Readable(whole, places, labels, preprocessing, skipped), how, progress)
 
 
-def _divide(
-    whole: Split,
-    places: list[str],
-    labels: tuple[str, ...],
-    preprocessing: Preprocessing,
-    skipped: list[str],
-    how: recipe.DataRecipe,
-    progress: Progress,
-) -> Dataset:
-    """All readable pictures by the splits that they lie in, and what is missing held back from the training ones."""
+class _Readable(NamedTuple):
+    """All images that could be read, before they are divided into splits.
+
+    Attributes:
+        whole: the images.
+        places: the split of each; see `LabelledFile`.
+        labels, preprocessing, skipped: see `Dataset`.
+    """
+
+    whole: Split
+    places: list[str]
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    skipped: list[str]
+
+
+def _divide(readable: _Readable, how: DataRecipe, progress: Progress) -> Dataset:
+    """Divide all images into splits. Missing splits are held back from the training images."""
+    whole, places, labels, preprocessing, skipped = readable
 
     def members(*wanted: str) -> Tensor:
         return torch.tensor([index for index, place in enumerate(places) if place in wanted], dtype=torch.int64)
@@ -226,13 +254,13 @@ def _divide(
         rest, train = _hold_back(whole, train, how.labels)
         unlabelled = torch.cat([rest, unlabelled])
     return Dataset(
-        whole.take(train),
-        whole.take(validation).in_memory(progress),
-        whole.take(test).in_memory(progress),
-        labels,
-        preprocessing,
-        skipped,
-        _without_labels(whole.take(unlabelled)) if len(unlabelled) else None,
+        train=whole.take(train),
+        validation=whole.take(validation).in_memory(progress),
+        test=whole.take(test).in_memory(progress),
+        labels=labels,
+        preprocessing=preprocessing,
+        skipped=skipped,
+        unlabelled=_without_labels(whole.take(unlabelled)) if len(unlabelled) else None,
     )
 
 
@@ -241,14 +269,16 @@ def _check_enough(whole: Split, members: Tensor, labels: tuple[str, ...], needed
     for label, count in zip(labels, counts, strict=True):
         if count < needed:
             raise DataError(
-                f"class {label!r} has {count} readable picture{'s' * (count != 1)}, but needs {needed} or more: "
-                "one in each split; add pictures or remove the class"
+                f"class {label!r} has {count} readable image{'s' * (count != 1)}, but needs {needed} or more: "
+                "one in each split; add images or remove the class"
             )
 
 
 def _hold_back(whole: Split, members: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Two parts of `members`, int64 indices: the second has `share` of each class (at least one picture), chosen by
-    the ids alone."""
+    """Divide `members`, int64 indices, into two parts.
+
+    The second part gets `share` of each class, but at least one image. The choice depends on the ids only.
+    """
     is_held = torch.zeros(len(members), dtype=torch.bool)
     for number in whole.labels[members].unique():
         alike = (whole.labels[members] == number).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Datasets that are known by a name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _IDX_UBYTE = 8
 
 
 class Named(NamedTuple):
-    """A set that is known by name: its pictures are all of one size, and its classes in an order of their own."""
+    """A named dataset. All its images have the same size, and its classes have an order of their own."""
 
     train: Split
     test: Split
@@ -46,10 +46,12 @@ class Named(NamedTuple):
 
 
 def fashion_mnist(root: Path | None) -> Named:
-    """The full Fashion-MNIST (Xiao et al., 2017), 60,000 + 10,000: from `root`, Debian's folder, or the net.
+    """Return the full Fashion-MNIST (Xiao et al., 2017), 60,000 + 10,000 images.
+
+    It is read from `root` or from Debian's folder; if it is in neither, it is downloaded to `root` or the cache.
 
     Raises:
-        DataError: it is in none of these places and can't be downloaded.
+        DataError: the files are in none of these places and can't be downloaded.
     """
     folder = next(
         (place for place in (root, root and root / "FashionMNIST/raw", DEBIAN_FOLDER) if _has_all(place)), None
@@ -58,19 +60,19 @@ def fashion_mnist(root: Path | None) -> Named:
 
 
 def cifar(kind: type[CIFAR10], root: Path | None) -> Named:
-    """CIFAR-10 or CIFAR-100 (Krizhevsky, 2009), 50,000 + 10,000: from `root`, or the net.
+    """Return CIFAR-10 or CIFAR-100 (Krizhevsky, 2009), 50,000 + 10,000 images, from `root` or a download.
 
     Raises:
-        DataError: it is not whole in `root` and can't be downloaded.
+        DataError: the files in `root` are incomplete and can't be downloaded.
     """
     root = Path(root or CACHE).expanduser()
     try:
-        # These are pickles, and no stranger's may be opened: torchvision does so only where the MD5 sum is the set's.
+        # The files are pickles, which can run code. torchvision opens only those that have the published MD5 sum.
         train, test = (kind(root, train=is_train, download=True) for is_train in (True, False))
     except (OSError, RuntimeError) as fault:
         raise DataError(
-            f"{kind.base_folder} is not whole in {root}, and its download failed ({fault}); "
-            f"fetch {kind.url} and name the folder that it lies in by --root"
+            f"{kind.base_folder} is not complete in {root}, and its download failed ({fault}); "
+            f"download {kind.url} and give its folder with --root"
         ) from fault
     labels = tuple(train.classes)
     return Named(_numbered("train", train.data, train.targets), _numbered("test", test.data, test.targets), labels)
@@ -81,7 +83,7 @@ NAMED: dict[str, Callable[[Path | None], Named]] = {
     "cifar10": partial(cifar, CIFAR10),
     "cifar100": partial(cifar, CIFAR100),
 }
-"""By the name that stands for a source: a function of the folder where the set lies, or is downloaded to."""
+"""The named datasets: by name, a function that reads one from the given folder, or downloads it there."""
 
 
 def _has_all(folder: Path | None) -> bool:
@@ -97,11 +99,11 @@ def _download(root: Path) -> Path:
         FashionMNIST(str(root), download=True)
     except (OSError, RuntimeError) as fault:
         for folder in (root / "FashionMNIST/raw", root / "FashionMNIST"):
-            with suppress(OSError):  # holds something, so it stays
+            with suppress(OSError):  # a folder that is not empty stays
                 folder.rmdir()
         raise DataError(
             f"fashion-mnist is not in {root} or {DEBIAN_FOLDER}, and its download failed ({fault}); "
-            "`apt-get install dataset-fashion-mnist`, or name a folder with its four .gz files by --root"
+            "`apt-get install dataset-fashion-mnist`, or give a folder with its four .gz files with --root"
         ) from fault
     return root / "FashionMNIST/raw"
 
@@ -116,17 +118,17 @@ def _read_folder(folder: Path) -> Named:
 
 
 def _numbered(split: str, images: NDArray[np.uint8], labels: ArrayLike) -> Split:
-    """Pictures that have no names: their places are their names."""
+    """Return a split of images without names. Each is named after its position in the split."""
     classes = torch.from_numpy(np.array(labels, np.int64))
     names = [f"{split}/{number:05d}" for number in range(len(classes))]
     return Split(MemoryImages(torch.from_numpy(np.ascontiguousarray(images))), classes, sample_ids(names), names)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An array from a gzipped IDX file of unsigned bytes, the format of MNIST.
+    """Return the array in a gzipped IDX file of unsigned bytes, the format of MNIST.
 
     Raises:
-        DataError: the file is not that.
+        DataError: the file is missing, or not such a file.
     """
     try:
         data = gzip.decompress(path.read_bytes())
@@ -136,4 +138,4 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             raise ValueError("not unsigned bytes in IDX format")
         return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
     except (OSError, EOFError, IndexError, ValueError) as fault:
-        raise DataError(f"{path}: {fault}; fetch it again") from fault
+        raise DataError(f"{path}: {fault}; download it again") from fault
