@@ -1,4 +1,4 @@
-"""A device's abilities: the arithmetic that a net computes in there, and how much memory is left."""
+"""What a device can do: the arithmetic in which nets compute on it, and its free memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
-"""The arithmetic that is asked for: `auto` is bf16 where the device computes it in hardware."""
+"""The requested arithmetic. `auto` is bf16 on a device that computes it in hardware, else fp32."""
 
 Arithmetic = Literal["fp32", "bf16"]
 
@@ -19,19 +19,19 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 
 
 def arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
-    """Return what `precision` means on `device`."""
+    """Return the arithmetic that `precision` means on `device`."""
     if precision == "auto":
         return "bf16" if _has_bf16(device) else "fp32"
     return precision
 
 
 def free_bytes(device: torch.device) -> float:
-    """Return how much a GPU still has room for; of a CPU's memory nothing is known, and it is taken as enough."""
+    """Return the free memory of a GPU in bytes. The memory of a CPU is not measured and counts as unlimited."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))

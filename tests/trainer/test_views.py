@@ -1,4 +1,4 @@
-"""Views: the same key gives the same pixels, whatever stands beside it; and each operation does what it says."""
+"""Views: the same key gives the same pixels in any batch, and each operation does what its name says."""
 
 import math
 import multiprocessing
@@ -38,15 +38,15 @@ EXTRA = ExtraSpec(brightness=0.3, contrast=0.3, saturation=0.3, erase=0.5)
 
 
 @pytest.fixture(scope="module")
-def pictures(tiny_data):
+def images_and_ids(tiny_data):
     split = tiny_data.train
     return split.pixels()[:64], split.ids[:64]
 
 
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(1, 31), max_size=6), view=st.integers(0, 400))
-def test_a_view_does_not_depend_on_the_batch(pictures, cuts, view):
-    images, ids = pictures
+def test_a_view_does_not_depend_on_the_batch(images_and_ids, cuts, view):
+    images, ids = images_and_ids
     whole = render(images, ids, seed=3, view=view, spec=EVERYTHING)
     edges = sorted({0, 64, *(2 * cut for cut in cuts)})
     parts = [render(images[a:b], ids[a:b], seed=3, view=view, spec=EVERYTHING) for a, b in pairwise(edges)]
@@ -54,8 +54,8 @@ def test_a_view_does_not_depend_on_the_batch(pictures, cuts, view):
     assert torch.equal(torch.cat([part.own for part in parts]), whole.own)
 
 
-def test_a_view_does_not_depend_on_the_order_of_pairs_nor_within_them(pictures):
-    images, ids = pictures
+def test_a_view_does_not_depend_on_the_order_of_pairs_nor_within_them(images_and_ids):
+    images, ids = images_and_ids
     whole = render(images, ids, seed=3, view=5, spec=EVERYTHING)
     shuffled = torch.arange(64).view(-1, 2).flip(0).flip(1).flatten()
     again = render(images[shuffled], ids[shuffled], seed=3, view=5, spec=EVERYTHING)
@@ -63,8 +63,8 @@ def test_a_view_does_not_depend_on_the_order_of_pairs_nor_within_them(pictures):
     assert torch.equal(again.own, whole.own[shuffled])
 
 
-def test_a_view_does_not_depend_on_the_number_of_threads(pictures):
-    images, ids = pictures
+def test_a_view_does_not_depend_on_the_number_of_threads(images_and_ids):
+    images, ids = images_and_ids
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -76,8 +76,8 @@ def test_a_view_does_not_depend_on_the_number_of_threads(pictures):
     assert torch.equal(one.pixels, many.pixels)
 
 
-def test_a_view_does_not_depend_on_how_many_ranks_share_its_pairs(pictures):
-    images, ids = pictures
+def test_a_view_does_not_depend_on_how_many_ranks_share_its_pairs(images_and_ids):
+    images, ids = images_and_ids
     pairs = order(3, ids, 5).view(-1, 2)
     whole = _pixels(images, ids, pairs.flatten())
     for ranks in (2, 3):
@@ -88,8 +88,8 @@ def test_a_view_does_not_depend_on_how_many_ranks_share_its_pairs(pictures):
             )
 
 
-def test_a_view_does_not_depend_on_the_process(pictures):
-    images, ids = pictures
+def test_a_view_does_not_depend_on_the_process(images_and_ids):
+    images, ids = images_and_ids
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as workers:
         halves = [
             workers.submit(render, images[half], ids[half], seed=3, view=5, spec=EVERYTHING)
@@ -119,10 +119,10 @@ def test_a_view_does_not_depend_on_the_epoch_that_shows_it(tiny_data):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_view_is_the_same_on_a_gpu_but_for_rounding(pictures):
-    """Keys are integers and alike to the bit. Pixels are floats, and where one lies on an edge, of the erased box or of
-    solarize's threshold, the last bit decides: one value in a thousand may be anything."""
-    images, ids = pictures
+def test_a_view_is_the_same_on_a_gpu_except_for_rounding(images_and_ids):
+    """Keys are integers and equal to the bit. Pixels are floats: on the edge of the erased box or at solarize's
+    threshold, the last bit decides, so one value in a thousand may differ by any amount."""
+    images, ids = images_and_ids
     device = torch.device("cuda")
     assert torch.equal(Keys(3, ids.to(device), 5).bits("flip").cpu(), Keys(3, ids, 5).bits("flip"))
     assert torch.equal(order(3, ids.to(device), 5).cpu(), order(3, ids, 5))
@@ -130,8 +130,8 @@ def test_a_view_is_the_same_on_a_gpu_but_for_rounding(pictures):
     assert far.float().mean() < 1e-3
 
 
-def test_another_seed_view_or_sample_gives_other_pixels(pictures):
-    images, ids = pictures
+def test_another_seed_view_or_sample_gives_other_pixels(images_and_ids):
+    images, ids = images_and_ids
     base = render(images, ids, seed=3, view=5, spec=EVERYTHING).pixels
     for other in (
         render(images, ids, seed=4, view=5, spec=EVERYTHING),
@@ -142,7 +142,7 @@ def test_another_seed_view_or_sample_gives_other_pixels(pictures):
 
 
 def test_pixels_of_a_key_are_pinned():
-    # Stored logits outlive a version of this package: if this fails on purpose, raise REVISION in views/spec.py.
+    # Stored logits outlive a version of this package. If these pixels change on purpose, raise REVISION in spec.py.
     ramp = torch.arange(2 * 8 * 8 * 3, dtype=torch.int64).mul(7).remainder(256).to(torch.uint8).view(2, 8, 8, 3)
     for spec, pinned in ((PLAIN, PINNED_PIXELS), (EVERYTHING, PINNED_OPERATIONS)):
         view = render(ramp, torch.tensor([11, 12]), seed=1, view=2, spec=spec)
@@ -157,21 +157,21 @@ PINNED_OPERATIONS = [1.0, 0.5, 0.5, 0.5922, 0.6863, 0.2784]
 PINNED_BITS = [1537867023757310720, -3637986404647443988]
 
 
-def test_no_augmentation_leaves_the_picture(pictures):
-    images, ids = pictures
+def test_no_augmentation_leaves_the_image_as_it_is(images_and_ids):
+    images, ids = images_and_ids
     view = render(images, ids, seed=0, view=0, spec=ViewSpec())
     assert torch.equal(view.pixels, images.permute(0, 3, 1, 2).float() / 255)
     assert torch.equal(view.own, torch.ones(64))
 
 
-def test_a_certain_flip_mirrors_the_picture(pictures):
-    images, ids = pictures
+def test_a_flip_with_probability_1_mirrors_the_image(images_and_ids):
+    images, ids = images_and_ids
     mirrored = render(images, ids, seed=0, view=0, spec=ViewSpec(flip=1.0)).pixels
     torch.testing.assert_close(mirrored, (images.permute(0, 3, 1, 2).float() / 255).flip(3), rtol=0, atol=1e-5)
 
 
-def test_a_crop_is_the_resampled_part_of_the_picture():
-    """Of a picture whose red is its x and whose green is its y, a crop shows an affine piece of the plane."""
+def test_a_crop_is_a_resampled_part_of_the_image():
+    """In an image whose red is its x and whose green is its y, a crop shows an affine part of the plane."""
     y, x = np.mgrid[:32, :32]
     plane = np.stack([x * 8, y * 8, np.zeros_like(x)], -1).astype(np.uint8)[None].repeat(64, 0)
     spec = ViewSpec(scale=(0.25, 0.25))
@@ -183,13 +183,13 @@ def test_a_crop_is_the_resampled_part_of_the_picture():
     )  # a quarter of the area: half speed
     starts = red[:, 16, 2]
     assert starts.min() < 4
-    assert starts.max() > 12  # everywhere in the picture, from its left edge to its right half
+    assert starts.max() > 12  # everywhere in the image, from its left edge to its right half
 
 
 def test_a_rotation_keeps_the_middle_and_turns_the_rest():
-    picture = torch.zeros(1, 33, 33, 3, dtype=torch.uint8)
-    picture[:, 16, 20:30] = 255  # a hand that points to the right
-    turned = render(picture.repeat(256, 1, 1, 1), torch.arange(256), seed=0, view=0, spec=ViewSpec(rotate=90)).pixels[
+    image = torch.zeros(1, 33, 33, 3, dtype=torch.uint8)
+    image[:, 16, 20:30] = 255  # a clock hand that points to the right
+    turned = render(image.repeat(256, 1, 1, 1), torch.arange(256), seed=0, view=0, spec=ViewSpec(rotate=90)).pixels[
         :, 0
     ]
     y, x = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
@@ -201,45 +201,45 @@ def test_a_rotation_keeps_the_middle_and_turns_the_rest():
     assert angle.max() > 80
 
 
-def _moved(picture, angle=0.0, translate=(0.0, 0.0), shear=(0.0, 0.0), **center):
+def _moved(image, angle=0.0, translate=(0.0, 0.0), shear=(0.0, 0.0), **center):
     shear = [math.degrees(math.atan(slope)) for slope in shear]
-    return F.affine(picture, angle, list(translate), 1.0, shear, interpolation=InterpolationMode.BILINEAR, **center)
+    return F.affine(image, angle, list(translate), 1.0, shear, interpolation=InterpolationMode.BILINEAR, **center)
 
 
-# torchvision's name and function of each kind; those that move take float pictures, the others uint8.
+# The name and the function of each kind in torchvision; kinds that move take float images, the others uint8.
 REFERENCES = {
-    Kind.IDENTITY: ("Identity", lambda picture, _: picture),
-    Kind.SHEAR_X: ("ShearX", lambda picture, level: _moved(picture, shear=(level, 0), center=[0, 0])),
-    Kind.SHEAR_Y: ("ShearY", lambda picture, level: _moved(picture, shear=(0, level), center=[0, 0])),
-    Kind.TRANSLATE_X: ("TranslateX", lambda picture, level: _moved(picture, translate=(level, 0))),
-    Kind.TRANSLATE_Y: ("TranslateY", lambda picture, level: _moved(picture, translate=(0, level))),
-    Kind.ROTATE: ("Rotate", lambda picture, level: F.rotate(picture, level, InterpolationMode.BILINEAR)),
-    Kind.BRIGHTNESS: ("Brightness", lambda picture, level: F.adjust_brightness(picture, 1 + level)),
-    Kind.SATURATION: ("Color", lambda picture, level: F.adjust_saturation(picture, 1 + level)),
-    Kind.CONTRAST: ("Contrast", lambda picture, level: F.adjust_contrast(picture, 1 + level)),
-    Kind.SHARPNESS: ("Sharpness", lambda picture, level: F.adjust_sharpness(picture, 1 + level)),
-    Kind.POSTERIZE: ("Posterize", lambda picture, level: F.posterize(picture, round(level))),
-    Kind.SOLARIZE: ("Solarize", lambda picture, level: F.solarize(picture, 255 * level)),
-    Kind.AUTOCONTRAST: ("AutoContrast", lambda picture, _: F.autocontrast(picture)),
-    Kind.EQUALIZE: ("Equalize", lambda picture, _: F.equalize(picture)),
+    Kind.IDENTITY: ("Identity", lambda image, _: image),
+    Kind.SHEAR_X: ("ShearX", lambda image, level: _moved(image, shear=(level, 0), center=[0, 0])),
+    Kind.SHEAR_Y: ("ShearY", lambda image, level: _moved(image, shear=(0, level), center=[0, 0])),
+    Kind.TRANSLATE_X: ("TranslateX", lambda image, level: _moved(image, translate=(level, 0))),
+    Kind.TRANSLATE_Y: ("TranslateY", lambda image, level: _moved(image, translate=(0, level))),
+    Kind.ROTATE: ("Rotate", lambda image, level: F.rotate(image, level, InterpolationMode.BILINEAR)),
+    Kind.BRIGHTNESS: ("Brightness", lambda image, level: F.adjust_brightness(image, 1 + level)),
+    Kind.SATURATION: ("Color", lambda image, level: F.adjust_saturation(image, 1 + level)),
+    Kind.CONTRAST: ("Contrast", lambda image, level: F.adjust_contrast(image, 1 + level)),
+    Kind.SHARPNESS: ("Sharpness", lambda image, level: F.adjust_sharpness(image, 1 + level)),
+    Kind.POSTERIZE: ("Posterize", lambda image, level: F.posterize(image, round(level))),
+    Kind.SOLARIZE: ("Solarize", lambda image, level: F.solarize(image, 255 * level)),
+    Kind.AUTOCONTRAST: ("AutoContrast", lambda image, _: F.autocontrast(image)),
+    Kind.EQUALIZE: ("Equalize", lambda image, _: F.equalize(image)),
 }
 MOVING = range(Kind.SHEAR_X, Kind.BRIGHTNESS)
 BLENDS = range(Kind.BRIGHTNESS, Kind.POSTERIZE)
 
 
-def _reference(picture, operation, row, space):
-    """What torchvision makes of a picture [3, H, W] by the operation that a row drew, in a space of torchvision's."""
+def _reference(image, operation, row, space):
+    """Apply the operation of a row to an image [3, H, W] with torchvision, whose `space` gives the ranges."""
     name, function = REFERENCES[Kind(operation.kind[row].item())]
     magnitudes, signed = space[name]
-    ends = magnitudes(2, *picture.shape[1:])  # the smallest and the largest
+    ends = magnitudes(2, *image.shape[1:])  # the smallest and the largest
     if ends is None:
-        return function(picture, 0)
+        return function(image, 0)
     level = torch.lerp(*ends.double(), operation.strength[row].double()).item()
-    return function(picture, level * (operation.sign[row].item() if signed else 1))
+    return function(image, level * (operation.sign[row].item() if signed else 1))
 
 
 def _many_colours():
-    """uint8 [4, 20, 30, 3]: noise, a gradient of each channel, narrow values, one flat colour."""
+    """Return uint8 [4, 20, 30, 3]: noise, a gradient in each channel, a narrow range of values, one flat colour."""
     y, x = np.mgrid[:20, :30]
     noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3))
     gradient = np.stack([x * 8, y * 12, 250 - x * 4 - y * 4], -1)
@@ -248,8 +248,8 @@ def _many_colours():
 
 @pytest.mark.parametrize("magnitude", [4.0, 10.0, "uniform"])
 @pytest.mark.parametrize("kind", Kind, ids=[kind.name.lower() for kind in Kind])
-def test_an_operation_is_torchvisions(tiny_data, kind, magnitude):
-    """Of values mapped by a table, exactly; of blends within two steps of 255, as torchvision rounds on the way."""
+def test_an_operation_is_that_of_torchvision(tiny_data, kind, magnitude):
+    """Operations with a table agree exactly; blends agree within two steps of 255, because torchvision rounds."""
     space = (TrivialAugmentWide if magnitude == "uniform" else RandAugment)._AUGMENTATION_SPACE
     spec, ids = ViewSpec(operations=1, magnitude=magnitude), torch.arange(400)
     [operation] = draw(Keys(0, ids, 0), spec)
@@ -259,17 +259,19 @@ def test_an_operation_is_torchvisions(tiny_data, kind, magnitude):
     for source in (tiny_data.train.pixels()[:8], _many_colours()):
         images = source[rows % len(source)]
         rendered = render(images, ids[rows], seed=0, view=0, spec=spec).pixels
-        for row, picture in enumerate(images.permute(0, 3, 1, 2)):
-            picture = picture / 255 if kind in MOVING else picture
-            expected = _reference(picture, operation, row, space)
+        for row, image in enumerate(images.permute(0, 3, 1, 2)):
+            image = image / 255 if kind in MOVING else image
+            expected = _reference(image, operation, row, space)
             expected = expected if kind in MOVING else expected / 255
             torch.testing.assert_close(rendered[row], expected, rtol=0, atol=1e-4 if kind in MOVING else tolerance)
 
 
 def test_operations_that_move_compose_to_one_resampling():
-    """In a picture whose values are linear in place, resampling again and again loses nothing but what has left it."""
+    """In an image whose values are linear in x and y, repeated resampling loses only what has left the image."""
     y, x = torch.meshgrid(torch.arange(48.0), torch.arange(64.0), indexing="ij")
-    plane = torch.stack([x * 3, y * 5, torch.full_like(x, 255)])  # the last says what is still of the picture
+    plane = torch.stack(
+        [x * 3, y * 5, torch.full_like(x, 255)]
+    )  # the last channel tells what is still inside the image
     ids, spec = torch.arange(300), ViewSpec(operations=2, magnitude=6.0, flip=1.0)
     drawn = draw(Keys(0, ids, 0), spec)
     rows = torch.stack([(op.kind >= MOVING.start) & (op.kind < MOVING.stop) for op in drawn]).all(0).nonzero().flatten()
@@ -285,7 +287,7 @@ def test_operations_that_move_compose_to_one_resampling():
         torch.testing.assert_close(rendered[row][:, inside], expected[:, inside], rtol=0, atol=1e-3)
 
 
-def test_operations_on_colours_follow_in_the_order_drawn():
+def test_colour_operations_follow_in_the_order_drawn():
     ids, spec = torch.arange(400), ViewSpec(operations=2)
     first, second = drawn = draw(Keys(0, ids, 0), spec)
     rows = ((first.kind >= BLENDS.start) & (second.kind >= BLENDS.start) & (second.kind < BLENDS.stop)).nonzero()
@@ -298,7 +300,7 @@ def test_operations_on_colours_follow_in_the_order_drawn():
         torch.testing.assert_close(rendered[row], expected / 255, rtol=0, atol=5 / 255)
 
 
-def test_operations_are_drawn_evenly_and_their_strengths_as_asked():
+def test_operations_are_drawn_evenly_with_the_requested_strengths():
     keys = Keys(0, torch.arange(140_000), 0)
     first, second = draw(keys, ViewSpec(operations=2, magnitude=5.0))
     pairs = torch.bincount(first.kind * len(Kind) + second.kind, minlength=len(Kind) ** 2)
@@ -323,13 +325,13 @@ def test_normal_draws_have_the_quantiles_of_a_normal():
         assert (draws < value).float().mean().item() == pytest.approx(quantile, abs=0.003)
 
 
-def test_an_extra_that_is_off_leaves_the_very_pixels(pictures):
-    pixels = _pixels(*pictures)
-    assert enhance(pixels, pictures[1], seed=3, epoch=5, spec=ExtraSpec()) is pixels
+def test_an_extra_that_is_off_returns_the_same_tensor(images_and_ids):
+    pixels = _pixels(*images_and_ids)
+    assert enhance(pixels, images_and_ids[1], seed=3, epoch=5, spec=ExtraSpec()) is pixels
 
 
-def test_an_extra_depends_on_seed_sample_and_epoch_alone(pictures):
-    pixels, ids = _pixels(*pictures), pictures[1]
+def test_an_extra_depends_only_on_seed_sample_and_epoch(images_and_ids):
+    pixels, ids = _pixels(*images_and_ids), images_and_ids[1]
 
     def enhanced(rows=slice(None), seed=3, epoch=5, of=ids):
         return enhance(pixels[rows], of[rows], seed=seed, epoch=epoch, spec=EXTRA)
@@ -343,7 +345,7 @@ def test_an_extra_depends_on_seed_sample_and_epoch_alone(pictures):
         assert (other != whole).flatten(1).any(1).float().mean() > 0.9
 
 
-def test_an_extra_draws_anew_what_the_view_of_the_same_number_has_drawn():
+def test_an_extra_does_not_repeat_the_draws_of_the_view_with_the_same_number():
     ids = torch.arange(1000)
     dim = torch.full((1000, 4, 4, 3), 100, dtype=torch.uint8)
     view = render(dim, ids, seed=3, view=5, spec=ViewSpec(brightness=0.5)).pixels
@@ -354,8 +356,8 @@ def test_an_extra_draws_anew_what_the_view_of_the_same_number_has_drawn():
     assert torch.corrcoef(factors)[0, 1].abs() < 0.1
 
 
-def test_mixup_and_cutmix_say_how_much_of_a_picture_is_its_own(pictures):
-    images, ids = pictures
+def test_mixup_and_cutmix_tell_the_share_of_the_own_image(images_and_ids):
+    images, ids = images_and_ids
     black_and_white = torch.zeros_like(images)
     black_and_white[1::2] = 255
     for spec in (ViewSpec(mixup=0.8), ViewSpec(cutmix=1.0)):
@@ -363,7 +365,7 @@ def test_mixup_and_cutmix_say_how_much_of_a_picture_is_its_own(pictures):
         white = view.pixels.mean((1, 2, 3))
         torch.testing.assert_close(white[1::2], view.own[1::2], rtol=0, atol=1e-5)
         torch.testing.assert_close(white[0::2], 1 - view.own[0::2], rtol=0, atol=1e-5)
-        assert torch.equal(view.own[0::2], view.own[1::2])  # the two of a pair give as much as they take
+        assert torch.equal(view.own[0::2], view.own[1::2])  # the rows of a pair give as much as they take
         assert view.own.std() > 0.1
 
 
@@ -387,15 +389,15 @@ def test_an_unknown_label_has_no_mass_and_takes_none():
     torch.testing.assert_close(targets[1], (1 - own[1]) * torch.tensor([0.8, 0.1, 0.1]))
 
 
-def test_a_last_picture_without_a_partner_stays_whole(pictures):
-    images, ids = pictures
+def test_a_last_image_without_a_partner_stays_whole(images_and_ids):
+    images, ids = images_and_ids
     view = render(images[:5], ids[:5], seed=0, view=0, spec=ViewSpec(mixup=1.0, cutmix=1.0))
     assert view.own[4] == 1
     torch.testing.assert_close(view.pixels[4], images[4].permute(2, 0, 1).float() / 255, rtol=0, atol=1e-6)
     assert torch.equal(_partners(torch.arange(5)), torch.tensor([1, 0, 3, 2, 4]))
 
 
-def test_the_order_is_that_of_the_ids_not_of_the_rows():
+def test_the_order_depends_on_the_ids_and_not_on_the_rows():
     ids = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
     once = ids[order(5, ids, 2)]
     shuffled = ids.flip(0)
@@ -449,7 +451,7 @@ def test_every_field_of_the_spec_changes_its_hash():
     assert len(hashes) == 1 + len(ViewSpec.__struct_fields__)
 
 
-def test_parts_of_a_run_have_seeds_of_their_own():
+def test_each_part_of_a_run_has_its_own_seed():
     seeds = {seed_of(0, "teach", name) for name in "abc"} | {seed_of(1, "teach", "a"), seed_of(0, "student")}
     assert len(seeds) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)

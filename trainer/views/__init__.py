@@ -1,7 +1,7 @@
-"""Views: augmented pictures that are pure functions of (seed, sample, view number, spec), so that they can be replayed.
+"""Views: augmented images that are pure functions of (seed, sample, view number, spec), so that they can be replayed.
 
-Whatever is stored about a view, a teacher's answer above all, stays true: the same key gives the same pixels in any
-batch, order, process and epoch.
+The same key gives the same pixels in any batch, order, process and epoch. So everything that is stored about a view,
+such as the answer of a teacher, stays valid.
 """
 
 from .keys import Keys, order, seed_of

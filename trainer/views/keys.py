@@ -1,7 +1,7 @@
 """Counter-based randomness: every draw is a hash of (seed, sample, view, name of the draw). There is no state.
 
-The hash is the finaliser of splitmix64 (Steele et al., OOPSLA 2014) chained over the parts of the key, in wrapping
-64-bit integer arithmetic, which torch does alike on every device.
+The hash is the finaliser of splitmix64 (Steele et al., OOPSLA 2014), chained over the parts of the key. It uses
+wrapping 64-bit integer arithmetic, which gives the same results on every device.
 """
 
 from __future__ import annotations
@@ -35,38 +35,48 @@ def _word(text: str) -> int:
 
 
 def seed_of(seed: int, *parts: str | int) -> int:
-    """A seed of its own (63 bits, not negative) for a named part of a run."""
+    """Return a separate seed (63 bits, not negative) for a named part of a run."""
     return _word("/".join(map(str, (seed, *parts)))) & (2**63 - 1)
 
 
 class Keys:
-    """The keys of a batch: `samples` are int64 ids [B]; `view` is one number for all, or [B]."""
+    """The keys of a batch, from which random numbers are drawn by name.
+
+    Args:
+        samples: int64 ids [B].
+        view: one number for all samples, or int64 [B].
+    """
 
     def __init__(self, seed: int, samples: Tensor, view: int | Tensor) -> None:
         self._base = _mix(_mix(_mix(torch.full_like(samples, _signed(seed))) + samples) + view)
 
     def bits(self, name: str) -> Tensor:
-        """64 random bits a sample, int64 [B]."""
+        """Return 64 random bits for each sample, int64 [B]."""
         return _mix(self._base + _word(name))
 
     def uniform(self, name: str, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Uniform in [low, high), float32 [B]."""
+        """Return uniform draws in [low, high), float32 [B]."""
         unit = _logical_shift(self.bits(name), 40).to(torch.float32) * 2.0**-24
         return low + (high - low) * unit
 
     def normal(self, name: str) -> Tensor:
-        """Standard normal, float32 [B]."""
-        middle = self.uniform(name).double() + 2.0**-25  # of the 2^-24 that a draw stands for: never 0
-        return torch.special.ndtri(middle).float()
+        """Return standard normal draws, float32 [B]."""
+        middle = self.uniform(name).double() + 2.0**-25  # a draw stands for an interval of 2^-24; its middle is never 0
+        normal: Tensor = torch.special.ndtri(middle)
+        return normal.float()
 
     def chance(self, name: str, probability: float) -> Tensor:
-        """True with the given probability, bool [B]."""
+        """Return draws that are true with the given probability, bool [B]."""
         return self.uniform(name) < probability
 
 
 def order(seed: int, samples: Tensor, view: int, name: str = "order") -> Tensor:
-    """The keyed permutation of `samples` (int64 ids [N]) for a view, as indices [N].
+    """Return the keyed permutation of `samples` for a view: indices, int64 [N]. Places 2i and 2i+1 are a pair.
 
-    It depends on the set of ids alone and not on how they are laid out. Neighbours 2i and 2i+1 are a pair.
+    The permuted ids depend only on the set of ids, and not on the order in which they are given.
+
+    Args:
+        samples: int64 ids [N].
+        name: names the draw; another name gives another permutation.
     """
     return torch.argsort(Keys(seed, samples, view).bits(name), stable=True)

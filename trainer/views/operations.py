@@ -1,9 +1,9 @@
 """The operations of RandAugment (Cubuk et al., 2020) and TrivialAugment (Mueller & Hutter, 2021), on whole batches.
 
-The fourteen kinds and their ranges are those of torchvision's RandAugment and TrivialAugmentWide; Invert and
-SolarizeAdd, which timm has besides, are left out. One thing deviates: what moves pixels is not applied one after the
-other but becomes part of the view's matrix, so that a view is resampled once, bilinearly, however many operations it
-draws. The colours follow, in the order drawn.
+The fourteen kinds and their ranges are those of torchvision's RandAugment and TrivialAugmentWide, without Invert and
+SolarizeAdd, which timm has in addition. One thing differs: operations that move pixels are not applied one after the
+other, but become part of the matrix of the view. So a view is resampled only once, bilinearly, however many operations
+it draws. The colour operations follow, in the order in which they are drawn.
 
 Shapes: B batch, H height, W width.
 """
@@ -21,13 +21,16 @@ from torch import Tensor
 from .keys import Keys
 from .spec import ViewSpec
 
-_GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as Pillow and torchvision have it
+_GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as in Pillow and torchvision
 _MAGNITUDES, _DEVIATION = 10, 0.5
 
 
 class Kind(IntEnum):
-    """What an operation does. From shear to rotate it moves pixels, then up to sharpness it blends the picture with
-    another one, and from posterize on it maps every value by a table."""
+    """The kinds of operations.
+
+    From SHEAR_X to ROTATE they move pixels. From BRIGHTNESS to SHARPNESS they blend the image with another one. From
+    POSTERIZE on they map every value with a table.
+    """
 
     IDENTITY = 0
     SHEAR_X = auto()
@@ -46,8 +49,15 @@ class Kind(IntEnum):
 
 
 class Ranges(NamedTuple):
-    """How far the operations go at magnitude 10: `shear` as a slope, `translate_x` and `translate_y` in shares of the
-    side, `rotate` in degrees, `change` of the blends relatively, `bits` that posterize drops."""
+    """The strength of the operations at magnitude 10.
+
+    Attributes:
+        shear: a slope.
+        translate_x, translate_y: shares of the side.
+        rotate: degrees.
+        change: the relative change of the operations that blend.
+        bits: the number of bits that posterize drops.
+    """
 
     shear: float
     translate_x: float
@@ -58,15 +68,20 @@ class Ranges(NamedTuple):
 
 
 def ranges(spec: ViewSpec, height: int, width: int) -> Ranges:
-    """The ranges of a spec, for pictures of a size: TrivialAugmentWide's move by pixels, not by shares."""
+    """Return the ranges of a spec for images of a size: TrivialAugmentWide moves by pixels, not by shares."""
     if spec.magnitude == "uniform":
         return Ranges(0.99, 32 / width, 32 / height, 135, 0.99, 6)
     return Ranges(0.3, 150 / 331, 150 / 331, 30, 0.9, 4)
 
 
 class Operation(NamedTuple):
-    """One operation for each picture: `kind` int64 [B], and float32 [B], its `strength` in 0..1 of the kind's range
-    and its `sign`, -1 or 1, of which posterize and solarize take no notice."""
+    """One operation for each image.
+
+    Attributes:
+        kind: int64 [B]; see `Kind`.
+        strength: float32 [B] in 0..1, a share of the range of the kind.
+        sign: float32 [B], -1 or 1; posterize and solarize ignore it.
+    """
 
     kind: Tensor
     strength: Tensor
@@ -74,7 +89,7 @@ class Operation(NamedTuple):
 
 
 def draw(keys: Keys, spec: ViewSpec) -> list[Operation]:
-    """The operations that the pictures of `keys` get, in order; a kind may come again."""
+    """Return the operations for the images of `keys`, in order. A kind may be drawn more than once."""
     return [_draw(keys, f"operation {place}", spec.magnitude) for place in range(spec.operations)]
 
 
@@ -88,10 +103,10 @@ def _draw(keys: Keys, name: str, magnitude: float | Literal["uniform"]) -> Opera
 
 
 def placement(operation: Operation, ranges: Ranges, aspect: float) -> Tensor:
-    """Where the operation takes its pixels from: matrices [B, 2, 3] from (x, y, 1) of its output to (x, y) of its
-    input, both in [-1, 1] over the sides; the identity for kinds that move nothing.
+    """Return where an operation takes its pixels from, as matrices [B, 2, 3].
 
-    Shears hold the top and the left edge, as torchvision's and Pillow's do.
+    A matrix maps (x, y, 1) of the output to (x, y) of the input, where coordinates go from -1 to 1 over the side. It is
+    the identity for kinds that move nothing. Shears keep the top and left edges in place, as in torchvision and Pillow.
     """
 
     def level(kind: Kind, largest: float) -> Tensor:
@@ -101,30 +116,32 @@ def placement(operation: Operation, ranges: Ranges, aspect: float) -> Tensor:
     move_x = level(Kind.TRANSLATE_X, 2 * ranges.translate_x)
     move_y = level(Kind.TRANSLATE_Y, 2 * ranges.translate_y)
     cos, sin = cos_and_sin(level(Kind.ROTATE, ranges.rotate))
-    # A picture has but one of these, so that their sum is their product.
+    # An image has only one of these operations, so their sum is equal to their product.
     return matrices((cos, shear_x - sin / aspect, shear_x - move_x), (shear_y + sin * aspect, cos, shear_y - move_y))
 
 
 def cos_and_sin(degrees: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of float32 [B] degrees, each float32 [B]."""
     # In float64: see _log_uniform in view.py.
     angle = degrees.double() * (math.pi / 180)
     return angle.cos().float(), angle.sin().float()
 
 
 def matrices(*rows: tuple[Tensor, ...]) -> Tensor:
-    """[B, rows, columns] of entries that are each [B]."""
+    """Return matrices [B, rows, columns] of entries that are [B] each."""
     return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
 
 
 def after(outer: Tensor, inner: Tensor) -> Tensor:
-    """The affine map, [B, 2, 3], that is `outer` of `inner`. Sums written out: a matmul's order is the batch's."""
+    """Return the affine maps [B, 2, 3] that apply `inner` first and then `outer`."""
+    # The sums are written out because the order of summation in a matmul depends on the batch.
     product = outer[:, :, :1] * inner[:, :1] + outer[:, :, 1:2] * inner[:, 1:]
     product[:, :, 2] += outer[:, :, 2]
     return product
 
 
 def apply_colours(pixels: Tensor, operation: Operation, ranges: Ranges) -> Tensor:
-    """The operation on float32 [B, 3, H, W] in 0..1, where it is one of colour."""
+    """Apply an operation to float32 [B, 3, H, W] in 0..1. An image stays unchanged if its operation moves pixels."""
     kind, strength, sign = operation
     factor = 1 + ranges.change * sign * strength
     bits = (ranges.bits * strength).round().to(torch.int32)
@@ -134,8 +151,8 @@ def apply_colours(pixels: Tensor, operation: Operation, ranges: Ranges) -> Tenso
 
 
 def _where(chosen: Tensor, change: Callable[..., Tensor], pixels: Tensor, *arguments: Tensor) -> Tensor:
-    """`change` of the pictures that are chosen, bool [B]."""
-    if pixels.is_cuda:  # to pick rows, the host would have to wait for the device
+    """Apply `change` to the rows that are chosen, bool [B]."""
+    if pixels.is_cuda:  # to select rows, the host would have to wait for the device
         return torch.where(_column(chosen), change(pixels, *arguments), pixels)
     rows = chosen.nonzero().squeeze(1)
     return pixels.index_copy(0, rows, change(pixels[rows], *(argument[rows] for argument in arguments)))
@@ -154,29 +171,30 @@ def _blended(pixels: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
 
 
 def blend(pivot: Tensor, pixels: Tensor, factor: Tensor) -> Tensor:
-    """From `pivot` at factor 0 by way of `pixels` at 1 and on."""
+    """Return `pivot` for factor 0, `pixels` for factor 1, and the line through both for other factors."""
     return pivot + (pixels - pivot) * factor
 
 
 def grey(pixels: Tensor) -> Tensor:
-    """[B, 1, H, W] of [B, 3, H, W]."""
-    red, green, blue = (weight * channel for weight, channel in zip(_GREY, pixels.split(1, dim=1), strict=True))
+    """Return the brightness [B, 1, H, W] of pixels [B, 3, H, W]."""
+    channels: tuple[Tensor, ...] = pixels.split(1, dim=1)
+    red, green, blue = (weight * channel for weight, channel in zip(_GREY, channels, strict=True))
     return red + green + blue
 
 
 def to_bytes(pixels: Tensor) -> Tensor:
-    """The nearest whole 0..255 of pixels in 0..1, uint8."""
+    """Return pixels in 0..1 as the nearest uint8 values 0..255."""
     return (pixels * 255).round().to(torch.uint8)
 
 
 def mean(values: Tensor) -> Tensor:
-    """Of each picture of uint8 [B, ...], in 0..1, [B, 1, 1, 1]. Summed in integers: the same in any batch and on any
-    device."""
+    """Return the mean of each image of uint8 [B, ...], in 0..1, [B, 1, 1, 1]."""
+    # Sums of integers are the same in any batch and on any device.
     return _column(values.sum((1, 2, 3), dtype=torch.int32).to(torch.float32) / (255 * values.shape[1:].numel()))
 
 
 def _smooth(pixels: Tensor) -> Tensor:
-    """Pillow's SMOOTH: each pixel five times and its eight neighbours, over 13; the border stays."""
+    """Apply Pillow's SMOOTH: five times each pixel plus its eight neighbours, over 13. The border stays as it is."""
     rows = pixels[:, :, :-2] + pixels[:, :, 1:-1] + pixels[:, :, 2:]
     around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
     smooth = pixels.clone()
@@ -196,7 +214,7 @@ def _mapped(pixels: Tensor, kind: Tensor, bits: Tensor, threshold: Tensor) -> Te
 
 
 def _equalized(values: Tensor, value: Tensor) -> Tensor:
-    """Pillow's table that evens a histogram out, int32 [B, 3, 256]."""
+    """Return the table with which Pillow equalises a histogram, int32 [B, 3, 256]."""
     counts = torch.zeros_like(value).scatter_add(2, values.long(), torch.ones_like(values, dtype=torch.int32))
     below = counts.cumsum(2, dtype=torch.int32) - counts
     step = below.gather(2, values.amax(2, keepdim=True).long()) // 255
@@ -204,7 +222,7 @@ def _equalized(values: Tensor, value: Tensor) -> Tensor:
 
 
 def _stretched(values: Tensor, value: Tensor) -> Tensor:
-    """The table that takes the least value to 0 and the largest to 1, float32 [B, 3, 256]."""
+    """Return the table that maps the smallest value to 0 and the largest to 1, float32 [B, 3, 256]."""
     least, largest = (edge.to(torch.int32) for edge in values.aminmax(dim=2, keepdim=True))
     span = largest - least
     return torch.where(span > 0, (value - least) / span.clamp(min=1), value / 255).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""From uint8 pictures to the float pixels of one view. All of it batched, on the pictures' device.
+"""The pixels of a view, made from uint8 images. Every step works on a whole batch, on the device of the images.
 
 Shapes: B batch, H height, W width.
 """
@@ -35,18 +35,24 @@ _ERASED_AREA, _ERASED_RATIO, _ERASED_VALUE = (0.02, 0.33), (0.3, 3.3), 0.5
 
 
 class View(NamedTuple):
-    """`pixels` float32 [B, 3, H, W] in 0..1, and `own`, float32 [B]: the share of each picture that is its own.
+    """A batch of one view.
 
-    The rest, `1 - own`, is its pair's: row 2i is mixed with row 2i+1.
+    Attributes:
+        pixels: float32 [B, 3, H, W] in 0..1.
+        own: float32 [B]; the share of each row that shows its own image. The rest, `1 - own`, shows the image of its
+            partner: rows 2i and 2i+1 are mixed with each other.
     """
 
     pixels: Tensor
     own: Tensor
 
     def targets(self, labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
-        """Soft labels [B, classes] of the mixed pictures, from int64 labels [B].
+        """Return the soft labels of the mixed images, [B, classes].
 
-        A label below 0 is unknown: its part of a picture has no mass, so that the row sums to less than 1.
+        Args:
+            labels: int64 [B]. A label below 0 is unknown: it adds no mass, so its row and that of its partner sum to
+                less than 1.
+            smoothing: the share of the mass that is spread evenly over all classes.
         """
         hard = F.one_hot(labels.clamp(min=0), classes).to(self.own.dtype) * (labels >= 0)[:, None]
         own = self.own[:, None]
@@ -55,13 +61,14 @@ class View(NamedTuple):
 
 
 def render(images: Tensor, samples: Tensor, *, seed: int, view: int, spec: ViewSpec) -> View:
-    """The view number `view` of some pictures.
+    """Return the view number `view` of some images.
+
+    The result depends only on the images, their ids, `seed`, `view` and `spec`.
 
     Args:
-        images: uint8 [B, H, W, 3], laid out in pairs: rows 2i and 2i+1 are mixed with each other where the spec mixes;
-            a last row without a partner stays whole.
+        images: uint8 [B, H, W, 3], in pairs: if the spec mixes, rows 2i and 2i+1 are mixed with each other. A last row
+            without a partner is not mixed.
         samples: int64 ids [B].
-        seed, view, spec: with the ids, all that the result depends on.
     """
     keys = Keys(seed, samples, view)
     operations, reach = draw(keys, spec), ranges(spec, *images.shape[1:3])
@@ -75,31 +82,33 @@ def render(images: Tensor, samples: Tensor, *, seed: int, view: int, spec: ViewS
 
 
 def enhance(pixels: Tensor, samples: Tensor, *, seed: int, epoch: int, spec: ExtraSpec) -> Tensor:
-    """More augmentation of finished views, that of `epoch`, such as a student may see and its teachers need not.
+    """Return finished views with further augmentation, which differs in each epoch.
+
+    A student may see it although its teachers did not. The result depends only on the pixels, the ids, `seed`, `epoch`
+    and `spec`.
 
     Args:
         pixels: float32 [B, 3, H, W] in 0..1.
         samples: int64 ids [B].
-        seed, epoch, spec: with the ids and pixels, all that the result depends on.
 
     Returns:
-        as `pixels`; `pixels` itself if every part of the spec is off.
+        the same shape; `pixels` itself if every part of the spec is off.
     """
     if spec == ExtraSpec():
         return pixels
-    keys = Keys(seed_of(seed, "enhance"), samples, epoch)  # other draws than those of the view of the same number
+    keys = Keys(seed_of(seed, "enhance"), samples, epoch)  # not the draws of the view with this number
     return _erase(_recolour(pixels, to_bytes(pixels), keys, spec), keys, spec)
 
 
 def _partners(rows: Tensor) -> Tensor:
-    """Every row's pair: 2i and 2i+1 change places; a last single row is its own."""
+    """Return the partner of each row: rows 2i and 2i+1 change places, and a last single row stays where it is."""
     even = rows.shape[0] // 2 * 2
     swapped = rows[:even].unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
     return torch.cat([swapped, rows[even:]]) if even < rows.shape[0] else swapped
 
 
 def _resample(pixels: Tensor, keys: Keys, spec: ViewSpec, operations: list[Operation], reach: Ranges) -> Tensor:
-    """Crop, shift, flip, rotation and then the operations that move pixels, as one bilinear resampling."""
+    """Crop, shift, flip and rotate, and apply the operations that move pixels, in a single bilinear resampling."""
     if not (spec.shift or spec.scale != (1, 1) or spec.ratio != (1, 1) or spec.flip or spec.rotate or operations):
         return pixels
     height, width = pixels.shape[-2:]
@@ -113,7 +122,7 @@ def _resample(pixels: Tensor, keys: Keys, spec: ViewSpec, operations: list[Opera
 
 
 def _cropped(keys: Keys, spec: ViewSpec, aspect: float) -> Tensor:
-    """Where crop, shift, flip and rotation take pixels from, as the matrices [B, 2, 3] of `placement`."""
+    """Return where crop, shift, flip and rotation take their pixels from: matrices [B, 2, 3], as of `placement`."""
     area = keys.uniform("crop area", *spec.scale)
     ratio = _log_uniform(keys, "crop ratio", spec.ratio)
     kept_x = (area * ratio).sqrt().clamp(max=1)
@@ -130,8 +139,8 @@ def _cropped(keys: Keys, spec: ViewSpec, aspect: float) -> Tensor:
 
 
 def _log_uniform(keys: Keys, name: str, bounds: tuple[float, float]) -> Tensor:
-    # In float64: float32's vectorised exp, sin and cos differ in the last bit from their scalar forms, which torch
-    # takes for the end of a batch, and a pixel must not depend on its place in a batch.
+    # In float64: the vectorised exp, sin and cos of float32 differ in the last bit from the scalar forms that torch
+    # uses at the end of a batch, and a pixel must not depend on its place in the batch.
     return keys.uniform(name, *map(math.log, bounds)).double().exp().float()
 
 
@@ -140,7 +149,7 @@ def _centres(size: int, like: Tensor) -> Tensor:
 
 
 def _recolour(pixels: Tensor, untouched: Tensor, keys: Keys, spec: ViewSpec | ExtraSpec) -> Tensor:
-    """Brightness, contrast about the mean of the untouched pictures, uint8 [B, ...], and saturation."""
+    """Change brightness, contrast around the mean of the `untouched` images, uint8 [B, ...], and saturation."""
     if spec.brightness:
         pixels = pixels * _factor(keys, "brightness", spec.brightness)
     if spec.contrast:
@@ -166,7 +175,10 @@ def _erase(pixels: Tensor, keys: Keys, spec: ViewSpec | ExtraSpec) -> Tensor:
 
 
 def _box(pixels: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """True inside boxes given in shares of the sides, each [B]: bool [B, 1, H, W], by the centres of the pixels."""
+    """Return which pixels have their centres inside boxes, bool [B, 1, H, W].
+
+    The edges of the boxes are [B] each, in shares of the sides of the image.
+    """
     y, x = _centres(pixels.shape[-2], pixels), _centres(pixels.shape[-1], pixels)
     rows = (y >= top[:, None]) & (y < bottom[:, None])
     columns = (x >= left[:, None]) & (x < right[:, None])
@@ -174,7 +186,7 @@ def _box(pixels: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tenso
 
 
 def _mix(pixels: Tensor, pair: Keys, spec: ViewSpec) -> View:
-    """Mixup or CutMix of each row with its pair, by keys that the two of a pair share."""
+    """Apply Mixup or CutMix to each row and its partner, with keys that both rows of a pair share."""
     whole = torch.ones(pixels.shape[0], device=pixels.device)
     if not (spec.mixup or spec.cutmix):
         return View(pixels, whole)
@@ -195,13 +207,13 @@ def _mix(pixels: Tensor, pair: Keys, spec: ViewSpec) -> View:
     pasted = torch.where(inside, partners, pixels)
     pixels = torch.where(cut[:, None, None, None], pasted, blended)
     own = torch.where(cut, cut_own, share)
-    if pixels.shape[0] % 2:  # a last row without a partner is mixed with itself: it is whole
+    if pixels.shape[0] % 2:  # a last row without a partner was mixed with itself, so it is whole
         own = torch.cat([own[:-1], whole[-1:]])
     return View(pixels, own)
 
 
 def _beta(unit: Tensor, alpha: float) -> Tensor:
-    """Uniform draws to draws of Beta(alpha, alpha), by its quantiles."""
+    """Turn uniform draws into draws from Beta(alpha, alpha), through its quantiles."""
     if alpha in (0, 1):
         return unit
     table = _beta_quantiles(alpha, unit.device)
@@ -212,10 +224,10 @@ def _beta(unit: Tensor, alpha: float) -> Tensor:
 
 @lru_cache
 def _beta_quantiles(alpha: float, device: torch.device, steps: int = 4096) -> Tensor:
-    """Quantiles of Beta(alpha, alpha) at steps + 1 even places.
+    """Return the quantiles of Beta(alpha, alpha) at steps + 1 evenly spaced probabilities, float32.
 
-    With x = sin^2 the density in the angle, (sin * cos)^(2 alpha - 1), has no pole for alpha from 0.5 and a mild one
-    below, so midpoint sums are exact enough.
+    With x = sin^2, the density in the angle, (sin * cos)^(2 alpha - 1), has no pole for alpha >= 0.5 and a weak one
+    below, so sums at midpoints are exact enough.
     """
     edges = torch.linspace(0, math.pi / 2, 16 * steps + 1, dtype=torch.float64)
     middle = (edges[1:] + edges[:-1]) / 2
