@@ -1,4 +1,4 @@
-"""What the report of a run says: `trainer.findings` as a page."""
+"""The report of a run: `trainer.findings` as a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,59 +14,78 @@ from numpy.typing import NDArray
 from trainer.findings import Findings, Reliability, Sample, Stage
 from trainer.units import duration, size
 
-from .page import (
-    COLOURS,
-    Html,
-    Section,
-    axes,
-    bar,
-    details,
-    drawing,
-    figure,
-    figures,
-    legend,
-    page,
-    paragraph,
-    percent,
-    picture,
-    table,
-    tag,
-    tiles,
-    wide,
-)
+from .charts import axes, colour, drawing, few_ticks, rgb
+from .page import Cell, Tile, millions, percent, render, thumbnail
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 MANY_CLASSES = 20
-"""Above so many, a confusion is a picture without numbers, and lists are cut to their worst."""
+"""With more classes, the confusion is drawn without numbers, and lists show only their worst rows first."""
 WORST = 15
+FEW = 30
+"""A share of fewer images says little: its 95 % interval is up to 36 points wide. It is drawn hatched or pale."""
+SKIPPED = 100
+
+Row = list[str | Cell]
 
 
 def run_report(run: Findings) -> str:
-    """The page of a run whose student is finished, with the student finished."""
-    source = ", ".join(Path(name).name for name in run.data)
-    teachers = ", ".join(stage.name for stage in run.stages if stage.kind == "teacher")
-    introduction = [
-        paragraph(f"A small vision transformer, taught by {teachers} on {source}: {len(run.labels)} classes."),
-        _summary(run),
-    ]
-    return page(
-        f"Report: {run.run}",
-        introduction,
-        [
-            Section("Accuracy of every stage", _accuracy(run)),
-            Section("Time and storage", _costs(run)),
-            Section("Curves", _curves(run)),
-            Section("Accuracy of every class", _classes(run)),
-            Section("Confusion", _confusion(run)),
-            Section("Reliability", _reliability(run)),
-            Section("Sample predictions", _samples(run)),
-            Section("Data", _data(run)),
-            Section("Recipe", [details("all values", tag("pre", run.recipe))]),
-            Section("Versions", [table(["", "version"], run.versions.items(), texts=2)]),
-        ],
+    """Return the page of a run whose student is finished."""
+    return render(
+        "run.html",
+        title=f"Report: {run.run}",
+        source=", ".join(Path(name).name for name in run.data),
+        teachers=", ".join(stage.name for stage in run.stages if stage.kind == "teacher"),
+        classes=len(run.labels),
+        tiles=_tiles(run),
+        accuracy=_accuracy(run),
+        costs=_costs(run),
+        stored=run.store_bytes is not None,
+        stages=[(_title(stage), name) for stage, name in zip(run.stages, _colours(run).values(), strict=True)],
+        curves=_curves(run),
+        few=_few(run),
+        class_columns=_class_columns(run),
+        class_rows=_class_rows(run),
+        many=len(run.labels) > MANY_CLASSES,
+        worst=WORST,
+        labels=run.labels,
+        confusion=_confusion_rows(run) if len(run.labels) <= MANY_CLASSES else [],
+        confusion_image=_confusion_image(run) if len(run.labels) > MANY_CLASSES else None,
+        confused=_confused_pairs(run),
+        reliability=_reliability(run),
+        test_images=int(run.confusion.sum()),
+        samples=[_card(run, sample) for sample in run.samples],
+        splits=[(name, f"{count:,}") for name, count in run.images.items()],
+        skipped=len(run.skipped),
+        reasons=run.skipped[:SKIPPED],
+        recipe=run.recipe,
+        versions=run.versions.items(),
     )
+
+
+class Few(NamedTuple):
+    """How much of the test rests on few images.
+
+    Attributes:
+        classes: number of classes with fewer than `limit` test images.
+        every: whether that is so for every class.
+        step: by how many points one image moves the accuracy of the smallest class that has images.
+    """
+
+    limit: int
+    classes: int
+    every: bool
+    smallest: int
+    step: str
+
+
+def _few(run: Findings) -> Few:
+    counts = run.confusion.sum(1)
+    smallest = int(counts[counts > 0].min(initial=counts.max()))
+    classes = int((counts < FEW).sum())
+    return Few(FEW, classes, classes == len(counts), smallest, f"{100 / max(1, smallest):.0f}")
 
 
 def _of_kind(run: Findings, kind: str) -> list[Stage]:
@@ -74,277 +93,253 @@ def _of_kind(run: Findings, kind: str) -> list[Stage]:
 
 
 def _test_top1(stage: Stage) -> float:
-    return stage.results["test"]["top1"]
+    return stage.results["test"].top1
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f} M"
-
-
-def _summary(run: Findings) -> Html:
+def _tiles(run: Findings) -> list[Tile]:
     (student,) = _of_kind(run, "student")
     best = max(_of_kind(run, "teacher"), key=_test_top1)
     top1, count = _test_top1(student), int(run.confusion.sum())
     chance = 1.96 * math.sqrt(top1 * (1 - top1) / count)
-    facts = [
-        ("Student, test top-1", percent(top1), f"{count:,} test pictures, ±\u00a0{100 * chance:.1f}\u00a0points (95%)")
-    ]
+    reach = f"{count:,} test images, ±\u00a0{100 * chance:.1f}\u00a0points (95%)"
+    tiles = [Tile("Student, test top-1", percent(top1), reach)]
     for plain in _of_kind(run, "plain"):
         gain = 100 * (top1 - _test_top1(plain))
         note = f"over the same student without teachers, {percent(_test_top1(plain))}; one seed"
-        facts.append(("Gain by its teachers", f"{gain:+.1f} points", note))
-    return tiles(
+        tiles.append(Tile("Gain by its teachers", f"{gain:+.1f} points", note))
+    return [
+        *tiles,
+        Tile("Best teacher, test top-1", percent(_test_top1(best)), f"{best.name}, {millions(best.parameters)}"),
+        Tile("Student, parameters", millions(student.parameters), f"{size(student.bytes)} on disk"),
+        Tile("Calibration error", percent(run.after.ece), f"{percent(run.before.ece)} before its temperature"),
+    ]
+
+
+def _accuracy(run: Findings) -> list[Row]:
+    """Rows of a name, the accuracies first, so that a narrow screen shows them."""
+    return [
         [
-            *facts,
-            ("Best teacher, test top-1", percent(_test_top1(best)), f"{best.name}, {_millions(best.parameters)}"),
-            ("Student, parameters", _millions(student.parameters), f"{size(student.bytes)} on disk"),
-            ("Calibration error", percent(run.after.ece), f"{percent(run.before.ece)} before its temperature"),
+            Cell(_title(stage), note=stage.model),
+            Cell(percent(stage.results["test"].top1), strong=True),
+            percent(stage.results["validation"].top1),
+            percent(stage.results["test"].ece),
+            f"{stage.results['test'].nll:.3f}",
+            millions(stage.parameters),
         ]
-    )
-
-
-def _accuracy(run: Findings) -> list[Html]:
-    columns = ["", "model", "parameters", "validation top-1", "test top-1", "log loss", "calibration error"]
-    rows = []
-    for stage in run.stages:
-        test = stage.results["test"]
-        rows.append(
-            [
-                _title(stage),
-                stage.model,
-                _millions(stage.parameters),
-                percent(stage.results["validation"]["top1"]),
-                tag("b", percent(test["top1"])),
-                f"{test['nll']:.3f}",
-                percent(test["ece"]),
-            ]
-        )
-    return [table(columns, rows, texts=2), paragraph("Log loss and calibration error are of the test pictures.")]
+        for stage in run.stages
+    ]
 
 
 def _title(stage: Stage) -> str:
     return {"student": "student", "plain": "student without teachers"}.get(stage.kind, f"teacher {stage.name}")
 
 
-def _costs(run: Findings) -> list[Html]:
+def _costs(run: Findings) -> list[Row]:
     seconds = sum(stage.seconds for stage in run.stages) + (run.store_seconds or 0)
     disk = sum(stage.bytes for stage in run.stages) + (run.store_bytes or 0)
 
-    def took(time: float) -> Html:
-        return bar(duration(time), time / max(1e-9, seconds))
+    def took(time: float) -> Cell:
+        return Cell(duration(time), share=time / max(1e-9, seconds))
 
-    def stored(count: int) -> Html:
-        return bar(size(count), count / max(1, disk), "purple")
+    def stored(count: int) -> Cell:
+        return Cell(size(count), share=count / max(1, disk), colour="purple")
 
-    rows = [[_title(stage), took(stage.seconds), stored(stage.bytes)] for stage in run.stages]
+    rows: list[Row] = [[_title(stage), took(stage.seconds), stored(stage.bytes)] for stage in run.stages]
     if run.store_bytes is not None:
         filled = took(run.store_seconds) if run.store_seconds else "not measured"
-        rows.append([f"stored answers of the teachers ({run.mode})", filled, stored(run.store_bytes)])
-    rows.append([tag("b", "together"), duration(seconds), size(disk)])
-    online = "Nothing is stored: the teachers answered while the student learned, and its time has theirs in it."
-    return [
-        table(["", "time", "on disk"], rows),
-        *([paragraph(online)] if run.store_bytes is None else []),
-    ]
+        rows.append([f"stored logits of the teachers ({run.mode})", filled, stored(run.store_bytes)])
+    rows.append([Cell("together", strong=True), duration(seconds), size(disk)])
+    return rows
 
 
 def _colours(run: Findings) -> dict[str, str]:
-    """Of every stage: what a net is drawn in, wherever it is."""
+    """Return the colour of every stage, which is the same in all parts of the page."""
     teachers = ("orange", "green", "purple", "yellow")
     found = {stage.stage: teachers[i % len(teachers)] for i, stage in enumerate(_of_kind(run, "teacher"))}
     fixed = {"student": "blue", "plain": "grey"}
     return {stage.stage: found.get(stage.stage) or fixed[stage.kind] for stage in run.stages}
 
 
-def _curves(run: Findings) -> list[Html]:
+def _curves(run: Findings) -> list[tuple[str, Markup]]:
     from matplotlib.ticker import MaxNLocator
 
     colours = _colours(run)
 
-    def chart(figure_of: str, name: str, unit: str, factor: float = 1) -> Html:
+    def chart(values_of: str, name: str, unit: str, factor: float = 1) -> tuple[str, Markup]:
         def draw(canvas: Figure) -> None:
             plot = axes(canvas, "epoch", unit)
             for stage in run.stages:
-                values = factor * np.array(stage.curve[figure_of])
+                values = factor * np.array(stage.curve[values_of])
                 epochs = np.arange(1, len(values) + 1)
                 dashes = {"student": "-", "plain": "-."}.get(stage.kind, "--")
                 dots = "o" if len(values) == 1 else ""
-                colour = COLOURS[colours[stage.stage]][0]
-                plot.plot(epochs, values, dashes, marker=dots, color=colour, linewidth=1.6)
-            plot.xaxis.set_major_locator(MaxNLocator(integer=True))
+                plot.plot(epochs, values, dashes, marker=dots, color=colour(colours[stage.stage]), linewidth=1.6)
+            plot.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
-        return figure(drawing(draw, f"{name} by epoch"), name)
+        return name, drawing(draw, f"{name} by epoch")
 
     return [
-        legend((_title(stage), colours[stage.stage]) for stage in run.stages),
-        figures(
-            chart("validation_top1", "Validation top-1", "top-1 (%)", 100),
-            chart("loss", "Training loss", "loss (nats)"),
-            chart("lr", "Learning rate at the end of the epoch", "learning rate"),
-        ),
-        paragraph(
-            "The student's loss has a term for each teacher, the others' is of labels alone: compare its course, not "
-            "its height."
-        ),
+        chart("validation_top1", "Validation top-1", "top-1 (%)", 100),
+        chart("loss", "Training loss", "loss (nats)"),
+        chart("lr", "Learning rate at the end of the epoch", "learning rate"),
     ]
 
 
-def _classes(run: Findings) -> list[Html]:
-    (student,), teachers, colours = _of_kind(run, "student"), _of_kind(run, "teacher"), _colours(run)
-    own, total = run.class_accuracy[student.stage], run.confusion.sum(1)
-    many = len(run.labels) > MANY_CLASSES
-    columns = [*(["no."] if many else []), "class", "pictures", "student", *(stage.name for stage in teachers)]
-    rows = [
+def _class_columns(run: Findings) -> list[str]:
+    number = ["no."] if len(run.labels) > MANY_CLASSES else []
+    return [*number, "class", "student", *(stage.name for stage in _of_kind(run, "teacher")), "test images"]
+
+
+def _class_rows(run: Findings) -> list[Row]:
+    (student,), colours, counts = _of_kind(run, "student"), _colours(run), run.confusion.sum(1)
+    nets = [student, *_of_kind(run, "teacher")]
+    order = np.argsort(run.class_accuracy[student.stage], kind="stable")  # NaN comes last
+    number = len(run.labels) > MANY_CLASSES
+
+    def share(stage: Stage, index: int) -> Cell:
+        found = float(run.class_accuracy[stage.stage][index])
+        return Cell(percent(found), share=found, colour=colours[stage.stage], few=bool(counts[index] < FEW))
+
+    return [
         [
-            *([str(number)] if many else []),
-            run.labels[number],
-            f"{total[number]:,}",
-            bar(percent(own[number]), own[number]),
-            *(
-                bar(percent(share[number]), share[number], colours[stage.stage])
-                for stage in teachers
-                for share in [run.class_accuracy[stage.stage]]
-            ),
+            *([str(index)] if number else []),
+            run.labels[index],
+            *(share(stage, index) for stage in nets),
+            f"{counts[index]:,}",
         ]
-        for number in np.argsort(own, kind="stable")  # NaN comes last
+        for index in order
     ]
-    introduction = paragraph("Share of each class's test pictures that a net gets right, the student's worst first.")
-    texts = 1 + many
-    if not many:
-        return [introduction, table(columns, rows, texts=texts)]
-    everything = details(f"all {len(rows)} classes", table(columns, rows, texts=texts))
-    return [introduction, table(columns, rows[:WORST], texts=texts), everything]
 
 
-def _confusion(run: Findings) -> list[Html]:
-    said = "What the student takes the test pictures for. Blue is right, orange wrong; stronger is more of its class."
-    if len(run.labels) <= MANY_CLASSES:
-        return [paragraph(said), wide(_confusion_table(run))]
-    numbers = paragraph("The numbers of the classes are in the list above. Most often confused are:")
-    return [paragraph(said), _confusion_image(run), numbers, _confused_pairs(run)]
+class Confused(NamedTuple):
+    """One true class in the confusion: how many images it has, and a cell for each answer as text and colour."""
+
+    label: str
+    images: str
+    few: bool
+    cells: list[tuple[str, str]]
 
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Of each row's sum."""
+    """Return each row's shares of its sum."""
     shares: NDArray[np.float64] = counts / np.maximum(1, counts.sum(1, keepdims=True))
     return shares
 
 
-def _confusion_table(run: Findings) -> Html:
-    corner = tag("td", "true class ↓", Html("<br>"), "answer →")
-    head = tag("tr", corner, *(tag("th", label, scope="col") for label in run.labels))
-    shares = _shares(run.confusion)
-    rows = []
-    for true, label in enumerate(run.labels):
-        cells = (
-            _cell(int(run.confusion[true, answer]), float(shares[true, answer]), true == answer)
-            for answer in range(len(run.labels))
+def _confusion_rows(run: Findings) -> list[Confused]:
+    shares, totals = _shares(run.confusion), run.confusion.sum(1)
+    return [
+        Confused(
+            label,
+            f"{totals[true]:,}",
+            bool(totals[true] < FEW),
+            [
+                _confusion_cell(int(count), float(share), true == answer, bool(totals[true] < FEW))
+                for answer, (count, share) in enumerate(zip(run.confusion[true], shares[true], strict=True))
+            ],
         )
-        rows.append(tag("tr", tag("th", label, scope="row"), *cells))
-    return tag("table", tag("thead", head), tag("tbody", *rows), class_="confusion")
+        for true, label in enumerate(run.labels)
+    ]
 
 
-def _cell(count: int, share: float, right: bool) -> Html:
+def _confusion_cell(count: int, share: float, right: bool, few: bool) -> tuple[str, str]:
     if not count:
-        return tag("td")
-    strength = (50 if right else 70) * math.sqrt(share)  # errors are small shares
-    colour = f"color-mix(in srgb,var(--{'blue' if right else 'orange'}) {strength:.0f}%,var(--panel))"
-    return tag("td", f"{count:,}", style=f"background:{colour}")
+        return "", ""
+    strength = (50 if right else 70) * math.sqrt(share) * _strength(few)  # errors are small shares
+    return f"{count:,}", f"color-mix(in srgb,var(--{'blue' if right else 'orange'}) {strength:.0f}%,var(--panel))"
 
 
-def _confusion_image(run: Findings) -> Html:
+def _strength(few: bool) -> float:
+    return 0.4 if few else 1.0
+
+
+def _confusion_image(run: Findings) -> Markup:
     shares, classes = _shares(run.confusion), len(run.labels)
+    strengths = np.where(run.confusion.sum(1, keepdims=True) < FEW, _strength(True), _strength(False))
     cells = np.zeros((classes, classes, 4))
-    cells[..., :3] = _rgb("orange")
-    cells[np.eye(classes, dtype=bool), :3] = _rgb("blue")
-    cells[..., 3] = np.sqrt(shares)  # errors are small shares
+    cells[..., :3] = rgb("orange")
+    cells[np.eye(classes, dtype=bool), :3] = rgb("blue")
+    cells[..., 3] = np.sqrt(shares) * strengths  # errors are small shares
 
     def draw(canvas: Figure) -> None:
         plot = axes(canvas, "answer", "true class")
         plot.grid(visible=False)
         plot.imshow(cells, interpolation="none")
 
-    return figure(drawing(draw, "confusion of the classes", (6, 5.6)), "Share of each true class")
+    return drawing(draw, "confusion of the classes", (4.2, 4.0))
 
 
-def _rgb(colour: str) -> tuple[float, ...]:
-    return tuple(int(COLOURS[colour][0][place : place + 2], 16) / 255 for place in (1, 3, 5))
-
-
-def _confused_pairs(run: Findings) -> Html:
+def _confused_pairs(run: Findings) -> list[Row]:
     shares, errors = _shares(run.confusion), run.confusion * (1 - np.eye(len(run.labels), dtype=np.int64))
     most = np.argsort(errors, axis=None, kind="stable")[::-1][:WORST]
     pairs = [divmod(int(place), len(run.labels)) for place in most]
-    rows = [
+    return [
         [run.labels[true], run.labels[answer], f"{errors[true, answer]:,}", percent(shares[true, answer])]
         for true, answer in pairs
         if errors[true, answer]
     ]
-    return table(["true class", "taken for", "pictures", "of the class"], rows, texts=2)
 
 
-def _reliability(run: Findings) -> list[Html]:
+class Calibration(NamedTuple):
+    """A reliability diagram, its caption, and in how many of its bins there are few images."""
+
+    caption: str
+    drawing: Markup
+    few: int
+    filled: int
+
+
+def _reliability(run: Findings) -> list[Calibration]:
     both = (
         (run.before, "Before its temperature was fitted"),
         (run.after, f"After: temperature {run.temperature:.2f}"),
     )
-    drawn = (
-        figure(
-            drawing(partial(_draw_reliability, bins=bins), name, (3.9, 3.7)),
+    return [
+        Calibration(
             f"{name}; calibration error {percent(bins.ece)}",
+            drawing(partial(_draw_reliability, bins=bins), name, (3.9, 3.7)),
+            int(((bins.count > 0) & (bins.count < FEW)).sum()),
+            int((bins.count > 0).sum()),
         )
         for bins, name in both
-    )
-    return [
-        paragraph(
-            "Of the test pictures about which the student is so sure, how many it gets right: on the dashed line it is "
-            "as sure as it should be. The temperature was fitted on the validation pictures."
-        ),
-        legend([("accuracy", "blue"), ("mean confidence of the bin", "orange")]),
-        figures(*drawn),
     ]
 
 
 def _draw_reliability(canvas: Figure, bins: Reliability) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     width = 1 / len(bins.count)
     middles, filled = (np.arange(len(bins.count)) + 0.5) * width, bins.count > 0
-    blue, orange, faint = (COLOURS[name][0] for name in ("blue", "orange", "faint"))
+    blue, orange, faint = (colour(name) for name in ("blue", "orange", "faint"))
     upper.plot([0, 1], [0, 1], "--", color=faint, linewidth=1)
-    upper.bar(middles[filled], bins.accuracy[filled], 0.88 * width, color=blue, alpha=0.75)
+    solid, few = filled & (bins.count >= FEW), filled & (bins.count < FEW)
+    upper.bar(middles[solid], bins.accuracy[solid], 0.88 * width, color=blue, alpha=0.75)
+    hatched = {"facecolor": "none", "edgecolor": blue, "hatch": "/////", "linewidth": 0.8, "alpha": 0.75}
+    upper.bar(middles[few], bins.accuracy[few], 0.88 * width, **hatched)
     reach = 0.44 * width
     upper.hlines(bins.confidence[filled], middles[filled] - reach, middles[filled] + reach, color=orange, linewidth=2)
+    lower.bar(middles, bins.count, 0.88 * width, color=colour("grey"))
+    few_ticks(upper)
+    few_ticks(lower).yaxis.set_major_locator(MaxNLocator(2, integer=True))
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    lower.bar(middles, 100 * bins.count / max(1, bins.count.sum()), 0.88 * width, color=COLOURS["grey"][0])
-    lower.set(xlabel="confidence", ylabel="pictures (%)")
+    lower.set(xlabel="confidence", ylabel="images")
+    lower.yaxis.set_major_formatter("{x:,.0f}")
+    canvas.align_ylabels()
 
 
-def _samples(run: Findings) -> list[Html]:
-    said = (
-        "Test pictures, as many wrong as right where there are enough, otherwise chosen by nothing but their names; "
-        "with their class, each net's answer and how sure it is of it."
-    )
-    names = [(stage.stage, stage.name) for stage in (*_of_kind(run, "teacher"), *_of_kind(run, "student"))]
-    return [paragraph(said), tag("div", *(_card(run.labels, names, sample) for sample in run.samples), class_="cards")]
+class Card(NamedTuple):
+    """A sample: its image as an address, and a row of name, sign, answer and confidence for each net."""
+
+    name: str
+    image: str
+    label: str
+    answers: Sequence[tuple[str, bool, str, str]]
 
 
-def _card(labels: Sequence[str], names: Sequence[tuple[str, str]], sample: Sample) -> Html:
-    rows = []
-    for stage, name in names:
-        answer, confidence = sample.answers[stage]
-        kind, sign = ("right", "✓") if answer == sample.label else ("wrong", "✗")
-        said = tag("td", f"{sign} {labels[answer]}", class_=kind)
-        rows.append(tag("tr", tag("td", name), said, tag("td", f"{confidence:.0%}", class_="number")))
-    head = tag("header", picture(sample.pixels, sample.name), tag("b", labels[sample.label]))
-    return tag("div", head, tag("table", *rows), title=sample.name)
-
-
-def _data(run: Findings) -> list[Html]:
-    parts = [table(["split", "pictures"], [[name, f"{count:,}"] for name, count in run.pictures.items()])]
-    if run.skipped:
-        shown = [tag("li", reason) for reason in run.skipped[:100]]
-        more = [paragraph(f"and {len(run.skipped) - len(shown):,} more")] if len(run.skipped) > len(shown) else []
-        parts.append(details(f"{len(run.skipped):,} pictures skipped", tag("ul", *shown), *more))
-    else:
-        parts.append(paragraph("No picture was skipped."))
-    return parts
+def _card(run: Findings, sample: Sample) -> Card:
+    answers = []
+    for stage in (*_of_kind(run, "teacher"), *_of_kind(run, "student")):
+        answer, confidence = sample.answers[stage.stage]
+        answers.append((stage.name, answer == sample.label, run.labels[answer], f"{confidence:.0%}"))
+    return Card(sample.name, thumbnail(sample.pixels), run.labels[sample.label], answers)

@@ -1,0 +1,89 @@
+"""The page of a comparison: every arm with its seeds, and the differences between the arms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .charts import Lane, Mark, strips
+from .page import Cell, millions, percent, render
+
+if TYPE_CHECKING:
+    from trainer.comparison import ComparisonResult, Figures, Pair
+
+Row = list[str | Cell]
+
+
+def comparison_page(result: ComparisonResult) -> str:
+    """Return the page of a comparison. In its chart every seed is a dot, the mean a line, the deviation a bar."""
+    plain = result.arms[first_arm(result)].mean
+    return render(
+        "comparison.html",
+        title="Comparison: " + ", ".join(result.data),
+        summary=title(result),
+        first=first_arm(result),
+        chart=strips("%", [_lane(name, row) for name, row in result.arms.items()], reference=100 * plain),
+        rows=_rows(result),
+        pairs=[[pair.arm, pair.other, _difference(pair)] for pair in result.pairs],
+    )
+
+
+def _lane(name: str, row: Figures) -> Lane:
+    marks = [Mark("tick", 100 * row.mean, 100 * row.mean, "blue")]
+    if row.deviation:
+        marks.insert(0, Mark("line", 100 * (row.mean - row.deviation), 100 * (row.mean + row.deviation), "blue"))
+    marks += [Mark("dot", 100 * top1, 100 * top1, "orange") for top1 in row.top1]
+    return Lane(name, spread(row), marks)
+
+
+def _rows(result: ComparisonResult) -> list[Row]:
+    differences = differences_from_first(result)
+    teachers = [(f"teacher {name}", row, None) for name, row in result.teachers.items()]
+    students = [(f"student, {name}", row, differences.get(name)) for name, row in result.arms.items()]
+    return [
+        [
+            name,
+            Cell(spread(row), strong=True),
+            _difference(pair) if pair else "",
+            percent(row.ece),
+            millions(row.parameters),
+        ]
+        for name, row, pair in [*teachers, *students]
+    ]
+
+
+def _difference(pair: Pair) -> Cell:
+    mean, interval = difference(pair)
+    return Cell(mean, note=interval)
+
+
+def title(result: ComparisonResult) -> str:
+    """Return what was trained and judged, in one line."""
+    images, seeds = result.images, len(result.seeds)
+    unlabelled = f" and {images['unlabelled']:,} without labels" if "unlabelled" in images else ""
+    return (
+        f"{images['train']:,} training images{unlabelled}, judged by {images['test']:,} others; "
+        f"{seeds} seed{'s' if seeds > 1 else ''}: mean and standard deviation, "
+        "difference to the student without teachers"
+    )
+
+
+def first_arm(result: ComparisonResult) -> str:
+    """Return the name of the arm that the others are compared with: the student without teachers."""
+    return next(iter(result.arms))
+
+
+def differences_from_first(result: ComparisonResult) -> dict[str, Pair]:
+    """Return, for every other arm by its name, the difference between it and the first arm."""
+    return {pair.arm: pair for pair in result.pairs if pair.other == first_arm(result)}
+
+
+def difference(pair: Pair) -> tuple[str, str]:
+    """Return the mean difference of two arms in points of top-1, and its 95 % interval, or "" if there is none."""
+    interval = f"({100 * pair.interval[0]:+.2f} to {100 * pair.interval[1]:+.2f})" if pair.interval else ""
+    return f"{100 * pair.difference:+.2f}", interval
+
+
+def spread(row: Figures) -> str:
+    """Return the mean accuracy over the seeds and its standard deviation, in percent."""
+    mean = f"{100 * row.mean:.2f}"
+    return mean if row.deviation is None else f"{mean} ± {100 * row.deviation:.2f}"

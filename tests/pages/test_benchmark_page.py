@@ -1,0 +1,81 @@
+"""The page of a benchmark: each bundle can be told from the others, whatever engine it is for."""
+
+from __future__ import annotations
+
+import pytest
+
+from browser import HOSTILE, Read, as_unicode, stands_alone
+from libkd_sdk.pages.benchmark import benchmark_report, engine_colour
+from runtimes.engines import ENGINES
+from sdk.benchmark import Measurement, Speed
+
+SPEED = Speed(calls=200, p50_ms=1.25, p95_ms=1.9, p99_ms=2.5, per_second=900, load_ms=80, peak_bytes=120_000_000)
+
+
+def measured(target: str, precision: str = "fp32", *, bundle: str = "run/bundles", top1: float | None = 0.881):
+    return Measurement(
+        bundle=f"{bundle}/{target}-{precision}",
+        name="clothes",
+        target=target,
+        precision=precision,
+        threads=2,
+        size_bytes=1_720_000,
+        speed=SPEED,
+        bare=SPEED,
+        top1=top1,
+    )
+
+
+ALL = [measured(target, precision) for target in ENGINES for precision in ("fp32", "int8")]
+
+
+def test_every_point_and_bar_is_named():
+    html = benchmark_report(ALL, None)
+    found = Read(html)
+    for number, it in enumerate(ALL, 1):
+        way = f"{ENGINES[it.target].title} {it.precision}"
+        assert f">{number}</text>" in html  # in the scatter plot
+        assert f"<b>{number}</b><span>{it.bundle}<small>{way}</small></span>" in html  # the key beside it
+        assert found.of("span").count(f"{number} {way}") == 3  # latency, size, memory
+    assert stands_alone(html)
+    assert html.count("<svg") == 1
+    assert html.count('class="strips"') == 3
+
+
+def test_names_of_bundles_are_nothing_but_text():
+    html = benchmark_report([measured("onnx", bundle=name) for name in HOSTILE], list(HOSTILE))
+    assert stands_alone(html)
+    for name in HOSTILE:
+        assert as_unicode(f"{name}/onnx-fp32") in Read(html).of("span")
+    assert as_unicode(", ".join(HOSTILE)) in Read(html).text
+
+
+def test_an_engine_s_colour_is_its_own_and_an_unknown_one_is_grey(monkeypatch):
+    assert len({engine_colour(name) for name in ENGINES}) == len(ENGINES)
+    monkeypatch.setitem(ENGINES, "fake", ENGINES["onnx"]._replace(title="Fake", colour="purple"))
+    monkeypatch.setitem(ENGINES, "odd", ENGINES["onnx"]._replace(title="Odd", colour="mauve"))
+    assert engine_colour("fake") == "purple"
+    assert engine_colour("odd") == engine_colour("nowhere") == "grey"
+    html = benchmark_report([*ALL, measured("fake"), measured("odd"), measured("nowhere")], None)
+    assert {"7 Fake fp32", "8 Odd fp32", "9 nowhere fp32"} <= set(Read(html).of("span"))
+    assert "--mark:var(--purple)" in html
+
+
+def test_without_accuracy_or_memory_the_page_leaves_them_out():
+    unknown = Speed(calls=1, p50_ms=1, p95_ms=1, p99_ms=1, per_second=1, load_ms=1, peak_bytes=None)
+    plain = measured("onnx", top1=None)
+    html = benchmark_report([Measurement(**{**_fields(plain), "speed": unknown, "bare": None})], None)
+    assert "<svg" not in html
+    assert "the engine alone" not in Read(html).of("td")
+    assert "Peak memory" not in html
+
+
+def _fields(it: Measurement) -> dict[str, object]:
+    return {name: getattr(it, name) for name in it.__struct_fields__}
+
+
+@pytest.mark.parametrize("places", [(0.8812, 0.8793), (0.12501, 0.12549)])
+def test_accuracies_that_differ_little_have_readable_axes(places):
+    html = benchmark_report([measured("onnx", top1=top1) for top1 in places], None)
+    labels = [text for text in Read(html).of("text") if text.replace(".", "").isdigit()]
+    assert max(map(len, labels)) <= 6
