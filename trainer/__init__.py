@@ -1,19 +1,48 @@
-"""Distillation of an ensemble of light teachers into a small vision transformer."""
+"""Distillation of an ensemble of light teachers into a small vision transformer: the training API.
+
+    run = trainer.distill("images/", "run/")
+    student, labels, preprocessing = trainer.load_student(run)
+
+`distill` and `compare` do what the commands of the same name do. `load_student` gives what `sdk.export` takes.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .run import load_student
+    from .comparison import ComparisonResult, compare
+    from .pipeline import distill
+    from .progress import Progress
+    from .recipe import Recipe, read_recipe
+    from .run import Run, load_student
 
-__all__ = ["load_student"]
+__all__ = [
+    "ComparisonResult",
+    "Progress",
+    "Recipe",
+    "Run",
+    "compare",
+    "distill",
+    "load_student",
+    "read_recipe",
+]
+
+_MODULES = {
+    "ComparisonResult": "comparison",
+    "Progress": "progress",
+    "Recipe": "recipe",
+    "Run": "run",
+    "compare": "comparison",
+    "distill": "pipeline",
+    "load_student": "run",
+    "read_recipe": "recipe",
+}
 
 
 def __getattr__(name: str) -> object:
-    # On first use, so that naming the trainer's errors or data does not load all of torch and timm.
-    if name == "load_student":
-        from .run import load_student
-
-        return load_student
+    # A name is imported when it is first used: naming an error of the trainer must not load torch and timm.
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

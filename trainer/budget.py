@@ -1,63 +1,77 @@
-"""A recipe cut to the time that there is: epochs and views, evenly over all stages."""
+"""A recipe cut to the time that there is: fewer epochs and views, by the same share in all stages."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import TypeVar
 
-import torch
 from msgspec.structs import replace
 
+from .arms import Arm, own_arm
 from .data import Dataset
 from .errors import RecipeError
 from .pace import Paces
-from .progress import Progress
-from .recipe import Recipe, StudentRecipe, TeacherRecipe
-from .run import Run
-from .train import Arm, own_arm
-from .units import duration
+from .recipe import Recipe, StudentRecipe, TeacherRecipe, read_recipe
+from .run import RECIPE, Job
+from .units import Deadline, duration
 
 TIMED_SHARE = 0.015
-"""Share of the time that is spent on timing the steps of one net."""
+"""The share of the time that is spent on timing the steps of one net."""
 
 Arms = Callable[[Recipe], Sequence[Arm]]
-"""The students that a run of a recipe trains."""
+"""The arms that a run of a recipe trains."""
+
+NetRecipe = TypeVar("NetRecipe", TeacherRecipe, StudentRecipe)
 
 
 def own_student(recipe: Recipe) -> Sequence[Arm]:
-    """Return the one student that `libkd-sdk distill` trains."""
-    return [own_arm(Run(Path(), recipe))]
+    """Return the single arm that `distill` trains."""
+    return [own_arm(recipe)]
 
 
-def cut(
-    recipe: Recipe,
-    data: Dataset,
-    seconds: float,
-    device: torch.device,
-    progress: Progress,
-    *,
-    arms: Arms = own_student,
-    runs: int = 1,
-) -> Recipe:
-    """Return the recipe with as many of its epochs and views as fit into the time, and tell what was cut.
+def cut_to(deadline: Deadline | None, job: Job, *, arms: Arms = own_student, runs: int = 1) -> Recipe:
+    """Return the job's recipe, cut to the time until the deadline.
+
+    Without a deadline it stays whole. If there is a run in the folder already, it is cut as that run was cut when it
+    began.
 
     Args:
-        seconds: the time from now on, with what is timed here.
-        arms: the students that are trained in a run.
+        job: the run that is about to start; see `cut`.
+        arms, runs: see `cut`.
+
+    Raises:
+        RecipeError, OutOfMemory: see `cut`.
+    """
+    recipe, folder = job.run.recipe, job.run.folder
+    if deadline is None:
+        return recipe
+    if (folder / RECIPE).exists():
+        job.progress.tell(f"{folder} goes on with the epochs and views that it began with; --within is for a new run")
+        return as_cut(recipe, read_recipe(folder / RECIPE))
+    return cut(job, deadline.seconds_left(), arms=arms, runs=runs)
+
+
+def cut(job: Job, seconds: float, *, arms: Arms = own_student, runs: int = 1) -> Recipe:
+    """Return the job's recipe with as many of its epochs and views as fit into the time, and report what was cut.
+
+    Args:
+        job: the run that is about to start. Nothing is written into its folder.
+        seconds: the time from now on, including the timing that is done here.
+        arms: the arms that are trained in a run.
         runs: how many runs share the time, one for each seed.
 
     Raises:
-        RecipeError: one epoch of every stage takes longer.
+        RecipeError: one epoch of every stage takes longer than that.
         OutOfMemory: a step needs more memory than the device has.
     """
-    end = time.perf_counter() + seconds
+    recipe, progress, end = job.run.recipe, job.progress, time.perf_counter() + seconds
     progress.tell(f"timing some steps of every stage, to fit the recipe into {duration(seconds)}")
-    paces = Paces(recipe, data, device, seconds * TIMED_SHARE)
+    paces = Paces(job, seconds * TIMED_SHARE)
 
     def needed(counts: dict[str, int]) -> float:
         candidate = _with_counts(recipe, counts)
-        return runs * _seconds_of_a_run(candidate, data, arms(candidate), paces)
+        return runs * _seconds_of_a_run(candidate, job.data, arms(candidate), paces)
 
     whole = _counts(recipe)
     least = {name: min(1, count) for name, count in whole.items()}
@@ -79,24 +93,24 @@ def cut(
 
 
 def as_cut(recipe: Recipe, kept: Recipe) -> Recipe:
-    """Return `recipe` with the epochs and views of `kept`, the recipe that a run of it was begun with."""
+    """Return `recipe` with the epochs and views of `kept`, the recipe of the run that is there."""
     counts = _counts(kept)
     return _with_counts(recipe, counts) if counts.keys() == _counts(recipe).keys() else recipe
 
 
 def _seconds_of_a_run(recipe: Recipe, data: Dataset, arms: Sequence[Arm], paces: Paces) -> float:
     seconds = sum(paces.teacher(name).seconds(it.training.epochs) for name, it in recipe.teachers.items())
-    stored: dict[object, int] = {}  # arms with the same views of the same pictures share a store
+    stored: dict[object, int] = {}  # arms with the same views of the same images share a store
     for arm in arms:
-        pictures = len(arm.split(data))
+        images = len(arm.split(data))
         seconds += paces.student(arm).seconds(arm.recipe.student.training.epochs)
-        store = (arm.spec.hash(), arm.recipe.views.top_k, pictures)
-        stored[store] = max(stored.get(store, 0), pictures * arm.stored_views)
+        store = (arm.spec.hash(), arm.recipe.views.top_k, images)
+        stored[store] = max(stored.get(store, 0), images * arm.stored_views)
     return seconds + paces.seconds_to_answer * sum(stored.values())
 
 
 def _counts(recipe: Recipe) -> dict[str, int]:
-    """All that is cut: epochs of every net, and views."""
+    """Return everything that is cut: the epochs of every net, and the views."""
     teachers = {f"teacher {name}": it.training.epochs for name, it in recipe.teachers.items()}
     return {**teachers, "views": recipe.views.count, "student": recipe.student.training.epochs}
 
@@ -110,13 +124,16 @@ def _with_counts(recipe: Recipe, counts: dict[str, int]) -> Recipe:
     )
 
 
-def _with_epochs(net: TeacherRecipe | StudentRecipe, epochs: int) -> TeacherRecipe | StudentRecipe:
+def _with_epochs(net: NetRecipe, epochs: int) -> NetRecipe:
     return replace(net, training=replace(net.training, epochs=epochs))
 
 
 def _fitting(whole: dict[str, int], fits: Callable[[dict[str, int]], bool]) -> dict[str, int]:
-    """The largest even share of `whole` that fits, and then one more of whatever has lost most, as long as it fits: an
-    even share is rounded down everywhere."""
+    """Return the largest counts that fit, about the same share of `whole` in every stage.
+
+    A common share is rounded down in every stage. After that, the stage that has lost most gets one more, as long as
+    that fits.
+    """
     if fits(whole):
         return whole
     low, high = 0.0, 1.0

@@ -1,10 +1,8 @@
-"""Files that are whole or absent: everything is written beside its place and renamed into it. No pickle anywhere."""
+"""Tensors on disk: safetensors files that are whole or absent, and the state of an unfinished training. No pickle."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,38 +12,23 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sdk.files import write_whole
+
 from .errors import RunError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], **about: str) -> None:
-    """Write a safetensors file, whole, with `about` as its metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # not by save_file, whose files nobody but their owner may read
-        plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        partial.write_bytes(save(plain, metadata=about))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a safetensors file, whole or not at all, with `about` as its metadata."""
+    # Not with save_file: only their owner may read the files that it makes.
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(plain, metadata=about))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file and its metadata.
+    """Return the tensors of a safetensors file and its metadata.
 
     Raises:
-        RunError: there is no such file, or it is damaged.
+        RunError: the file is missing or damaged.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -54,20 +37,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RunError(f"{path}: missing or damaged ({fault}); remove it and run the stage again") from fault
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file.
-
-    Raises:
-        RunError: there is no such file, or it is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        raise RunError(f"{path}: missing or damaged ({fault}); run the stage again") from fault
-
-
 def weights_hash(model: nn.Module) -> str:
-    """Names the weights of a model."""
+    """Return a hash of a model's weights and of their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -76,7 +47,10 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def save_progress(path: Path, epoch: int, models: Mapping[str, nn.Module], optimizer: Optimizer) -> None:
-    """All that a training run needs to go on after `epoch` epochs; the schedule follows from the recipe."""
+    """Write everything that a training needs to continue after `epoch` epochs.
+
+    The state of the schedule is not written: it follows from the recipe and the number of the step.
+    """
     tensors = {f"{key}.{name}": value for key, model in models.items() for name, value in model.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
@@ -84,7 +58,7 @@ def save_progress(path: Path, epoch: int, models: Mapping[str, nn.Module], optim
 
 
 def load_progress(path: Path, models: Mapping[str, nn.Module], optimizer: Optimizer) -> int:
-    """Put back what `save_progress` wrote; the epochs that were done, 0 where nothing was."""
+    """Restore what `save_progress` wrote. Return the number of finished epochs, 0 if there is no such file."""
     if not path.exists():
         return 0
     tensors, about = read_tensors(path)

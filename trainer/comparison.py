@@ -1,4 +1,4 @@
-"""What teachers are worth: the same student without them, with each alone, with all, and in other arms, over seeds."""
+"""A comparison: the same student without teachers, with each alone, with all, and in other arms, over several seeds."""
 
 from __future__ import annotations
 
@@ -12,21 +12,98 @@ from typing import Any
 
 import msgspec
 import torch
+from msgspec.structs import replace
 from scipy import stats
 
+from sdk.errors import UsageError
+
+from .arms import Arm, own_arm, plain_arm
+from .budget import cut_to
 from .data import Dataset
 from .errors import RecipeError
 from .pipeline import train_arm
-from .progress import Progress
+from .progress import Progress, Silent
 from .recipe import Recipe
-from .run import Run, Source, create_student, start_run
-from .train import Arm, own_arm, plain_arm, train_teacher
+from .records import NetRecord, read_record, write_record
+from .run import Job, Run, Source, arm_stage, create_student, image_counts, pick_device, start_run
+from .start import Sources, choose, deadline_of, source_of
+from .train import train_teacher
+from .units import Deadline
 
-PLAIN, ALL = "without teachers", "all teachers"
+PLAIN_ARM, OWN_ARM = "without teachers", "all teachers"
+LABELLED_ARM = f"{OWN_ARM}, labelled images only"
+RESULTS = "results.json"
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one net achieves over the seeds. Shares are between 0 and 1.
+
+    Attributes:
+        parameters: the number of its parameters.
+        top1: accuracy on the test images, for each seed.
+        mean, deviation: the mean of `top1` and its sample standard deviation, which is None for a single seed.
+        validation: accuracy on the validation images, for each seed. Choose by this one.
+        ece, nll: mean calibration error and negative log likelihood on the test images.
+        seconds: how long the training took, on average.
+    """
+
+    parameters: int
+    top1: tuple[float, ...]
+    mean: float
+    deviation: float | None
+    validation: tuple[float, ...]
+    ece: float
+    nll: float
+    seconds: float
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True, rename={"other": "with"}):
+    """The difference in top-1 between two arms, paired by seed.
+
+    Attributes:
+        arm, other: the arm, and the earlier one that it is compared with (`with` in JSON).
+        difference: the mean difference, arm minus other.
+        interval: its 95 % interval by Student's t, which is None for a single seed.
+    """
+
+    arm: str
+    other: str
+    difference: float
+    interval: tuple[float, float] | None
+
+
+class ComparisonResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a comparison, as in `results.json`.
+
+    Attributes:
+        data: the names of the sources.
+        recipe: the recipe's name, if it has one.
+        images: the number of images in each split.
+        device, torch: where and with which version it ran.
+        seeds: the seeds, in the order of all lists.
+        teachers, arms: the figures of each teacher and of the student of each arm, by name.
+        pairs: the difference between each arm and every arm before it.
+    """
+
+    data: tuple[str, ...]
+    recipe: str | None
+    images: dict[str, int]
+    device: str
+    torch: str
+    seeds: tuple[int, ...]
+    teachers: dict[str, Figures]
+    arms: dict[str, Figures]
+    pairs: tuple[Pair, ...]
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How an arm differs from the run: keys of its `views` and `student`, fewer teachers, no unlabelled pictures."""
+    """How an arm differs from the run's own student.
+
+    Attributes:
+        views, student: the keys of these tables of the recipe that differ.
+        teachers: the teachers that it learns from; None means all.
+        unlabelled: whether it also learns from images without labels.
+    """
 
     views: dict[str, Any] = {}
     student: dict[str, Any] = {}
@@ -35,10 +112,10 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def read_changes(path: Path) -> dict[str, Change]:
-    """Arms by name, from a TOML file with a table for each.
+    """Return arms by name, from a TOML file with a table for each.
 
     Raises:
-        RecipeError: it can't be read, or has a key that nobody knows.
+        RecipeError: the file can't be read, or has an unknown key.
     """
     try:
         return msgspec.toml.decode(path.read_bytes(), type=dict[str, Change])
@@ -46,45 +123,45 @@ def read_changes(path: Path) -> dict[str, Change]:
         raise RecipeError(f"{path}: no arms ({fault}); each is a table with views, student or teachers") from fault
 
 
-def arms(run: Run, data: Dataset, changes: Mapping[str, Change]) -> dict[str, Arm]:
-    """The arms of a comparison: those that every comparison has, and those of `changes`.
+def list_arms(recipe: Recipe, data: Dataset, changes: Mapping[str, Change]) -> dict[str, Arm]:
+    """Return the arms of a comparison by name: those that every comparison has, and those of `changes`.
 
     Raises:
-        RecipeError: a change makes no recipe, or two arms have one name.
+        RecipeError: a change does not give a valid recipe, or two arms have the same name.
     """
-    teachers = tuple(run.recipe.teachers)
-    found = {PLAIN: plain_arm(run)}
+    teachers = tuple(recipe.teachers)
+    found = {PLAIN_ARM: plain_arm(recipe)}
     if len(teachers) > 1:
-        found |= {f"{name} alone": Arm(f"arms/{name}-alone", (name,), run.recipe) for name in teachers}
-    found[ALL] = own_arm(run)
+        found |= {f"{name} alone": Arm(arm_stage(f"{name}-alone"), (name,), recipe) for name in teachers}
+    found[OWN_ARM] = own_arm(recipe)
     if data.unlabelled is not None:
-        found[f"{ALL}, labelled pictures only"] = Arm("arms/labelled", teachers, run.recipe, unlabelled=False)
-    found |= {name: _changed(run, name, change) for name, change in changes.items()}
+        found[LABELLED_ARM] = Arm(arm_stage("labelled"), teachers, recipe, unlabelled=False)
+    found |= {name: _changed(recipe, name, change) for name, change in changes.items()}
     stages = Counter(arm.stage for arm in found.values())
     for name, arm in found.items():
         if stages[arm.stage] > 1:
-            raise RecipeError(f"arm {name!r}: another one is kept in {arm.stage} too; name it otherwise")
+            raise RecipeError(f"arm {name!r}: another one is kept in {arm.stage} too; choose another name for it")
     return found
 
 
-def students(data: Dataset, changes: Mapping[str, Change]) -> Callable[[Recipe], list[Arm]]:
-    """Return what gives the arms that a comparison with these changes trains by a recipe."""
-    return lambda recipe: list(arms(Run(Path(), recipe), data, changes).values())
+def arms_of(data: Dataset, changes: Mapping[str, Change]) -> Callable[[Recipe], list[Arm]]:
+    """Return a function that gives the arms of a comparison for any recipe."""
+    return lambda recipe: list(list_arms(recipe, data, changes).values())
 
 
-def _changed(run: Run, name: str, change: Change) -> Arm:
-    recipe = msgspec.to_builtins(run.recipe)
+def _changed(recipe: Recipe, name: str, change: Change) -> Arm:
+    tables = msgspec.to_builtins(recipe)
     for table in ("views", "student"):
-        recipe[table] = _merged(recipe[table], getattr(change, table))
-    teachers = tuple(run.recipe.teachers if change.teachers is None else change.teachers)
+        tables[table] = _merged(tables[table], getattr(change, table))
+    teachers = tuple(recipe.teachers if change.teachers is None else change.teachers)
     try:
-        if not set(teachers) <= set(run.recipe.teachers):
+        if not set(teachers) <= set(recipe.teachers):
             raise ValueError(f"no teachers {', '.join(teachers)} in the recipe")
-        arm = Arm(f"arms/{_file_name(name)}", teachers, msgspec.convert(recipe, Recipe), change.unlabelled)
+        arm = Arm(arm_stage(_file_name(name)), teachers, msgspec.convert(tables, Recipe), change.unlabelled)
         if teachers:
             arm.teaching()
     except (msgspec.ValidationError, ValueError) as fault:
-        raise RecipeError(f"arm {name!r}: {fault}; see the README for the keys") from fault
+        raise RecipeError(f"arm {name!r}: {fault}; see docs/comparing.md for the keys") from fault
     return arm
 
 
@@ -97,102 +174,139 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-=." else "-" for letter in name)
 
 
-def compare_arms(
-    folder: Path,
-    recipe: Recipe,
-    data: Dataset,
-    source: Source,
-    seeds: Sequence[int],
-    changes: Mapping[str, Change],
-    device: torch.device,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Train every arm with every seed, each seed a run of its own in `folder/seed-N`; what is done is not done again.
+def compare(
+    data: Sources | None,
+    out: str | Path,
+    *,
+    recipe: Recipe | str | Path | None = None,
+    unlabelled: Sources = (),
+    root: str | Path | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    arms: Mapping[str, Change] | str | Path | None = None,
+    labels: float | None = None,
+    within: str | Deadline | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> ComparisonResult:
+    """Measure what the teachers are worth: train the same student with and without them, with every seed.
 
-    Returns:
-        the figures on the test pictures, and top-1 on the validation pictures to choose by: `teachers` and `arms`,
-        each by name with lists over the seeds, their mean and standard deviation; and `pairs`, see `paired`.
+    Called again, it continues where it stopped.
+
+    Args:
+        data, recipe, unlabelled, root, within, device, progress: see `trainer.distill`.
+        out: a folder for the runs and `results.json`.
+        seeds: a run is made for each seed.
+        arms: further arms by name, or a TOML file of them.
+        labels: use the labels of this share of the training images; the others count as unlabelled.
+
+    Raises:
+        UsageError: no data is named, or the arguments do not go together.
+        DataError, RecipeError, RunError, StoreError: something is wrong with the data, the recipe or the folder.
+        Diverged, OutOfMemory: a training failed.
+    """
+    deadline = deadline_of(within)
+    source = source_of(data, unlabelled, root)
+    if source is None:
+        raise UsageError("name the images by --data")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError("--seeds names a seed twice" if seeds else "--seeds names no seed")
+    changes = read_changes(Path(arms)) if isinstance(arms, (str, Path)) else arms or {}
+    torch_device, folder, told = pick_device(device), Path(out), progress or Silent()
+    chosen, dataset = choose(source, recipe, told, labels)
+    first = Job(Run(folder / _seed_folder(seeds[0]), chosen), dataset, torch_device, told)
+    cut = cut_to(deadline, first, arms=arms_of(dataset, changes), runs=len(seeds))
+    result = compare_arms(Job(Run(folder, cut), dataset, torch_device, told), source, seeds, changes)
+    if isinstance(recipe, (str, Path)):
+        result = replace(result, recipe=Path(recipe).stem)
+    write_record(folder / RESULTS, result)
+    return result
+
+
+def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mapping[str, Change]) -> ComparisonResult:
+    """Train every arm with every seed. Each seed is a run of its own; what is finished is not trained again.
+
+    Args:
+        job: the folder of the comparison, and the recipe of all runs; each run replaces its seed.
+        source: where the job's data comes from.
+        changes: further arms by name.
 
     Raises:
         RecipeError: an arm can't be trained.
+        RunError: a folder holds something else.
     """
-    for arm in arms(Run(folder, recipe), data, changes).values():  # now, while nothing is written
+    recipe, data = job.run.recipe, job.data
+    for arm in list_arms(recipe, data, changes).values():  # before anything is written
         create_student(arm.recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
-    runs = {
-        seed: start_run(folder / f"seed-{seed}", msgspec.structs.replace(recipe, seed=seed), data, source)
-        for seed in seeds
-    }
-    chosen = {seed: arms(run, data, changes) for seed, run in runs.items()}
-    for seed, run in runs.items():
-        progress.tell(f"seed {seed}")
-        for name in run.recipe.teachers:
-            train_teacher(run, name, data, device, progress)
-        for arm in chosen[seed].values():
-            train_arm(run, data, arm, device, progress)
-    stages = {name: arm.stage for name, arm in next(iter(chosen.values())).items()}
-    kept = {name: [run.config(stage) for run in runs.values()] for name, stage in stages.items()}
-    figures = {name: _figures(configs) for name, configs in kept.items()}
-    teachers = {name: [run.config(f"teachers/{name}") for run in runs.values()] for name in recipe.teachers}
-    return {
-        "pictures": _counts(data),
-        "device": _device_name(device),
-        "torch": torch.__version__,
-        "seeds": list(seeds),
-        "teachers": {name: _figures(configs) for name, configs in teachers.items()},
-        "arms": figures,
-        "pairs": paired({name: row["top1"] for name, row in figures.items()}),
-    }
+    runs = [start_run(job.run.folder / _seed_folder(seed), replace(recipe, seed=seed), data, source) for seed in seeds]
+    for seed, run in zip(seeds, runs, strict=True):
+        job.progress.tell(f"seed {seed}")
+        own = Job(run, data, job.device, job.progress)
+        for name in recipe.teachers:
+            train_teacher(own, name)
+        for arm in list_arms(run.recipe, data, changes).values():
+            train_arm(own, arm)
+    stages = {name: arm.stage for name, arm in list_arms(runs[0].recipe, data, changes).items()}
+    figures = {name: _figures([run.student_record(stage) for run in runs]) for name, stage in stages.items()}
+    return ComparisonResult(
+        data=tuple(Path(name).name for name in source.data),
+        recipe=None,
+        images=image_counts(data),
+        device=_device_name(job.device),
+        torch=torch.__version__,
+        seeds=tuple(seeds),
+        teachers={name: _figures([run.teacher_record(name) for run in runs]) for name in recipe.teachers},
+        arms=figures,
+        pairs=paired({name: row.top1 for name, row in figures.items()}),
+    )
 
 
-def paired(top1: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
-    """Compare each arm with each one before it, seed by seed.
+def read_result(path: Path) -> ComparisonResult:
+    """Return the result of a comparison from its `results.json`.
+
+    Raises:
+        RunError: the file is missing, damaged, or not such a result.
+    """
+    return read_record(path, ComparisonResult, "run the comparison again")
+
+
+def paired(top1: Mapping[str, Sequence[float]]) -> tuple[Pair, ...]:
+    """Compare each arm with every arm before it, seed by seed.
 
     Args:
-        top1: of each arm, over the same seeds.
-
-    Returns:
-        for each pair, `arm` and the earlier one that it is compared `with`, the mean `difference` between them, and its
-        95 % `interval` by Student's t, which is None where there is a single seed.
+        top1: the accuracies of each arm, over the same seeds.
     """
     rows = []
     for earlier, later in combinations(top1, 2):
         differences = [mine - theirs for mine, theirs in zip(top1[later], top1[earlier], strict=True)]
         mean = statistics.fmean(differences)
-        rows.append({"arm": later, "with": earlier, "difference": mean, "interval": _interval(differences, mean)})
-    return rows
+        rows.append(Pair(arm=later, other=earlier, difference=mean, interval=_interval(differences, mean)))
+    return tuple(rows)
 
 
-def _interval(values: Sequence[float], mean: float) -> list[float] | None:
+def _interval(values: Sequence[float], mean: float) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     reach = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return [mean - reach, mean + reach]
+    return mean - reach, mean + reach
 
 
-def _figures(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Over the seeds, on the test pictures; shares are of 1."""
-    tests = [config["results"]["test"] for config in configs]
-    top1 = [test["top1"] for test in tests]
-    return {
-        "parameters": configs[0]["parameters"],
-        "top1": top1,
-        "mean": statistics.fmean(top1),
-        "deviation": _deviation(top1),
-        "validation": [config["results"]["validation"]["top1"] for config in configs],
-        "ece": statistics.fmean(test["ece"] for test in tests),
-        "nll": statistics.fmean(test["nll"] for test in tests),
-        "seconds": statistics.fmean(config["seconds"] for config in configs),
-    }
+def _figures(records: Sequence[NetRecord]) -> Figures:
+    tests = [record.results["test"] for record in records]
+    top1 = tuple(test.top1 for test in tests)
+    return Figures(
+        parameters=records[0].parameters,
+        top1=top1,
+        mean=statistics.fmean(top1),
+        deviation=statistics.stdev(top1) if len(top1) > 1 else None,
+        validation=tuple(record.results["validation"].top1 for record in records),
+        ece=statistics.fmean(test.ece for test in tests),
+        nll=statistics.fmean(test.nll for test in tests),
+        seconds=statistics.fmean(record.seconds for record in records),
+    )
 
 
-def _deviation(values: Sequence[float]) -> float | None:
-    """The sample's standard deviation; None of one value."""
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _counts(data: Dataset) -> dict[str, int]:
-    splits = {"train": data.train, "unlabelled": data.unlabelled, "validation": data.validation, "test": data.test}
-    return {name: len(split) for name, split in splits.items() if split is not None}
+def _seed_folder(seed: int) -> str:
+    return f"seed-{seed}"
 
 
 def _device_name(device: torch.device) -> str:

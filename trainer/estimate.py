@@ -1,4 +1,4 @@
-"""What a run will cost, reckoned from a few timed steps of its nets on random pictures, before there is any data."""
+"""What a run will cost, estimated from a few timed steps of its nets on random images. No data is needed."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .arms import own_arm
 from .data import Input, MemoryImages, Preprocessing, Resize, Split, to_input
 from .learner import Learner
+from .lessons import stored_top_k
 from .logits import Cost, answer_bytes, cost, fill_batch, teachers_rate
 from .losses import soft_cross_entropy
 from .models import create_teacher
-from .pipeline import stored_top_k
 from .recipe import Recipe, Training
 from .run import create_student
-from .train import Arm
 
 
 class Estimate(NamedTuple):
-    """Seconds of each stage on one device, and the store's cost; None where the recipe stores nothing.
+    """The seconds that each stage takes on one device.
 
     Attributes:
-        teachers: seconds to train each.
-        store: bytes and seconds, and from which student on it is cheaper than teachers in the loop.
-        student: seconds to train it, its teachers' answers at hand.
+        teachers: the seconds to train each teacher, by name.
+        store: the bytes and seconds of the logit store, and from which student on it is cheaper than teachers that
+            answer during the training; None if the recipe stores nothing.
+        student: the seconds to train the student, without the teachers' answers.
     """
 
     teachers: dict[str, float]
@@ -35,34 +36,34 @@ class Estimate(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """The seconds of the whole run."""
         return sum(self.teachers.values()) + (self.store.fill_seconds if self.store else 0.0) + self.student
 
 
-def estimate(recipe: Recipe, *, pictures: int, classes: int, size: int, device: torch.device) -> Estimate:
-    """Reckon a run on `pictures` training pictures of `classes` classes, `size` pixels a side.
+def estimate(recipe: Recipe, *, images: int, classes: int, size: int, device: torch.device) -> Estimate:
+    """Estimate a run on `images` training images of `classes` classes, `size` pixels wide and high.
 
     Raises:
-        RecipeError: the recipe's nets can't be made for such pictures.
+        RecipeError: the recipe's nets can't be created for such images.
     """
     input = Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size)))
     preprocessing = Preprocessing(input=input, mean=recipe.data.mean, std=recipe.data.std)
     teachers = {name: create_teacher(it, classes, preprocessing) for name, it in recipe.teachers.items()}
     training = {
         name: _training_seconds(
-            teacher.net, teacher.preprocessing, recipe.teachers[name].training, pictures, classes, device
+            teacher.net, teacher.preprocessing, recipe.teachers[name].training, images, classes, device
         )
         for name, teacher in teachers.items()
     }
     student = create_student(recipe.student, len(teachers), classes, preprocessing)
-    learning = _training_seconds(student, preprocessing, recipe.student.training, pictures, classes, device)
-    arm, store = Arm("student", tuple(teachers), recipe), None
+    learning = _training_seconds(student, preprocessing, recipe.student.training, images, classes, device)
+    arm, store = own_arm(recipe), None
     if arm.stored_views:
         ready = {name: teacher._replace(net=teacher.net.eval()).to(device) for name, teacher in teachers.items()}
         store = cost(
             views=arm.stored_views,
-            view_bytes=pictures * len(teachers) * answer_bytes(classes, stored_top_k(recipe, classes)),
-            samples=pictures,
+            view_bytes=images * len(teachers) * answer_bytes(classes, stored_top_k(recipe, classes)),
+            samples=images,
             epochs=recipe.student.training.epochs,
             images_per_second=teachers_rate(ready, _random(fill_batch(size, size, device), size, device), arm.spec),
         )
@@ -70,7 +71,7 @@ def estimate(recipe: Recipe, *, pictures: int, classes: int, size: int, device: 
 
 
 def _training_seconds(
-    net: nn.Module, preprocessing: Preprocessing, training: Training, pictures: int, classes: int, device: torch.device
+    net: nn.Module, preprocessing: Preprocessing, training: Training, images: int, classes: int, device: torch.device
 ) -> float:
     learner = Learner(net, training, 1000, device)
     size = preprocessing.input.height
@@ -84,7 +85,7 @@ def _training_seconds(
         )
 
     seconds = _fastest(lambda number: learner.step(number, inputs, loss_of).item())
-    return seconds * training.epochs * pictures / training.batch
+    return seconds * training.epochs * images / training.batch
 
 
 def _fastest(run: Callable[[int], float], rounds: int = 3) -> float:
@@ -97,6 +98,6 @@ def _fastest(run: Callable[[int], float], rounds: int = 3) -> float:
 
 
 def _random(count: int, size: int, device: torch.device) -> Split:
-    pictures = torch.randint(256, (count, size, size, 3), dtype=torch.uint8)
+    pixels = torch.randint(256, (count, size, size, 3), dtype=torch.uint8)
     labels, ids = torch.zeros(count, dtype=torch.int64), torch.arange(count)
-    return Split(MemoryImages(pictures), labels, ids, list(map(str, range(count)))).to(device)
+    return Split(MemoryImages(pixels), labels, ids, list(map(str, range(count)))).to(device)

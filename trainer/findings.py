@@ -1,33 +1,33 @@
-"""What a finished run found, as plain data: what its report shows, and nothing of how."""
+"""The findings of a finished run as plain data. The report shows them; how it shows them is not decided here."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checkpoint import read_json
-from .data import Dataset, Split
-from .evaluate import calibration_error, confusion, logits_of
-from .metrics import rows as metric_rows
-from .metrics import training_seconds
-from .run import ABOUT, RECIPE, Run, load_student, load_teacher
-from .train import plain_arm
+from .data import Split
+from .evaluate import Score, calibration_error, confusion, logits_of
+from .metrics import epoch_rows, training_seconds
+from .records import NetRecord, TeacherRecord
+from .run import LOGITS, PLAIN, RECIPE, STUDENT, Job, Run, load_student, load_teacher, teacher_stage
 
 BINS, SAMPLES = 15, 24
-STORE = "logits"
 PACKAGES = ("libkd-sdk", "torch", "torchvision", "timm", "numpy")
 
 Floats = NDArray[np.float64]
+
+
+Kind = Literal["teacher", "student", "plain"]
 
 
 @dataclass(frozen=True)
@@ -35,32 +35,35 @@ class Stage:
     """A trained net.
 
     Attributes:
-        stage: where it is kept in the run's folder, which is also its key in `class_accuracy` and `answers`.
-        name, model: what it is called, and what it is, for people. `plain` is the student without teachers.
-        seconds: of all its epochs together.
-        bytes: of its folder.
-        results: of `validation` and `test`: `top1`, `nll`, `ece`.
-        curve: `loss`, `validation_top1` and `lr` of every epoch; empty lists for a teacher that was taken as it is.
+        stage: its folder in the run, which is also its key in `class_accuracy` and `answers`.
+        name: what people call it.
+        kind: a teacher, the student, or `plain`: the student without teachers.
+        model: a short description of the net.
+        parameters: the number of its parameters.
+        seconds: how long all its epochs took together.
+        bytes: the size of its folder.
+        results: its scores on `validation` and `test`.
+        curve: `loss`, `validation_top1` and `lr` of every epoch; empty lists for a teacher that was not trained here.
     """
 
     stage: str
     name: str
-    kind: Literal["teacher", "student", "plain"]
+    kind: Kind
     model: str
     parameters: int
     seconds: float
     bytes: int
-    results: dict[str, dict[str, float]]
+    results: dict[str, Score]
     curve: dict[str, list[float]]
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Is a confidence of 0.8 right 8 times in 10? In bins of equal width from 0 to 1.
+    """Whether a confidence of 0.8 is right in 8 of 10 cases, in bins of equal width from 0 to 1.
 
     Attributes:
-        confidence, accuracy: the mean of each bin; NaN where it is empty.
-        count: pictures in each bin.
+        confidence, accuracy: the mean of each bin; NaN for an empty one.
+        count: the number of images in each bin.
         ece: expected calibration error.
     """
 
@@ -71,7 +74,7 @@ class Reliability:
 
 
 class Answer(NamedTuple):
-    """The class that a net gives a picture, and with which probability."""
+    """The class that a net predicts for an image, and its probability."""
 
     label: int
     confidence: float
@@ -79,7 +82,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """A test picture, uint8 [height, width, 3], its class, and what each net takes it for, by its stage."""
+    """A test image, uint8 [height, width, 3], its class, and the answer of each net by the net's stage."""
 
     name: str
     pixels: NDArray[np.uint8]
@@ -89,21 +92,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a report tells of a run.
+    """Everything that a report says about a run.
 
     Attributes:
-        run: its folder's name.
-        stages: teachers in the recipe's order, the student, and the plain one if it is trained.
-        confusion: counts of the student on the test pictures, int64 [true class, answered class].
-        class_accuracy: share of each class of the test pictures that a net gets right, [classes] by the net's stage;
-            NaN for a class without any.
-        before, after: the student's confidence on the test pictures, at temperature 1 and at its own.
-        samples: test pictures chosen by their ids, as many wrong as right where there are enough.
-        mode: of the views, as in the recipe.
-        store_bytes, store_seconds: of the stored answers; None where nothing is stored, or nobody wrote it down.
-        recipe: TOML.
-        data: names of the sources; `pictures`: how many in each split; `skipped`: what could not be read, and why.
-        versions: of what computed these findings.
+        run: the name of its folder.
+        labels: the class names.
+        stages: the teachers in the recipe's order, the student, and the student without teachers if it is trained.
+        confusion: counts of the student's answers on the test images, int64 [true class, answered class].
+        class_accuracy: for each net by its stage, the share of each class's test images that it gets right, [classes];
+            NaN for a class without test images.
+        before, after: the student's reliability on the test images, at temperature 1 and at its own temperature.
+        temperature: the student's temperature.
+        samples: some test images, chosen by their ids: as many wrong as right ones, if there are enough.
+        mode: the recipe's mode of the views.
+        store_bytes, store_seconds: the size of the logit store and the time to fill it; None if nothing is stored, or
+            if the time is not known.
+        recipe: the recipe as TOML.
+        data: the names of the sources.
+        images: the number of images in each split.
+        skipped: the images that could not be read, each with the reason.
+        versions: the versions of what computed these findings.
     """
 
     run: str
@@ -120,23 +128,24 @@ class Findings:
     store_seconds: float | None
     recipe: str
     data: tuple[str, ...]
-    pictures: dict[str, int]
+    images: dict[str, int]
     skipped: tuple[str, ...]
     versions: dict[str, str]
 
 
-def findings(run: Run, data: Dataset, device: torch.device) -> Findings:
-    """What there is to tell of a run whose student is finished; `data` is the run's own.
+def findings(job: Job) -> Findings:
+    """Return the findings of a run whose student is finished.
 
     Raises:
-        RunError: the student is not finished, or a net is missing or damaged.
+        RunError: the student is not finished, or something in the folder is missing or damaged.
     """
-    student, labels, preprocessing = load_student(run.folder)
-    own = logits_of(student.to(device), data.test, preprocessing).cpu()
-    logits = {f"teachers/{name}": _teacher_logits(run, name, data.test, device).cpu() for name in run.recipe.teachers}
-    logits["student"] = own
-    truth, temperature = data.test.labels.cpu(), student.temperature.item()
-    about = read_json(run.folder / ABOUT)
+    run, test = job.run, job.data.test
+    student, labels, preprocessing = load_student(run)
+    own = logits_of(student.to(job.device), test, preprocessing).cpu()
+    logits = {teacher_stage(name): _teacher_logits(job, name) for name in run.recipe.teachers}
+    logits[STUDENT] = own
+    truth, temperature, about = test.labels.cpu(), student.temperature.item(), run.data_record()
+    store = run.folder / LOGITS
     return Findings(
         run=run.folder.resolve().name,
         labels=labels,
@@ -146,60 +155,57 @@ def findings(run: Run, data: Dataset, device: torch.device) -> Findings:
         before=_reliability((own * temperature).softmax(-1), truth),
         after=_reliability(own.softmax(-1), truth),
         temperature=temperature,
-        samples=_samples(data.test, logits),
+        samples=_samples(test, logits),
         mode=run.recipe.views.mode,
-        store_bytes=_bytes_in(run.folder / STORE) if (run.folder / STORE).exists() else None,
-        store_seconds=training_seconds(run.folder, STORE) or None,
+        store_bytes=_bytes_in(store) if store.exists() else None,
+        store_seconds=training_seconds(run.folder, LOGITS) or None,
         recipe=(run.folder / RECIPE).read_text(encoding="utf-8"),
-        data=tuple(about["data"]),
-        pictures=about["pictures"],
-        skipped=tuple(about["skipped"]),
-        versions=_versions(device),
+        data=about.data,
+        images=about.images,
+        skipped=about.skipped,
+        versions=_versions(job.device),
     )
 
 
-def _teacher_logits(run: Run, name: str, split: Split, device: torch.device) -> Tensor:
-    """A teacher's answers for whole, untouched pictures."""
-    teacher = load_teacher(run, name).to(device)
-    return logits_of(teacher.net, split, teacher.preprocessing)
+def _teacher_logits(job: Job, name: str) -> Tensor:
+    """Return a teacher's logits for the unchanged test images."""
+    teacher = load_teacher(job.run, name).to(job.device)
+    return logits_of(teacher.net, job.data.test, teacher.preprocessing).cpu()
 
 
 def _stages(run: Run) -> tuple[Stage, ...]:
-    rows = metric_rows(run.folder)
     teachers = [
-        _stage(run, rows, f"teachers/{name}", name, "teacher", teacher.model)
-        for name, teacher in run.recipe.teachers.items()
+        _stage(run, teacher_stage(name), name, "teacher", run.teacher_record(name)) for name in run.recipe.teachers
     ]
-    shape = run.recipe.student
-    model = f"transformer, {shape.depth} blocks of {shape.width}"
-    students = [_stage(run, rows, "student", "student", "student", model)]
-    plain = plain_arm(run).stage
-    if run.has(plain):
-        students.append(_stage(run, rows, plain, "plain", "plain", model))
+    students = [_stage(run, STUDENT, "student", "student", run.student_record())]
+    if run.has(PLAIN):
+        students.append(_stage(run, PLAIN, "plain", "plain", run.student_record(PLAIN)))
     return (*teachers, *students)
 
 
-def _stage(
-    run: Run,
-    rows: Iterable[Mapping[str, Any]],
-    stage: str,
-    name: str,
-    kind: Literal["teacher", "student", "plain"],
-    model: str,
-) -> Stage:
-    config = run.config(stage)
-    own = [row for row in rows if row["stage"] == stage]
+def _stage(run: Run, stage: str, name: str, kind: Kind, record: NetRecord) -> Stage:
+    rows = epoch_rows(run.folder, stage)
     return Stage(
         stage=stage,
         name=name,
         kind=kind,
-        model=model,
-        parameters=config["parameters"],
-        seconds=config["seconds"],
+        model=_model(record),
+        parameters=record.parameters,
+        seconds=record.seconds,
         bytes=_bytes_in(run.folder / stage),
-        results=config["results"],
-        curve={figure: [row[figure] for row in own] for figure in ("loss", "validation_top1", "lr")},
+        results=record.results,
+        curve={
+            "loss": [row.loss for row in rows],
+            "validation_top1": [row.validation_top1 for row in rows],
+            "lr": [row.lr for row in rows],
+        },
     )
+
+
+def _model(record: NetRecord) -> str:
+    if isinstance(record, TeacherRecord):
+        return record.model
+    return f"transformer, {record.student.depth} blocks of {record.student.width}"
 
 
 def _bytes_in(folder: Path) -> int:
@@ -211,13 +217,14 @@ def _class_accuracy(logits: Tensor, truth: Tensor, classes: int) -> Floats:
 
 
 def _means(values: Tensor, groups: Tensor, count: int) -> Floats:
-    """The mean of each group's values, NaN for one without any."""
+    """Return the mean of each group's values, NaN for an empty group."""
     sums = torch.bincount(groups, values, minlength=count)
-    return (sums / torch.bincount(groups, minlength=count)).numpy()
+    means: Floats = (sums / torch.bincount(groups, minlength=count)).numpy()
+    return means
 
 
 def _reliability(probabilities: Tensor, truth: Tensor) -> Reliability:
-    """In the bins of `calibration_error`."""
+    """Return the reliability, in the bins of `calibration_error`."""
     confidence, answer = probabilities.max(-1)
     bin_of = (confidence * BINS).long().clamp(max=BINS - 1)
     return Reliability(
@@ -229,7 +236,7 @@ def _reliability(probabilities: Tensor, truth: Tensor) -> Reliability:
 
 
 def _samples(test: Split, logits: Mapping[str, Tensor]) -> tuple[Sample, ...]:
-    """A few pictures, the same in every run on this data but for what the student gets wrong: those go first."""
+    """Return some test images. Those that the student gets wrong come first; apart from them, the ids decide."""
     answers = {stage: rows.softmax(-1).max(-1) for stage, rows in logits.items()}
     wrong = (answers["student"].indices != test.labels.cpu()).tolist()
     by_id = test.ids.argsort().tolist()
@@ -249,7 +256,7 @@ def _samples(test: Split, logits: Mapping[str, Tensor]) -> tuple[Sample, ...]:
 
 
 def _versions(device: torch.device) -> dict[str, str]:
-    """Of those that pip knows; a checkout on the path alone is not among them."""
+    """Return the versions of the packages that are installed, of Python, and the device."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):

@@ -1,10 +1,11 @@
-"""A net and what moves it: the optimiser, its schedule, the average of the weights. One `step` is one update."""
+"""A net and everything that changes its weights: the optimiser, its schedule, the average of the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Generic, TypeVar, cast
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -16,22 +17,26 @@ from .checkpoint import load_progress, save_progress
 from .device import autocast
 from .recipe import Training
 
+Net = TypeVar("Net", bound=nn.Module)
 
-class Learner:
-    """Trains `model` on `device` as `training` says, `steps` updates an epoch.
+
+class Learner(Generic[Net]):
+    """Train `model` on `device` with the schedule of `training`, for `steps` updates in each epoch.
 
     Attributes:
-        model: in training mode.
-        average: of its weights over the steps; what counts in it (the batches that a norm has seen) is the model's.
+        model: the net, in training mode.
+        average: the net with the average of its weights over the steps. Its integer buffers, such as the number of
+            batches that a norm has seen, are those of `model`.
+        lr: the learning rate of the last step.
     """
 
-    def __init__(self, model: nn.Module, training: Training, steps: int, device: torch.device) -> None:
+    def __init__(self, model: Net, training: Training, steps: int, device: torch.device) -> None:
         self.training, self.device = training, device
-        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.model = cast(Net, model.to(device=device, memory_format=torch.channels_last).train())  # type: ignore[call-overload]
         self._ema = ModelEmaV3(self.model, decay=training.ema, use_warmup=True)
         if training.compile:
             self.model.compile()
-        self._optimizer = create_optimizer_v2(
+        self._optimizer: torch.optim.Optimizer = create_optimizer_v2(
             self.model,
             opt="adamw",
             lr=training.lr,
@@ -46,26 +51,26 @@ class Learner:
             warmup_lr_init=training.lr / 100,
             t_in_epochs=False,
         )
-        # Collected once: to walk through the modules of both nets in every step is work for the host alone.
+        # Collected once: walking through the modules of both nets in every step would cost the host time.
         self._averaged, self._trained = (_floating(net) for net in (self._ema.module, self.model))
 
     @property
-    def average(self) -> nn.Module:
+    def average(self) -> Net:
         for kept, counted in zip(self._ema.module.buffers(), self.model.buffers(), strict=True):
             if not kept.is_floating_point():
                 kept.copy_(counted)
-        return self._ema.module
+        return cast(Net, self._ema.module)
 
     @property
     def lr(self) -> float:
-        return self._optimizer.param_groups[0]["lr"]
+        return cast(float, self._optimizer.param_groups[0]["lr"])
 
     def step(self, number: int, inputs: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
-        """The update `number` of the whole training; the loss before it, without a gradient.
+        """Do update `number` of the whole training, and return the loss before it, without a gradient.
 
         Args:
             inputs: float32 [B, 3, H, W], as the model takes them.
-            loss_of: from the model's float32 output to a scalar.
+            loss_of: gives a scalar loss for the model's float32 output.
         """
         self._schedule.step_update(number)
         self._optimizer.zero_grad()  # before the forward pass, which may need the memory
@@ -79,9 +84,9 @@ class Learner:
         return loss.detach()
 
     def affordable(self, batch: int, height: int, width: int) -> int:
-        """Return the largest half, quarter, ... of `batch` that a step has memory for, 0 if there is none.
+        """Return the largest of `batch` / 2, / 4, ... for which a step has enough memory, or 0 if there is none.
 
-        It takes real steps, on black images: the net is of no use afterwards.
+        The steps are real ones, on black images: the net must not be used afterwards.
         """
         while (batch := batch // 4 * 2) >= 2:  # pairs stay together
             torch.cuda.empty_cache()
@@ -92,14 +97,14 @@ class Learner:
         return 0
 
     def save(self, path: Path, epoch: int) -> None:
-        """Keep all that is needed to go on after `epoch` epochs; the schedule follows from the recipe."""
+        """Write everything that is needed to continue after `epoch` epochs."""
         save_progress(path, epoch, {"model": self.model, "average": self.average}, self._optimizer)
 
     def load(self, path: Path) -> int:
-        """Go on from what `save` kept; the epochs that were done, 0 where nothing was."""
+        """Restore what `save` wrote. Return the number of finished epochs, 0 if there is no such file."""
         return load_progress(path, {"model": self.model, "average": self.average}, self._optimizer)
 
 
 def _floating(net: nn.Module) -> list[Tensor]:
-    """Return the values of `net` that can be averaged, sharing their memory."""
+    """Return the floating-point values of `net`, which are averaged; the tensors share the net's memory."""
     return [value for value in net.state_dict().values() if value.is_floating_point()]

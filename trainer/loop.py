@@ -1,29 +1,51 @@
-"""The training loop, read from top to bottom; teachers and students both go through it."""
+"""The training loop. Teachers and students both go through it; read it from top to bottom."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .data import Dataset, Preprocessing, Split, to_device, to_input
+from .data import Preprocessing, Split, to_device, to_input
 from .errors import Diverged, OutOfMemory
 from .evaluate import logits_of, top1
 from .learner import Learner
 from .metrics import Metrics, first_loss
-from .progress import Progress
 from .recipe import Training
+from .records import EpochRow
+from .run import CHECKPOINT, Job, recipe_table
 from .views import ExtraSpec, View, ViewSpec, enhance, order, render, seed_of
+
+RENDERED_AT_ONCE = 2**23
+"""How many pixels a GPU renders at once: 8,192 images of 32 x 32. A view is hundreds of small operations, and launching
+them takes longer than computing the pixels of one batch. A CPU renders batch by batch, which fits into its caches."""
+
+LOST_AT_MOST = 20.0
+"""How many seconds of training may be lost when the process is killed, if an epoch is shorter than that. Writing a
+checkpoint takes as long as a short epoch."""
+
+CHECK_EVERY = 50
+"""Steps between two checks that the loss is still a number. Each check waits for the device."""
+
+NO_EXTRA = ExtraSpec()
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class Batch(NamedTuple):
-    """Some samples of one view: `indices` into the split, int64 [B]; their `places` in the view's keyed order."""
+    """Some samples of one view.
+
+    Attributes:
+        indices: int64 [B], into the split.
+        places: int64 [B], in the view's keyed order.
+        view: their pixels, and how they are mixed.
+    """
 
     indices: Tensor
     places: Tensor
@@ -31,33 +53,43 @@ class Batch(NamedTuple):
 
 
 Objective = Callable[[Tensor, Tensor, Batch], dict[str, Tensor]]
-"""(the model's output, soft labels [B, C], the batch) -> named losses."""
-
-RENDERED_AT_ONCE = 2**23
-"""Pixels that a GPU renders at once, 8,192 pictures of 32 x 32: a view is hundreds of small operations, whose launches
-take longer than one batch's pixels. A CPU renders batch by batch, which its caches hold."""
-
-LOST_AT_MOST = 20.0
-"""Seconds of training that a kill may cost, where an epoch takes no longer: a checkpoint takes as long as a short
-epoch."""
-
-CHECK_EVERY = 50
-"""Steps between two looks at whether the loss is still a number: each look waits for the device."""
+"""(the model's output, soft labels [B, C], the batch) -> named losses, whose sum is minimised."""
 
 
 class EpochPlan(NamedTuple):
-    """What one epoch shows: the number of its view, and the objective for it."""
+    """What one epoch shows: the number of its view, and the objective on it."""
 
     view: int
     objective: Objective
 
 
-NOTHING_EXTRA = ExtraSpec()
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The net to train: where it is kept, what it learns from, and how.
+
+    Attributes:
+        stage: its folder in the run, such as `teachers/conv` or `student`.
+        split: the images that it learns from.
+        training: its schedule.
+        preprocessing: how images become its input.
+        spec, seed: the specification of its views, and the seed that they are drawn from.
+        extra: further augmentation that this net alone sees, on top of the views.
+    """
+
+    stage: str
+    split: Split
+    training: Training
+    preprocessing: Preprocessing
+    spec: ViewSpec
+    seed: int
+    extra: ExtraSpec = NO_EXTRA
 
 
 def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: ViewSpec) -> Iterator[Batch]:
-    """One epoch over one view: its pairs, shuffled by the epoch's key. A last batch that is not full is left out,
-    unless it is the only one."""
+    """Give the batches of one epoch over one view: its pairs, shuffled with the epoch's key.
+
+    An incomplete last batch is left out, unless it is the only one.
+    """
     laid_out = order(seed, split.ids, view)
     pairs = torch.arange(len(laid_out) // 2 * 2, device=laid_out.device).unflatten(0, (-1, 2))
     pairs = pairs[order(seed_of(seed, "epoch"), split.ids[laid_out[pairs[:, 0]]], epoch)]
@@ -71,7 +103,10 @@ def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: 
 def _rendered(
     split: Split, batches: list[Tensor], together: int, *, seed: int, view: int, spec: ViewSpec
 ) -> Iterator[View]:
-    """The view of each batch of indices, so many batches rendered `together`: a view is the same in any batch."""
+    """Give the view of each batch of indices, with that many batches rendered `together`.
+
+    A view has the same pixels in any batch.
+    """
     groups = [batches[start : start + together] for start in range(0, len(batches), together)]
     wanted = [torch.cat(group) for group in groups]
     for group, indices, images in zip(groups, wanted, split.images.feed(wanted, split.ids.device), strict=True):
@@ -85,64 +120,47 @@ def steps_of_epoch(split: Split, size: int) -> int:
     return max(1, len(split) // size)
 
 
-def fit(
-    model: nn.Module,
-    split: Split,
-    data: Dataset,
-    training: Training,
-    plan: Callable[[int], EpochPlan],
-    *,
-    preprocessing: Preprocessing,
-    spec: ViewSpec,
-    extra: ExtraSpec = NOTHING_EXTRA,
-    seed: int,
-    run: Path,
-    stage: str,
-    device: torch.device,
-    progress: Progress,
-) -> nn.Module:
+def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> Net:
     """Train `model` and return it with its averaged weights, in evaluation mode.
 
-    Checkpoints in `run / stage` follow whole epochs, so often that a kill costs one epoch or `LOST_AT_MOST` seconds.
-    Called again after a kill, it goes on from the last one, and ends with the very weights that an undisturbed run
-    would have had (on the CPU to the bit).
+    A checkpoint is written after whole epochs, often enough that a killed process loses one epoch or `LOST_AT_MOST`
+    seconds. The next call continues from it and ends with the same weights as an undisturbed run (on the CPU to the
+    bit).
 
     Args:
-        split: what it is trained on; `data` has what it is judged by.
-        plan: for every epoch, the view that it shows and what is to be minimised on it.
-        preprocessing: the model's own.
-        spec, seed: of the views; `extra`: what this model alone sees on top of them.
-        stage: names the run's part, as `teachers/conv` or `student`.
+        plan: gives for each epoch, counted from 0, the view that it shows and the objective on it.
+        job: the run that keeps checkpoints and metrics, the validation images, and the device.
 
     Raises:
-        Diverged: the loss is not a number any more, or has doubled; a checkpoint before it stays.
-        OutOfMemory: a batch is too large for the device; a checkpoint before it stays.
+        Diverged: the loss is not a number any more, or has doubled. The checkpoint before it stays.
+        OutOfMemory: a batch is too large for the device. The checkpoint before it stays.
     """
-    train = to_device(split, device, progress)
-    validation = to_device(data.validation, device, progress)
-    classes = len(data.labels)
+    stage, training, device, progress = task.stage, task.training, job.device, job.progress
+    train = to_device(task.split, device, progress)
+    validation = to_device(job.data.validation, device, progress)
+    classes = len(job.data.labels)
     steps = steps_of_epoch(train, training.batch)
 
     learner = Learner(model, training, steps, device)
-    checkpoint = run / stage / "checkpoint.safetensors"
+    checkpoint = job.run.folder / stage / CHECKPOINT
     done = learner.load(checkpoint)
 
-    start_loss, saved = first_loss(run, stage), time.perf_counter()
+    start_loss, saved = first_loss(job.run.folder, stage), time.perf_counter()
     progress.begin(f"training {stage}", steps * training.epochs)
     progress.step(steps * done)
     try:
-        with Metrics(run, stage, done) as metrics:
+        with Metrics(job.run.folder, stage, done) as metrics:
             for epoch in range(done, training.epochs):
-                torch.manual_seed(seed_of(seed, "depth", epoch))  # stochastic depth is all that draws from it
+                torch.manual_seed(seed_of(task.seed, "depth", epoch))  # only stochastic depth draws from this state
                 started, total = time.perf_counter(), torch.zeros((), device=device)
                 view, objective = plan(epoch)
-                shown = batches(train, seed=seed, view=view, epoch=epoch, size=training.batch, spec=spec)
+                shown = batches(train, seed=task.seed, view=view, epoch=epoch, size=training.batch, spec=task.spec)
                 for step, batch in enumerate(shown, start=epoch * steps):
                     samples = train.ids[batch.indices]
-                    pixels = enhance(batch.view.pixels, samples, seed=seed, epoch=epoch, spec=extra)
+                    pixels = enhance(batch.view.pixels, samples, seed=task.seed, epoch=epoch, spec=task.extra)
                     targets = batch.view.targets(train.labels[batch.indices], classes, training.smoothing)
                     loss_of = partial(_total, objective, targets, batch)
-                    total += learner.step(step, to_input(pixels, preprocessing), loss_of)
+                    total += learner.step(step, to_input(pixels, task.preprocessing), loss_of)
                     if step % CHECK_EVERY == 0:
                         _check_loss(total.item(), None, stage, epoch)
                     progress.step()
@@ -150,15 +168,18 @@ def fit(
                 start_loss = start_loss or mean_loss
                 _check_loss(mean_loss, start_loss, stage, epoch)
                 seconds = time.perf_counter() - started
-                answers = logits_of(learner.average, validation, preprocessing, training.precision)
+                answers = logits_of(learner.average, validation, task.preprocessing, training.precision)
                 accuracy = top1(answers, validation.labels)
-                metrics.row(
-                    epoch,
-                    loss=mean_loss,
-                    validation_top1=accuracy,
-                    lr=learner.lr,
-                    seconds=seconds,
-                    samples_per_second=steps * min(training.batch, len(train)) / seconds,
+                metrics.add(
+                    EpochRow(
+                        stage=stage,
+                        epoch=epoch,
+                        loss=mean_loss,
+                        validation_top1=accuracy,
+                        lr=learner.lr,
+                        seconds=seconds,
+                        samples_per_second=steps * min(training.batch, len(train)) / seconds,
+                    )
                 )
                 now = time.perf_counter()
                 if epoch + 1 == training.epochs or now - saved + (now - started) > LOST_AT_MOST:
@@ -166,15 +187,16 @@ def fit(
                     saved = time.perf_counter()
                 progress.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
     except torch.OutOfMemoryError:
-        pass  # the next line is outside of it, where what the step held is free again
+        pass  # the error is raised below, outside of this block, where the memory of the failed step is free again
     else:
         progress.end(f"validation {accuracy:.1%}" if done < training.epochs else "")
         return learner.average.eval()
-    raise _out_of_memory(learner, training, preprocessing, stage)
+    raise _out_of_memory(learner, task)
 
 
 def _total(objective: Objective, targets: Tensor, batch: Batch, output: Tensor) -> Tensor:
-    return sum(objective(output, targets, batch).values())
+    first, *others = objective(output, targets, batch).values()
+    return sum(others, start=first)
 
 
 def _check_loss(loss: float, start: float | None, stage: str, epoch: int) -> None:
@@ -186,16 +208,19 @@ def _check_loss(loss: float, start: float | None, stage: str, epoch: int) -> Non
         return
     raise Diverged(
         f"{stage}: the loss {what} in epoch {epoch + 1}; what was kept before it stays; "
-        "lower its training.lr or clip and take another --out"
+        "lower its training.lr or clip and choose another --out"
     )
 
 
-def _out_of_memory(learner: Learner, training: Training, preprocessing: Preprocessing, stage: str) -> OutOfMemory:
-    height, width = preprocessing.input.height, preprocessing.input.width
-    fits = learner.affordable(training.batch, height, width)
-    table = "student" if stage.split("/")[0] in ("student", "arms") else stage.replace("/", ".")
-    mend = f"{fits} fit: set {table}.training.batch = {fits}" if fits else "nor for any smaller one: take a smaller net"
+def _out_of_memory(learner: Learner[Net], task: Task) -> OutOfMemory:
+    batch, height, width = task.training.batch, task.preprocessing.input.height, task.preprocessing.input.width
+    fits = learner.affordable(batch, height, width)
+    fix = (
+        f"{fits} fit: set {recipe_table(task.stage)}.training.batch = {fits}"
+        if fits
+        else "nor for any smaller one: choose a smaller net"
+    )
     return OutOfMemory(
-        f"{stage}: {learner.device} has no memory for a batch of {training.batch} pictures of {height}x{width}; "
-        f"{mend}, and another --out"
+        f"{task.stage}: {learner.device} has no memory for a batch of {batch} images of {height}x{width}; "
+        f"{fix}, and another --out"
     )

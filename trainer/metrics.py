@@ -1,4 +1,4 @@
-"""What a run measures while it trains: one JSON object a line, and the same as TensorBoard curves."""
+"""The measurements of a run while it trains: one JSON object in each line, and the same as TensorBoard curves."""
 
 from __future__ import annotations
 
@@ -6,53 +6,83 @@ import json
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
 from torch.utils.tensorboard import SummaryWriter
 
-from .checkpoint import write_text
+from sdk.files import write_whole
+
+from .errors import RunError
+from .records import EpochRow, Row, StoreRow, to_json
 
 FILE = "metrics.jsonl"
 
 
 def training_seconds(run: Path, stage: str) -> float:
-    """How long a stage took, all its epochs and sittings together."""
-    return sum(row["seconds"] for row in rows(run) if row["stage"] == stage)
+    """Return how long a stage took, with all its epochs, also of earlier sessions."""
+    return sum(row.seconds for row in rows(run) if row.stage == stage)
 
 
 def first_loss(run: Path, stage: str) -> float | None:
-    """The mean loss of a stage's first epoch, if it is done."""
-    return next((row["loss"] for row in rows(run) if row["stage"] == stage and row["epoch"] == 0), None)
+    """Return the mean loss of a stage's first epoch, or None if that epoch is not finished."""
+    return next((row.loss for row in epoch_rows(run, stage) if row.epoch == 0), None)
 
 
-def rows(run: Path) -> list[dict]:
-    """All whole rows of a run; a last one that was cut off is of an epoch that is done again."""
+def epoch_rows(run: Path, stage: str | None = None) -> list[EpochRow]:
+    """Return the rows of all epochs, or of the epochs of one stage."""
+    return [row for row in rows(run) if isinstance(row, EpochRow) and stage in (None, row.stage)]
+
+
+def rows(run: Path) -> list[Row]:
+    """Return all complete rows. An incomplete last line belongs to an epoch that will be repeated.
+
+    Raises:
+        RunError: the file can't be read, or one of its lines is not such a row.
+    """
     path = run / FILE
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [_row(line) for line in lines if line.endswith("\n")]
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as fault:
+        raise RunError(f"{path}: damaged ({fault}); remove the damaged lines") from fault
 
 
-def add_row(run: Path, stage: str, **figures: float) -> None:
-    """A row of a stage that has no epochs."""
+def _row(line: str) -> Row:
+    found = json.loads(line)
+    if isinstance(found, dict) and "epoch" in found:
+        return msgspec.convert(found, EpochRow)
+    return msgspec.convert(found, StoreRow)
+
+
+def add_row(run: Path, row: Row) -> None:
+    """Append a row."""
     with (run / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"stage": stage, **figures}) + "\n")
+        file.write(to_json(row, indent=None))
+
+
+def _is_repeated(row: Row, stage: str, epoch: int) -> bool:
+    return isinstance(row, EpochRow) and row.stage == stage and row.epoch >= epoch
 
 
 class Metrics:
     """The rows of one stage, in the run's `metrics.jsonl` and under `tensorboard/STAGE`.
 
-    Rows of epochs from `epoch` on, left by a run that was cut off, are dropped first.
+    An interrupted run may have left rows of the epochs from `epoch` on. They are removed first.
     """
 
     def __init__(self, run: Path, stage: str, epoch: int) -> None:
-        self.path, self.stage = run / FILE, stage
-        kept = [row for row in rows(run) if row["stage"] != stage or row["epoch"] < epoch]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self.run, self.stage = run, stage
+        kept = [
+            row for row in rows(run) if not (isinstance(row, EpochRow) and row.stage == stage and row.epoch >= epoch)
+        ]
+        write_whole(run / FILE, "".join(to_json(row, indent=None) for row in kept))
         self._curves = SummaryWriter(str(run / "tensorboard" / stage.replace("/", "-")), purge_step=epoch)
 
-    def row(self, epoch: int, **figures: float) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": self.stage, "epoch": epoch, **figures}) + "\n")
-        for name, figure in figures.items():
-            self._curves.add_scalar(name, figure, epoch)
+    def add(self, row: EpochRow) -> None:
+        """Append the row of an epoch, and a point to each curve."""
+        add_row(self.run, row)
+        for name, figure in msgspec.structs.asdict(row).items():
+            if name not in ("stage", "epoch"):
+                self._curves.add_scalar(name, figure, row.epoch)
 
     def __enter__(self) -> Metrics:
         return self

@@ -1,5 +1,8 @@
-"""The pace of a machine: each stage is begun as it will be, in a folder that is thrown away, and stopped after some
-steps. Nothing is modelled that can be timed."""
+"""The pace of a machine: how long an epoch of each stage takes here.
+
+Each stage is started as it will be in the run, in a temporary folder, and stopped after some steps. Everything that can
+be timed is timed; nothing is modelled.
+"""
 
 from __future__ import annotations
 
@@ -16,42 +19,49 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from .data import Dataset, Preprocessing, Split, to_device
+from .arms import Arm, own_arm
+from .data import Preprocessing, Split, to_device
 from .evaluate import EVALUATION_BATCH, logits_of
+from .lessons import LabelLessons, Lessons, OnlineLessons, StoredLessons, open_store
 from .logits import LogitStore, fill_missing
 from .loop import steps_of_epoch
 from .models import Teacher, create_teacher
-from .pipeline import open_store
 from .progress import Progress, Silent
-from .recipe import Recipe, Training
-from .run import Run, create_student
-from .train import Arm, train_student, train_teacher
+from .recipe import Training
+from .run import Job, Run, create_student
+from .train import train_student, train_teacher
 
 LEAST_STEPS = 3
-"""Steps that are timed, however long they take."""
+"""The number of steps that are timed, however long they take."""
 
 
 class Pace(NamedTuple):
-    """The seconds of a stage: for each `epoch`, and `once`, before the first step and after the last."""
+    """The seconds that a stage takes.
+
+    Attributes:
+        once: before the first step and after the last one.
+        epoch: for each epoch.
+    """
 
     once: float
     epoch: float
 
     def seconds(self, epochs: int) -> float:
-        """Return the seconds of so many epochs; none for a net that is not trained."""
+        """Return the seconds of that many epochs; 0 for a net that is not trained."""
         return self.once + self.epoch * epochs if epochs else 0.0
 
 
 class Paces:
-    """The paces of a recipe's stages on one device, each timed when it is first asked for.
+    """The paces of a run's stages. Each is timed when it is first asked for.
 
     Args:
-        recipe: what its epochs and views are counted in does not matter.
-        seconds: how long the steps of one net are timed, once the first is done.
+        job: the run that is about to start. How many epochs and views its recipe has does not matter, and nothing is
+            written into its folder.
+        seconds: how long the steps of one net are timed, after the first step.
     """
 
-    def __init__(self, recipe: Recipe, data: Dataset, device: torch.device, seconds: float) -> None:
-        self.recipe, self.data, self.device, self.seconds = recipe, data, device, seconds
+    def __init__(self, job: Job, seconds: float) -> None:
+        self.recipe, self.data, self.device, self.seconds = job.run.recipe, job.data, job.device, seconds
         self._known: dict[bytes, Pace] = {}
 
     def teacher(self, name: str) -> Pace:
@@ -63,7 +73,7 @@ class Paces:
                 return Pace(0.0, 0.0)
             once, step = self._timed(
                 lambda folder, progress: train_teacher(
-                    Run(folder, self.recipe), name, self.data, self.device, progress
+                    Job(Run(folder, self.recipe), self.data, self.device, progress), name
                 ),
                 it.training,
             )
@@ -73,7 +83,7 @@ class Paces:
         return self._remembered(["teacher", name], measured)
 
     def student(self, arm: Arm) -> Pace:
-        """Return the pace at which an arm's student is trained, its teachers' answers at hand if they are stored."""
+        """Return the pace at which an arm's student is trained, without the time to store its teachers' answers."""
         views, training = arm.recipe.views, arm.recipe.student.training
         one_view = replace(views, count=1, mode="replay" if views.mode == "exact" else views.mode)
         recipe = replace(arm.recipe, views=one_view)
@@ -89,8 +99,8 @@ class Paces:
 
     @cached_property
     def seconds_to_answer(self) -> float:
-        """Return the seconds in which all teachers answer for one picture of a view, and that is stored."""
-        arm = Arm("student", tuple(self.recipe.teachers), self.recipe)
+        """The seconds that all teachers take to answer for one image of a view, and to store that."""
+        arm = own_arm(self.recipe)
         split = to_device(arm.split(self.data), self.device, Silent())
 
         def filled(folder: Path, progress: Progress) -> None:
@@ -111,14 +121,20 @@ class Paces:
         return created
 
     def _begin(self, arm: Arm, folder: Path, progress: Progress) -> None:
-        run, answers = Run(folder, arm.recipe), self._untrained if arm.teachers else {}
-        if arm.stored_views:
-            store = self._store(arm, folder)
-            for shard, places in enumerate(store.shards()):
-                nothing = torch.zeros(len(places), store.header.classes)
-                store.write(0, shard, dict.fromkeys(store.header.teachers, nothing))
-            answers = store
-        train_student(run, self.data, arm, answers, self.device, progress)
+        job = Job(Run(folder, arm.recipe), self.data, self.device, progress)
+        train_student(job, arm, self._lessons(arm, folder))
+
+    def _lessons(self, arm: Arm, folder: Path) -> Lessons:
+        """Return the lessons of an arm, with zeros as the stored answers."""
+        if not arm.teachers:
+            return LabelLessons()
+        if not arm.stored_views:
+            return OnlineLessons(arm, self._untrained)
+        store = self._store(arm, folder)
+        for shard, places in enumerate(store.shards()):
+            zeros = torch.zeros(len(places), store.header.classes)
+            store.write(0, shard, dict.fromkeys(store.header.teachers, zeros))
+        return StoredLessons(arm, store, self.device)
 
     def _store(self, arm: Arm, folder: Path) -> LogitStore:
         return open_store(Run(folder, arm.recipe), self.data, arm, self._untrained)
@@ -126,17 +142,20 @@ class Paces:
     def _pace(
         self, once: float, step: float, split: Split, training: Training, net: nn.Module, preprocessing: Preprocessing
     ) -> Pace:
-        """Add what follows an epoch, the validation, and the training: the net is judged, and shown in a report."""
+        """Return the pace with what follows an epoch (validation) and the training (evaluation, and the report)."""
         net, sample = net.to(self.device), self.data.test.take(torch.arange(min(EVALUATION_BATCH, len(self.data.test))))
         logits_of(net, sample, preprocessing)
         started = time.perf_counter()
         logits_of(net, sample, preprocessing).sum().item()
-        picture = (time.perf_counter() - started) / len(sample)
-        validation, test = len(self.data.validation) * picture, len(self.data.test) * picture
+        image = (time.perf_counter() - started) / len(sample)
+        validation, test = len(self.data.validation) * image, len(self.data.test) * image
         return Pace(once + 2 * validation + 2 * test, step * steps_of_epoch(split, training.batch) + validation)
 
     def _timed(self, work: Callable[[Path, Progress], object], training: Training | None = None) -> tuple[float, float]:
-        """Return the seconds before the first step of `work`, and of a step. A compiler is faster the second time."""
+        """Return the seconds before the first step of `work`, and those of a step.
+
+        Work that is compiled is done twice: the second time, the compiler has its results in a cache.
+        """
         for _ in range(2 if training and training.compile else 1):
             progress = _Stopwatch(self.device, self.seconds)
             with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
@@ -151,11 +170,11 @@ class Paces:
 
 
 class _Enough(Exception):
-    """The steps that were to be timed are done."""
+    """Enough steps are timed."""
 
 
 class _Stopwatch(Silent):
-    """Watches the steps of a stage, and ends it after some."""
+    """Times the steps of a stage, and ends the stage after some of them."""
 
     def __init__(self, device: torch.device, seconds: float) -> None:
         self.device, self.seconds = device, seconds
@@ -174,8 +193,8 @@ class _Stopwatch(Silent):
             raise _Enough
 
     def measured(self) -> tuple[float, float]:
-        """Return the seconds before the first step, and of a step; all of them where there was but one."""
-        if self.last == self.started:  # the stage ended by itself
+        """Return the seconds before the first step, and those of a step. A single step counts with all the time."""
+        if self.last == self.started:  # the stage ended before enough steps were timed
             self.last = self._now()
         if not self.steps:
             return 0.0, (self.first - self.started) / max(1, self.first_steps)
@@ -183,6 +202,6 @@ class _Stopwatch(Silent):
         return max(0.0, self.first - self.started - step * self.first_steps), step
 
     def _now(self) -> float:
-        if self.device.type == "cuda":  # whose queue may be long
+        if self.device.type == "cuda":  # its queue may be long
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

@@ -1,71 +1,153 @@
-"""A whole run: teach, fill the store, distil, evaluate. Whatever is done already is not done again."""
+"""A whole run: train the teachers, fill the store, distil the student. Everything that is finished is kept."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 
-import msgspec
-import torch
+from sdk.errors import UsageError
 
-from .data import Dataset, Split, to_device
-from .logits import Cost, Header, LogitStore, cost, fill_missing, teachers_rate
+from .arms import Arm, own_arm
+from .data import Split, to_device
+from .lessons import LabelLessons, OnlineLessons, StoredLessons, open_store
+from .logits import CheckResult, Cost, FillResult, LogitStore, check, cost, fill_missing, teachers_rate
 from .metrics import add_row
 from .models import Student, Teacher
-from .progress import Progress
+from .progress import Progress, Silent
 from .recipe import Recipe
-from .run import Run, load_student, load_teacher
-from .train import Arm, own_arm, train_student, train_teacher
-
-ALL_LOGITS_UP_TO, TOP_K = 1000, 100
-
-
-def run_pipeline(run: Run, data: Dataset, device: torch.device, progress: Progress) -> Student:
-    """Every stage that is missing, in order; the distilled student, in evaluation mode."""
-    if run.has("student"):
-        return load_student(run.folder)[0].to(device)
-    for name in run.recipe.teachers:
-        train_teacher(run, name, data, device, progress)
-    return train_arm(run, data, own_arm(run), device, progress)
+from .records import StoreRow
+from .run import STUDENT, Job, Run, load_student, load_teacher
+from .start import Request, Sources, prepare, source_of
+from .train import train_student, train_teacher
+from .units import Deadline
 
 
-def train_arm(run: Run, data: Dataset, arm: Arm, device: torch.device, progress: Progress) -> Student:
-    """A student, taught as `arm` says by the run's trained teachers, whose answers are stored first if they are to be.
+def distill(
+    data: Sources | None,
+    out: str | Path,
+    *,
+    recipe: Recipe | str | Path | None = None,
+    unlabelled: Sources = (),
+    root: str | Path | None = None,
+    seed: int | None = None,
+    within: str | Deadline | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Run:
+    """Train teachers and distil a student from them. Called again, it continues where it stopped.
+
+    Args:
+        data: a folder, an archive, the name of a dataset, or several of them; see `trainer.data.load`. None continues
+            the run in `out` with its own data.
+        out: the run's folder.
+        recipe: a recipe, a TOML file, or the name of a recipe that comes with the package. The default is the recipe
+            of the run in `out`, or else the one for images of this size.
+        unlabelled: folders and archives of images that only the teachers label.
+        root: the folder of a named dataset.
+        seed: replaces the recipe's seed.
+        within: the time that a new run may take, such as `30m`: its epochs and views are cut to what fits.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        progress: follows the work; the default is silent.
+
+    Returns:
+        the run. `load_student` takes it.
+
+    Raises:
+        UsageError: the arguments do not go together.
+        DataError, RecipeError, RunError, StoreError: something is wrong with the data, the recipe or the folder.
+        Diverged, OutOfMemory: a training failed.
+    """
+    request = Request(
+        out=Path(out),
+        source=source_of(data, unlabelled, root),
+        recipe=recipe,
+        seed=seed,
+        within=within,
+        device=device,
+    )
+    job = prepare(request, progress or Silent())
+    run_pipeline(job)
+    return job.run
+
+
+def run_pipeline(job: Job) -> Student:
+    """Do every stage that is missing, in order, and return the distilled student in evaluation mode.
+
+    Raises:
+        StoreError: the store's folder holds a store that was made for something else.
+        Diverged, OutOfMemory: a training failed.
+    """
+    if job.run.has(STUDENT):
+        return load_student(job.run)[0].to(job.device)
+    for name in job.run.recipe.teachers:
+        train_teacher(job, name)
+    return train_arm(job, own_arm(job.run.recipe))
+
+
+def train_arm(job: Job, arm: Arm) -> Student:
+    """Return the student of `arm`, trained with the run's teachers. Their answers are stored first if the arm says so.
 
     Raises:
         RunError: a teacher is not trained yet.
-        StoreError: the store's folder holds one that was made for something else.
+        StoreError: the store's folder holds a store that was made for something else.
+        Diverged, OutOfMemory: the training failed.
     """
-    if run.has(arm.stage) or not arm.teachers:
-        return train_student(run, data, arm, {}, device, progress)
+    if job.run.has(arm.stage) or not arm.teachers:
+        return train_student(job, arm, LabelLessons())
     if not arm.stored_views:
-        return train_student(run, data, arm, load_teachers(run, device), device, progress)
-    return train_student(run, data, arm, precompute(run, data, arm, device, progress), device, progress)
+        return train_student(job, arm, OnlineLessons(arm, load_teachers(job)))
+    store, _ = fill_store(job, arm)
+    return train_student(job, arm, StoredLessons(arm, store, job.device))
 
 
-def precompute(run: Run, data: Dataset, arm: Arm, device: torch.device, progress: Progress) -> LogitStore:
-    """The store that `arm` learns from, filled.
+def fill_store(job: Job, arm: Arm) -> tuple[LogitStore, FillResult]:
+    """Fill the store that `arm` learns from. Return it with what was missing.
 
     Raises:
+        UsageError: the arm stores nothing.
         RunError: a teacher is not trained yet.
         StoreError: the folder holds a store that was made for something else.
     """
-    teachers = load_teachers(run, device)
-    store = open_store(run, data, arm, teachers)
-    if store.missing():
-        split = to_device(arm.split(data), device, progress)
-        progress.tell(f"logit store: {reckon(store, arm, teachers, split)}")
-        done = fill_missing(store, teachers, split, progress)
-        if done.units:
-            add_row(run.folder, store.folder.name, **msgspec.structs.asdict(done))
-            progress.tell(
-                f"logit store: {done.answers:,} answers in {done.seconds:.1f} s, "
-                f"{done.answers / done.seconds:,.0f} a second"
-            )
-    return store
+    store, teachers = _store_of(job, arm)
+    units = len(store.missing())
+    if not units:
+        return store, FillResult(units=0, answers=0, seconds=0.0)
+    split = to_device(arm.split(job.data), job.device, job.progress)
+    job.progress.tell(
+        f"logit store: {store.views} views x {store.header.samples:,} images x {len(teachers)} teachers, "
+        f"{units} of {len(list(store.units()))} units missing; {_cost(store, arm, teachers, split)}"
+    )
+    done = fill_missing(store, teachers, split, job.progress)
+    if done.units:
+        row = StoreRow(stage=store.folder.name, units=done.units, answers=done.answers, seconds=done.seconds)
+        add_row(job.run.folder, row)
+        rate = done.answers / done.seconds
+        job.progress.tell(
+            f"logit store: {done.answers:,} answers in {done.seconds:.1f} s, {rate:,.0f} answers per second"
+        )
+    return store, done
 
 
-def reckon(store: LogitStore, arm: Arm, teachers: dict[str, Teacher], split: Split) -> Cost:
-    """What the store costs, from a timed sample; see `trainer.logits.cost`."""
+def check_store(job: Job, arm: Arm) -> tuple[LogitStore, CheckResult]:
+    """Recompute a sample of the answers in the store that `arm` learns from. Return it with the errors.
+
+    Raises:
+        UsageError: the arm stores nothing.
+        RunError: a teacher is not trained yet.
+        StoreError: the folder holds a store that was made for something else, or a unit is missing or damaged.
+    """
+    store, teachers = _store_of(job, arm)
+    return store, check(store, teachers, to_device(arm.split(job.data), job.device, job.progress))
+
+
+def _store_of(job: Job, arm: Arm) -> tuple[LogitStore, dict[str, Teacher]]:
+    teachers = load_teachers(job)
+    if not arm.stored_views:
+        raise UsageError("the recipe's teachers answer online, nothing is stored; set views.mode = 'replay'")
+    return open_store(job.run, job.data, arm, teachers), teachers
+
+
+def _cost(store: LogitStore, arm: Arm, teachers: Mapping[str, Teacher], split: Split) -> Cost:
     return cost(
         views=store.views,
         view_bytes=store.header.view_bytes,
@@ -75,48 +157,10 @@ def reckon(store: LogitStore, arm: Arm, teachers: dict[str, Teacher], split: Spl
     )
 
 
-def load_teachers(run: Run, device: torch.device) -> dict[str, Teacher]:
-    """The run's trained teachers, by name.
+def load_teachers(job: Job) -> dict[str, Teacher]:
+    """Return the run's trained teachers by name, on the job's device.
 
     Raises:
-        RunError: one is not trained yet.
+        RunError: a teacher is not trained yet.
     """
-    return {name: load_teacher(run, name).to(device) for name in run.recipe.teachers}
-
-
-def open_store(run: Run, data: Dataset, arm: Arm, teachers: dict[str, Teacher]) -> LogitStore:
-    """The store that `arm` learns from, as it is: the run's own, or one beside it for other views or pictures.
-
-    Raises:
-        StoreError: the folder holds a store that was made for something else.
-    """
-    classes, split = len(data.labels), arm.split(data)
-    top_k = stored_top_k(arm.recipe, classes)
-    header = Header(
-        spec=arm.spec,
-        spec_hash=arm.spec.hash(),
-        data=split.hash(),
-        seed=arm.recipe.seed,
-        samples=len(split),
-        classes=classes,
-        top_k=top_k,
-        teachers={name: teacher.hash() for name, teacher in teachers.items()},
-    )
-    return LogitStore(run.folder / _store_name(run, data, arm, top_k), header, arm.stored_views)
-
-
-def stored_top_k(recipe: Recipe, classes: int) -> int:
-    """How many logits of an answer are stored; 0 is all."""
-    top_k = recipe.views.top_k
-    if top_k is None:
-        return 0 if classes <= ALL_LOGITS_UP_TO else TOP_K
-    return top_k if top_k < classes else 0
-
-
-def _store_name(run: Run, data: Dataset, arm: Arm, top_k: int) -> str:
-    own = own_arm(run)
-    same_pictures = arm.unlabelled or data.unlabelled is None
-    if arm.spec == own.spec and arm.recipe.views.top_k == own.recipe.views.top_k and same_pictures:
-        return "logits"
-    what = msgspec.json.encode([arm.spec, top_k, same_pictures])
-    return f"logits-{hashlib.sha256(what).hexdigest()[:8]}"
+    return {name: load_teacher(job.run, name).to(job.device) for name in job.run.recipe.teachers}

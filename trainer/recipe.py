@@ -18,7 +18,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of a recipe."""
 
 
-class DataRecipe(Table, kw_only=True):
+class DataRecipe(Table, frozen=True, kw_only=True):
     """How pictures become pixels and which of them are held back.
 
     Attributes:
@@ -48,7 +48,7 @@ class DataRecipe(Table, kw_only=True):
             raise ValueError("memory_gb is not negative")
 
 
-class ViewsRecipe(Table, kw_only=True):
+class ViewsRecipe(Table, frozen=True, kw_only=True):
     """What the student sees, and where its teachers' answers for it come from.
 
     Attributes:
@@ -75,7 +75,7 @@ class ViewsRecipe(Table, kw_only=True):
             raise ValueError("top_k is not negative")
 
 
-class Training(Table, kw_only=True):
+class Training(Table, frozen=True, kw_only=True):
     """A schedule: AdamW, linear warm-up and cosine decay, clipping, an average of the weights.
 
     Attributes:
@@ -111,7 +111,7 @@ class Training(Table, kw_only=True):
             raise ValueError("ema and smoothing are at least 0 and below 1")
 
 
-class TeacherRecipe(Table, kw_only=True):
+class TeacherRecipe(Table, frozen=True, kw_only=True):
     """One teacher: any timm name, how it is trained, and how the student listens to it.
 
     Attributes:
@@ -153,7 +153,7 @@ class TeacherRecipe(Table, kw_only=True):
             raise ValueError("size is between 8 and 1024 pixels")
 
 
-class StudentRecipe(Table, kw_only=True):
+class StudentRecipe(Table, frozen=True, kw_only=True):
     """The student's shape (see `trainer.models.Student`) and what it minimises (see `trainer.losses`).
 
     Attributes:
@@ -195,7 +195,7 @@ class StudentRecipe(Table, kw_only=True):
         check_loss_args(self.loss, self.loss_args)
 
 
-class Recipe(Table, kw_only=True):
+class Recipe(Table, frozen=True, kw_only=True):
     """A run. Teachers are named tables; their order is that of the bias tokens."""
 
     seed: int = 0

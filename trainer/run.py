@@ -1,9 +1,9 @@
 """A run's folder: what it is a run of, and the nets that it holds.
 
 recipe.toml             the recipe, every value spelled out
-data.json               which data: its hash, where it came from, what was skipped
+data.json               the data: its hash, where it came from, what was skipped
 teachers/NAME/          model.safetensors, config.json
-logits/                 the store
+logits/                 the logit store
 student/                the student: model.safetensors, config.json
 arms/NAME/              students to compare it with: `plain`, without teachers, and others
 metrics.jsonl           every epoch of every stage; the same under tensorboard/
@@ -12,11 +12,9 @@ report.html             the page to look at
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import torch
@@ -24,18 +22,58 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from .checkpoint import read_json, write_tensors, write_text
+from sdk.files import write_whole
+
+from .checkpoint import write_tensors
 from .data import Dataset, Preprocessing
 from .errors import RecipeError, RunError
 from .models import Student, Teacher, create_teacher
+from .parallel import local_rank
+from .progress import Progress
 from .recipe import Recipe, StudentRecipe, Training, read_recipe, write_recipe
+from .records import AnyRecord, DataRecord, NetRecord, StudentRecord, TeacherRecord, read_record, write_record
 
-RECIPE, ABOUT = "recipe.toml", "data.json"
+RECIPE, ABOUT, REPORT = "recipe.toml", "data.json", "report.html"
 CONFIG, WEIGHTS, CHECKPOINT = "config.json", "model.safetensors", "checkpoint.safetensors"
+
+STUDENT = "student"
+LOGITS = "logits"
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def teacher_stage(name: str) -> str:
+    """Return the stage of a teacher: its folder in the run."""
+    return f"teachers/{name}"
+
+
+def arm_stage(name: str) -> str:
+    """Return the stage of a student that the run's own student is compared with."""
+    return f"arms/{name}"
+
+
+def other_store(key: str) -> str:
+    """Return the folder of a logit store for other views or images than those of the run's own student."""
+    return f"{LOGITS}-{key}"
+
+
+PLAIN = arm_stage("plain")
+"""The stage of the student without teachers."""
+
+
+def recipe_table(stage: str) -> str:
+    """Return the name of the recipe's table for a net: `teachers.NAME`, or `student` for every student."""
+    return stage.replace("/", ".") if stage.startswith(teacher_stage("")) else STUDENT
 
 
 class Source(NamedTuple):
-    """Where a run's pictures come from: what `trainer.data.load` takes."""
+    """Where the images of a run come from, as `trainer.data.load` takes it.
+
+    Attributes:
+        data: folders, archives, or the name of a dataset.
+        root: the folder of a named dataset.
+        unlabelled: folders and archives of images without labels.
+    """
 
     data: tuple[str, ...]
     root: Path | None = None
@@ -50,81 +88,141 @@ class Run:
     recipe: Recipe
 
     def has(self, stage: str) -> bool:
-        """Is the net of `stage` (`teachers/NAME`, `student`, `arms/NAME`) trained to its end?"""
+        """Return whether the training of a net is finished. `stage` is its folder: `teachers/NAME`, `student`, ..."""
         return (self.folder / stage / CONFIG).exists()
 
-    def config(self, stage: str) -> dict[str, Any]:
-        """What was written down about a trained net.
+    def teacher_record(self, name: str) -> TeacherRecord:
+        """Return the record of a trained teacher.
 
         Raises:
-            RunError: it is not there.
+            RunError: it is missing or damaged.
         """
-        return read_json(self.folder / stage / CONFIG)
+        return self._record(teacher_stage(name), TeacherRecord)
 
-    def keep(self, stage: str, model: nn.Module, config: dict[str, Any]) -> None:
-        """Keep a trained net; from then on `has(stage)`."""
+    def student_record(self, stage: str = STUDENT) -> StudentRecord:
+        """Return the record of a trained student, the run's own or another one.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        return self._record(stage, StudentRecord)
+
+    def net_records(self) -> dict[str, NetRecord]:
+        """Return the records of the trained nets by stage: teachers, the student, and the student without teachers."""
+        found: dict[str, NetRecord] = {
+            teacher_stage(name): self.teacher_record(name)
+            for name in self.recipe.teachers
+            if self.has(teacher_stage(name))
+        }
+        return found | {stage: self.student_record(stage) for stage in (STUDENT, PLAIN) if self.has(stage)}
+
+    def data_record(self) -> DataRecord:
+        """Return the record of the run's data.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        return _data_record(self.folder)
+
+    def keep(self, stage: str, model: nn.Module, record: NetRecord) -> None:
+        """Keep a trained net. From then on, `has(stage)` is true."""
         write_tensors(self.folder / stage / WEIGHTS, model.state_dict())
-        write_text(self.folder / stage / CONFIG, json.dumps(config, indent=2) + "\n")
+        write_record(self.folder / stage / CONFIG, record)
         (self.folder / stage / CHECKPOINT).unlink(missing_ok=True)
 
-    def load_into(self, stage: str, model: nn.Module) -> nn.Module:
-        """Put a kept net's weights into `model`.
+    def load_into(self, stage: str, model: Net) -> Net:
+        """Load the weights of a trained net into `model`, and return it in evaluation mode.
 
         Raises:
-            RunError: they are missing, damaged, or of another shape.
+            RunError: the weights are missing, damaged, or have other shapes.
         """
         path = self.folder / stage / WEIGHTS
         try:
             model.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as fault:
-            raise RunError(f"{path}: missing or damaged ({fault}); remove {path.parent} and run again") from fault
+            raise RunError(f"{path}: missing or damaged ({fault}); {_train_again(path)}") from fault
         return model.eval()
+
+    def _record(self, stage: str, kind: type[AnyRecord]) -> AnyRecord:
+        path = self.folder / stage / CONFIG
+        return read_record(path, kind, _train_again(path))
+
+
+def _train_again(path: Path) -> str:
+    return f"remove {path.parent} and run again"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that the work on a run needs.
+
+    Attributes:
+        run: the folder and the recipe.
+        data: the run's data.
+        device: where the nets are trained.
+        progress: who is told how far the work is.
+    """
+
+    run: Run
+    data: Dataset
+    device: torch.device
+    progress: Progress
 
 
 def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Run:
-    """The run in `folder`: a new one, or the one that is there, if it is of the same recipe and data.
+    """Return the run in `folder`: a new one, or the one that is there if it has the same recipe and data.
 
     Raises:
         RunError: the folder holds something else.
-        RecipeError: the recipe's nets can't be made.
+        RecipeError: the recipe's nets can't be created.
     """
     recipe = _settled(recipe, data)
     if (folder / ABOUT).exists():
-        found = read_json(folder / ABOUT)
-        if found.get("hash") != data.hash():
-            raise RunError(
-                f"{folder}: this run belongs to other data ({', '.join(found.get('data', '?'))}); choose another --out"
-            )
-        other = _differences(read_recipe(folder / RECIPE), recipe)
-        if other:
-            raise RunError(
-                f"{folder}: this run follows another recipe (it differs in {', '.join(other)}); choose another --out"
-            )
-        return Run(folder, recipe)
+        return _continued(Run(folder, recipe), data)
     if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder}: not empty, and no run; choose another --out")
-    # Now, while nothing is written: what the recipe asks for can be made at all.
+        raise RunError(f"{folder}: not empty, but not a run either; choose another --out")
+    # Find out whether the nets can be created before anything is written.
     create_student(recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
     for teacher in recipe.teachers.values():
         create_teacher(teacher, len(data.labels), data.preprocessing)
-    splits = {"train": data.train, "unlabelled": data.unlabelled, "validation": data.validation, "test": data.test}
-    counts = {name: len(split) for name, split in splits.items() if split is not None}
-    about = {
-        "hash": data.hash(),
-        "data": [_lasting(name) for name in source.data],
-        "root": source.root and _lasting(str(source.root)),
-        "unlabelled": [_lasting(name) for name in source.unlabelled],
-        "labels": data.labels,
-        "pictures": counts,
-        "skipped": data.skipped,
-    }
-    write_text(folder / RECIPE, write_recipe(recipe))
-    write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
+    about = DataRecord(
+        hash=data.hash(),
+        data=tuple(map(_lasting, source.data)),
+        root=_lasting(str(source.root)) if source.root else None,
+        unlabelled=tuple(map(_lasting, source.unlabelled)),
+        labels=data.labels,
+        images=image_counts(data),
+        skipped=tuple(data.skipped),
+    )
+    write_whole(folder / RECIPE, write_recipe(recipe))
+    write_record(folder / ABOUT, about)
     return Run(folder, recipe)
 
 
+def _continued(run: Run, data: Dataset) -> Run:
+    """Return the run that is in the folder already, if it has this recipe and this data."""
+    found = run.data_record()
+    if found.hash != data.hash():
+        raise RunError(f"{run.folder}: this run belongs to other data ({', '.join(found.data)}); choose another --out")
+    if other := _differences(read_recipe(run.folder / RECIPE), run.recipe):
+        raise RunError(
+            f"{run.folder}: this run follows another recipe (it differs in {', '.join(other)}); choose another --out"
+        )
+    return run
+
+
+def _data_record(folder: Path) -> DataRecord:
+    return read_record(folder / ABOUT, DataRecord, "start a new run in another folder")
+
+
+def image_counts(data: Dataset) -> dict[str, int]:
+    """Return the number of images in each split."""
+    splits = {"train": data.train, "unlabelled": data.unlabelled, "validation": data.validation, "test": data.test}
+    return {name: len(split) for name, split in splits.items() if split is not None}
+
+
 def _settled(recipe: Recipe, data: Dataset) -> Recipe:
-    """The recipe with what the data decides, and with paths that mean the same from another folder."""
+    """Return the recipe with the values that the data decides, and with paths that are valid in any folder."""
     replace = msgspec.structs.replace
     teachers = {
         name: replace(teacher, weights=_lasting(teacher.weights)) if teacher.weights else teacher
@@ -135,32 +233,35 @@ def _settled(recipe: Recipe, data: Dataset) -> Recipe:
 
 
 def _lasting(name: str) -> str:
-    """A path that means the same from another folder; the name of a data set stays as it is."""
+    """Return an absolute path for the name of a file or folder, and the name of a dataset unchanged."""
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def remembered_source(folder: Path) -> Source | None:
-    """Where the pictures of the run in `folder` came from; None if there is no run."""
+    """Return where the images of the run in `folder` came from, or None if there is no run.
+
+    Raises:
+        RunError: the run's data.json is damaged.
+    """
     if not (folder / ABOUT).exists():
         return None
-    about = read_json(folder / ABOUT)
-    root = Path(about["root"]) if about["root"] else None
-    return Source(tuple(about["data"]), root, tuple(about.get("unlabelled", ())))
+    about = _data_record(folder)
+    return Source(about.data, Path(about.root) if about.root else None, about.unlabelled)
 
 
 def open_run(folder: Path) -> Run:
-    """The run that is in `folder`.
+    """Return the run in `folder`.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no run.
     """
     if not (folder / RECIPE).is_file():
-        raise RunError(f"{folder}: no run there; `libkd-sdk distill --data PICTURES --out {folder}` makes one")
+        raise RunError(f"{folder}: no run there; `libkd-sdk distill --data IMAGES --out {folder}` makes one")
     return Run(folder, read_recipe(folder / RECIPE))
 
 
-def _differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """The dotted keys in which two recipes differ."""
+def _differences(one: object, other: object, path: str = "") -> list[str]:
+    """Return the dotted keys in which two recipes differ."""
     one, other = msgspec.to_builtins(one), msgspec.to_builtins(other)
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [*one, *(key for key in other if key not in one)]
@@ -171,15 +272,15 @@ def _differences(one: Any, other: Any, path: str = "") -> list[str]:
 
 
 def create_student(shape: StudentRecipe, teachers: int, classes: int, preprocessing: Preprocessing) -> Student:
-    """An untrained student with a bias token for each of so many teachers.
+    """Return an untrained student with one bias token for each of `teachers` teachers.
 
     Raises:
-        RecipeError: the pictures do not divide into patches, or the tokens do not suit the teachers.
+        RecipeError: the images can't be divided into patches, or the tokens do not suit the number of teachers.
     """
     size = preprocessing.input.height
     if shape.tokens == "learned" and shape.stem == "patch" and size % shape.patch:
         raise RecipeError(
-            f"pictures of {size} pixels do not divide into patches of {shape.patch}; "
+            f"images of {size} pixels do not divide into patches of {shape.patch}; "
             f"set data.size to {max(1, size // shape.patch) * shape.patch} or change student.patch"
         )
     try:
@@ -201,54 +302,51 @@ def create_student(shape: StudentRecipe, teachers: int, classes: int, preprocess
 
 
 def load_teacher(run: Run, name: str) -> Teacher:
-    """A trained teacher, in evaluation mode.
+    """Return a trained teacher in evaluation mode.
 
     Raises:
-        RunError: it is not there.
+        RunError: the teacher is not trained, or what was kept of it is damaged.
     """
-    stage = f"teachers/{name}"
+    stage = teacher_stage(name)
     if not run.has(stage):
         raise RunError(
-            f"{run.folder}: teacher {name!r} is not trained; `libkd-sdk teach {name} --out {run.folder}` does it"
+            f"{run.folder}: teacher {name!r} is not trained; `libkd-sdk teach {name} --out {run.folder}` trains it"
         )
-    config = run.config(stage)
+    record = run.teacher_record(name)
     bare = msgspec.structs.replace(run.recipe.teachers[name], pretrained=False, weights=None, training=Training())
-    preprocessing = msgspec.convert(config["preprocessing"], Preprocessing)
-    net = create_teacher(bare, config["classes"], preprocessing).net
-    return Teacher(run.load_into(stage, net), preprocessing, run.recipe.teachers[name].training.precision)
+    net = create_teacher(bare, record.classes, record.preprocessing).net
+    return Teacher(run.load_into(stage, net), record.preprocessing, run.recipe.teachers[name].training.precision)
 
 
-def load_student(run: str | Path, stage: str = "student") -> tuple[Student, tuple[str, ...], Preprocessing]:
-    """A trained student, its class names, and how a picture becomes its input: what `sdk.export` asks for.
+def load_student(run: Run | str | Path, stage: str = STUDENT) -> tuple[Student, tuple[str, ...], Preprocessing]:
+    """Return a trained student, its class names, and its preprocessing: what `sdk.export` takes.
 
     Args:
-        run: a run's folder.
-        stage: `student`, or `arms/NAME` for one that it was compared with.
+        run: a run or its folder.
+        stage: `student`, or `arms/NAME` for a student that it was compared with.
 
     Raises:
-        RunError: there is no finished student in that folder.
+        RunError: there is no finished student in that folder, or what was kept of it is damaged.
     """
-    opened = open_run(Path(run))
+    opened = run if isinstance(run, Run) else open_run(Path(run))
     if not opened.has(stage):
-        raise RunError(f"{run}: no finished {stage} there; run `libkd-sdk distill --out {run}` again, it goes on")
-    config = opened.config(stage)
-    preprocessing = msgspec.convert(config["preprocessing"], Preprocessing)
-    labels = tuple(config["labels"])
-    shape = msgspec.convert(config["student"], StudentRecipe)
-    student = create_student(shape, len(opened.recipe.teachers), len(labels), preprocessing)
-    opened.load_into(stage, student)
-    return student, labels, preprocessing
+        raise RunError(
+            f"{opened.folder}: no finished {stage} there; "
+            f"run `libkd-sdk distill --out {opened.folder}` again, it continues"
+        )
+    record = opened.student_record(stage)
+    student = create_student(record.student, len(opened.recipe.teachers), len(record.labels), record.preprocessing)
+    return opened.load_into(stage, student), record.labels, record.preprocessing
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` (this process's CUDA device if there is one, else the CPU), or a torch device's name.
+    """Return the device of that name; `auto` is this process's CUDA device if there is one, else the CPU.
 
     Raises:
         RecipeError: there is no such device here.
     """
     if name == "auto":
-        own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun each process has a device of its own
-        return torch.device(f"cuda:{own}" if torch.cuda.is_available() else "cpu")
+        return torch.device(f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, ValueError) as fault:

@@ -15,7 +15,7 @@ from sdk import benchmark
 from sdk.bundle import Bundle
 from sdk.classifier import Classifier
 
-from ..options import DeviceOption, SeedOption, prepare, training_extra
+from ..options import DeviceOption, SeedOption, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
 from .export import export_student
 
@@ -52,16 +52,18 @@ def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device:
     """What `demo.json` will hold: figures of all nets and bundles, and what they call a few pictures."""
     started = time.perf_counter()
     with training_extra():
+        from trainer.arms import plain_arm
         from trainer.pipeline import run_pipeline, train_arm
-        from trainer.run import pick_device
-        from trainer.train import plain_arm
+        from trainer.run import Source
+        from trainer.start import Request, prepare
 
-    torch_device = pick_device(device)
+    request = Request(out=out / "run", source=Source((data,)), recipe=recipe, seed=seed, device=device)
     remark("Two teachers, their stored answers, two students, three bundles: 6 to 12 minutes on two cores.")
     with Bars() as bars:
-        run, dataset = prepare(out / "run", [data], None, recipe, seed, bars)
-        run_pipeline(run, dataset, torch_device, bars)
-        train_arm(run, dataset, plain_arm(run), torch_device, bars)
+        job = prepare(request, bars)
+        run, dataset = job.run, job.data
+        run_pipeline(job)
+        train_arm(job, plain_arm(run.recipe))
         bundles = []
         for target in ENGINES:
             place = out / "bundles" / target
@@ -106,15 +108,20 @@ def _predict(bundle: Bundle, pictures: list[Path]) -> dict[str, dict[str, Any]]:
 
 def _accuracy(run: Run) -> dict[str, dict[str, Any]]:
     """The figures of every net on the test pictures, in the order in which people ask for them."""
-    stages = {
-        **{f"teacher {name}": f"teachers/{name}" for name in run.recipe.teachers},
-        "student, without teachers": "arms/plain",
-        "student, distilled": "student",
+    from trainer.run import PLAIN
+
+    records = {
+        **{f"teacher {name}": run.teacher_record(name) for name in run.recipe.teachers},
+        "student, without teachers": run.student_record(PLAIN),
+        "student, distilled": run.student_record(),
     }
-    configs = {title: run.config(stage) for title, stage in stages.items()}
     return {
-        title: {"parameters": config["parameters"], "seconds": config["seconds"], **config["results"]["test"]}
-        for title, config in configs.items()
+        title: {
+            "parameters": record.parameters,
+            "seconds": record.seconds,
+            **msgspec.to_builtins(record.results["test"]),
+        }
+        for title, record in records.items()
     }
 
 

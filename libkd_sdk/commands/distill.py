@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..options import (
     DataOption,
-    Deadline,
     DeviceOption,
     OutOption,
     RecipeOption,
@@ -15,16 +13,12 @@ from ..options import (
     SeedOption,
     UnlabelledOption,
     WithinOption,
-    prepare,
+    deadline,
     run_summary,
     training_extra,
 )
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
 from ..pages.page import write_page
-
-if TYPE_CHECKING:
-    from trainer.data import Dataset
-    from trainer.recipe import Recipe
 
 
 def distill(
@@ -42,27 +36,25 @@ def distill(
 
     Example: libkd-sdk distill --data pictures/ --out run/
     """
-    deadline = Deadline(within)
+    end = deadline(within)
     with training_extra():
         from trainer.findings import findings
         from trainer.pipeline import run_pipeline
-        from trainer.run import pick_device
+        from trainer.run import REPORT
+        from trainer.start import Request, prepare, source_of
 
         from ..pages.run import run_report
 
-    torch_device = pick_device(device)
+    source = source_of(data, unlabelled or (), root)
+    request = Request(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device)
     with Bars() as bars:
-
-        def cut(chosen: Recipe, pictures: Dataset) -> Recipe:
-            return deadline.cut(chosen, pictures, out, torch_device, bars)
-
-        run, dataset = prepare(out, data, root, recipe, seed, bars, settle=cut, unlabelled=unlabelled)
-        run_pipeline(run, dataset, torch_device, bars)
-        report = run.folder / "report.html"
-        write_page(report, run_report(findings(run, dataset, torch_device)))
+        job = prepare(request, bars)
+        run_pipeline(job)
+        run, report = job.run, job.run.folder / REPORT
+        write_page(report, run_report(findings(job)))
     summary = run_summary(run)
     if json:
-        show_json({"run": str(run.folder), "report": str(report), "skipped": len(dataset.skipped), "stages": summary})
+        show_json({"run": str(run.folder), "report": str(report), "skipped": len(job.data.skipped), "stages": summary})
         return
     rows = [
         [

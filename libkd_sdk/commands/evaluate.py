@@ -14,7 +14,7 @@ from sdk.bundle.manifest import MANIFEST
 from sdk.classifier import Classifier
 from sdk.errors import UsageError
 
-from ..options import DataOption, RootOption, prepare, training_extra
+from ..options import DataOption, RootOption, training_extra
 from ..output import Bars, JsonOption, percent, show_facts, show_json, show_table
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def evaluate(
         from trainer.data import load_labelled
         from trainer.evaluate import confusion, logits_of, score
         from trainer.run import load_student
+        from trainer.start import Request, prepare
 
     with Bars() as bars:
         if (what / MANIFEST).exists():
@@ -54,7 +55,7 @@ def evaluate(
             if data:
                 split = load_labelled(data, labels, preprocessing.input, root=root, progress=bars)
             else:
-                split = prepare(what, None, None, None, None, bars)[1].test
+                split = prepare(Request(out=what), bars).data.test
             logits = logits_of(student, split, preprocessing)
     result = score(logits, split.labels)
     counts = confusion(logits.argmax(-1), split.labels, len(labels)).tolist()

@@ -16,7 +16,7 @@ from sdk.exporting.exporter import export as export_module
 from sdk.exporting.request import find_lowering
 from sdk.images import Pixels, Preprocessing
 
-from ..options import RootOption, prepare, training_extra
+from ..options import RootOption, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_facts, show_json
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def export(
         raise UsageError("--weights and --labels: a run has its own; leave them out")
     with training_extra():
         from trainer.data import load_labelled, load_sample, sample
+        from trainer.start import Request, prepare
 
     with Bars() as bars:
         module, names, preprocessing, about = _of_run(Path(source)) if is_run else _of_timm(source, weights, labels)
@@ -82,7 +83,7 @@ def export(
             raise UsageError("int8 needs pictures to calibrate on; name some by --calibrate")
         proving = load_labelled(validation, names, input, root=root, progress=bars) if validation else None
         if is_run and (proving is None or (precision == "int8" and seen is None)):
-            dataset = prepare(Path(source), None, None, None, None, bars)[1]
+            dataset = prepare(Request(out=Path(source)), bars).data
             proving = proving or dataset.test
             if precision == "int8" and seen is None:
                 seen, about["calibrated_on"] = (
@@ -118,7 +119,7 @@ def _of_run(run: Path) -> tuple[Any, tuple[str, ...], Preprocessing, dict[str, A
     shape, source = open_run(run).recipe.student, remembered_source(run)
     about = {
         "arch": f"vit-{shape.stem}{shape.patch}-{shape.width}x{shape.depth}",
-        "teachers": open_run(run).config("student")["teachers"],
+        "teachers": list(open_run(run).student_record().teachers),
         "trained_on": ", ".join(Path(name).name for name in source.data) if source else None,
     }
     return module, labels, preprocessing, about

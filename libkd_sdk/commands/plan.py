@@ -27,12 +27,12 @@ def plan(
     Example: libkd-sdk plan --pictures 50000 --classes 100 --size 32
     """
     with training_extra():
-        from trainer.estimate import estimate as reckon
+        from trainer.estimate import estimate
         from trainer.recipe import read_recipe, recipe_for
         from trainer.run import pick_device
 
     chosen = read_recipe(recipe) if recipe else recipe_for(size)
-    found = reckon(chosen, pictures=pictures, classes=classes, size=size, device=pick_device(device))
+    found = estimate(chosen, images=pictures, classes=classes, size=size, device=pick_device(device))
     if json:
         store = found.store and {**found.store._asdict(), "pays_from_student": found.store.students}
         show_json({"teachers": found.teachers, "store": store, "student": found.student, "seconds": found.seconds})

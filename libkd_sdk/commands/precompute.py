@@ -8,11 +8,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from sdk.errors import UsageError
 from trainer.units import duration, size
 
-from ..options import DataOption, DeviceOption, OutOption, RootOption, prepare, training_extra
-from ..output import Bars, JsonOption, percent, remark, show_facts, show_json
+from ..options import DataOption, DeviceOption, OutOption, RootOption, training_extra
+from ..output import Bars, JsonOption, percent, show_facts, show_json
 
 
 def precompute(
@@ -30,34 +29,20 @@ def precompute(
     Example: libkd-sdk precompute --out run/
     """
     with training_extra():
-        from trainer.data import to_device
+        from trainer.arms import own_arm
         from trainer.errors import StoreError
-        from trainer.logits import check as check_store
-        from trainer.logits import fill_missing
-        from trainer.metrics import add_row
-        from trainer.pipeline import load_teachers, open_store, reckon
-        from trainer.run import pick_device
-        from trainer.train import own_arm
+        from trainer.pipeline import check_store, fill_store
+        from trainer.start import Request, prepare, source_of
 
-    torch_device = pick_device(device)
     with Bars() as bars:
-        run, dataset = prepare(out, data, root, None, None, bars)
-        teachers, arm = load_teachers(run, torch_device), own_arm(run)
-        if not arm.stored_views:
-            raise UsageError("the recipe's teachers answer online, nothing is stored; set views.mode = 'replay'")
-        store = open_store(run, dataset, arm, teachers)
-        missing, pictures = len(store.missing()), to_device(arm.split(dataset), torch_device, bars)
+        job = prepare(Request(out=out, source=source_of(data, (), root), device=device), bars)
+        arm = own_arm(job.run.recipe)
         if check:
-            result = msgspec.to_builtins(check_store(store, teachers, pictures))
+            store, checked = check_store(job, arm)
+            result = msgspec.to_builtins(checked)
         else:
-            remark(
-                f"{store.views} views x {store.header.samples:,} pictures x {len(teachers)} teachers: "
-                f"{reckon(store, arm, teachers, pictures)}; {missing} of {len(list(store.units()))} units missing"
-            )
-            done = fill_missing(store, teachers, pictures, bars)
-            if done.units:
-                add_row(run.folder, store.folder.name, **msgspec.structs.asdict(done))
-            result = {"units_computed": done.units, "bytes": store.bytes, "seconds": done.seconds}
+            store, filled = fill_store(job, arm)
+            result = {"units_computed": filled.units, "bytes": store.bytes, "seconds": filled.seconds}
     if json:
         show_json({"store": str(store.folder), **result})
     elif check:

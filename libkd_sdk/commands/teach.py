@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import msgspec
 import typer
 
 from sdk.errors import UsageError
@@ -17,14 +18,9 @@ from ..options import (
     RootOption,
     SeedOption,
     UnlabelledOption,
-    prepare,
     training_extra,
 )
 from ..output import Bars, JsonOption, percent, show_facts, show_json
-
-if TYPE_CHECKING:
-    from trainer.data import Dataset
-    from trainer.recipe import Recipe
 
 
 def teach(
@@ -43,29 +39,30 @@ def teach(
     Example: libkd-sdk teach conv --data pictures/ --out run/
     """
     with training_extra():
-        from trainer.run import pick_device
-        from trainer.train import train_teacher as train_teacher
+        from trainer.recipe import Recipe
+        from trainer.run import teacher_stage
+        from trainer.start import Request, prepare, source_of
+        from trainer.train import train_teacher
 
-    def with_teacher(chosen: Recipe, dataset: Dataset) -> Recipe:
+    def has_teacher(chosen: Recipe) -> None:
         if name not in chosen.teachers:
             raise UsageError(f"the recipe has no teacher {name!r}; it has {', '.join(chosen.teachers)}")
-        return chosen
 
-    torch_device = pick_device(device)
+    source = source_of(data, unlabelled or (), root)
+    request = Request(out=out, source=source, recipe=recipe, seed=seed, device=device)
     with Bars() as bars:
-        run, dataset = prepare(out, data, root, recipe, seed, bars, settle=with_teacher, unlabelled=unlabelled)
-        train_teacher(run, name, dataset, torch_device, bars)
-    config = run.config(f"teachers/{name}")
+        job = prepare(request, bars, check=has_teacher)
+        train_teacher(job, name)
+    record = job.run.teacher_record(name)
     if json:
-        show_json({"teacher": name, **config})
+        show_json({"teacher": name, **msgspec.to_builtins(record)})
     else:
-        results = config["results"]
         show_facts(
-            f"teacher {name} ({config['model']})",
+            f"teacher {name} ({record.model})",
             [
-                ("parameters", f"{config['parameters']:,}"),
-                ("validation top-1", percent(results["validation"]["top1"])),
-                ("test top-1", percent(results["test"]["top1"])),
-                ("kept in", str(run.folder / "teachers" / name)),
+                ("parameters", f"{record.parameters:,}"),
+                ("validation top-1", percent(record.results["validation"].top1)),
+                ("test top-1", percent(record.results["test"].top1)),
+                ("kept in", str(job.run.folder / teacher_stage(name))),
             ],
         )

@@ -285,7 +285,7 @@ def fails(capfd, *arguments) -> str:
     assert out == ""
     *progress, line = err.splitlines()
     assert line.startswith("libkd-sdk: ")
-    assert all(before.startswith("reading pictures") for before in progress)
+    assert all(before.startswith("reading images") for before in progress)
     return line
 
 
@@ -293,9 +293,9 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(capfd, clothes, tiny_recip
     run = tmp_path / "run"
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "no pictures in it" in fails(capfd, "distill", "--data", empty, "--out", run)
+    assert "no images in it" in fails(capfd, "distill", "--data", empty, "--out", run)
     assert "no such folder or archive" in fails(capfd, "distill", "--data", tmp_path / "nowhere", "--out", run)
-    assert "name the pictures by --data" in fails(capfd, "distill", "--out", run)
+    assert "name the images by --data" in fails(capfd, "distill", "--out", run)
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(tiny_recipe_file.read_text() + "\n[student.traning]\nepochs = 3\n")
     assert "unknown field `traning`" in fails(capfd, "distill", "--data", clothes, "--out", run, "--recipe", wrong)
@@ -307,7 +307,7 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(capfd, clothes, tiny_recip
     assert "names a seed twice" in fails(capfd, *compare, "--seeds", "1,1")
     assert "no arms" in fails(capfd, *compare, "--arms", empty / "none.toml")
     assert "labels is above 0" in fails(capfd, *compare, "--labels", 0)
-    assert "name the pictures by --data" in fails(capfd, "compare", "--out", run)
+    assert "name the images by --data" in fails(capfd, "compare", "--out", run)
     assert "no such folder" in fails(capfd, "distill", "--data", clothes, "--unlabelled", tmp_path / "no", "--out", run)
     assert "--unlabelled goes with --data" in fails(capfd, "distill", "--unlabelled", clothes, "--out", distilled)
     assert "--pictures" in fails(capfd, "plan", "--pictures", 0, "--classes", 2, "--size", 28)

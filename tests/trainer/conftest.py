@@ -1,4 +1,4 @@
-"""The recipe and the data set that the trainer's tests share."""
+"""The recipe and the dataset that the trainer's tests share."""
 
 from __future__ import annotations
 

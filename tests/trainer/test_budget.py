@@ -3,21 +3,20 @@
 from pathlib import Path
 
 import pytest
-import torch
 from msgspec.structs import replace
 
+from jobs import CPU, job_of
 from trainer import budget
+from trainer.arms import own_arm, plain_arm
 from trainer.budget import as_cut, cut
-from trainer.comparison import Change, students
+from trainer.comparison import Change, arms_of
 from trainer.errors import RecipeError
 from trainer.pace import LEAST_STEPS, Pace, Paces, _Enough, _Stopwatch
 from trainer.progress import Silent
 from trainer.recipe import Recipe, StudentRecipe, TeacherRecipe, Training, ViewsRecipe, read_recipe, write_recipe
 from trainer.run import Run
-from trainer.train import own_arm, plain_arm
 from trainer.units import seconds_of
 
-CPU = torch.device("cpu")
 RECIPE = Recipe(
     views=ViewsRecipe(count=30),
     teachers={
@@ -39,8 +38,8 @@ class Told(Silent):
 class Steady:
     """Paces that are known: 1 s an epoch of a teacher, 2 s of a student, 0.5 s a view, 3 s around each net."""
 
-    def __init__(self, recipe, data, device, seconds):
-        self.seconds_to_answer = 0.5 / len(data.train)
+    def __init__(self, job, seconds):
+        self.seconds_to_answer = 0.5 / len(job.data.train)
 
     def teacher(self, name):
         return Pace(3.0, 1.0)
@@ -52,6 +51,10 @@ class Steady:
 @pytest.fixture
 def steady(monkeypatch):
     monkeypatch.setattr(budget, "Paces", Steady)
+
+
+def fitted(recipe, data, seconds, progress, **arms):
+    return cut(job_of(Run(Path(), recipe), data, progress), seconds, **arms)
 
 
 def counts(recipe):
@@ -66,14 +69,14 @@ def seconds(recipe, students=1):
 
 def test_what_fits_is_left_whole(steady, tiny_data):
     progress = Told()
-    assert cut(RECIPE, tiny_data, 400.0, CPU, progress) == RECIPE
+    assert fitted(RECIPE, tiny_data, 400.0, progress) == RECIPE
     assert progress.lines[-1] == "all of the recipe fits: about 5.4 min of 6.7 min"
 
 
 @pytest.mark.parametrize("budget_s", [30.0, 60.0, 100.0, 200.0, 320.0])
 def test_every_stage_keeps_the_same_share_and_the_time_is_used(budget_s, steady, tiny_data):
     progress = Told()
-    fitting = cut(RECIPE, tiny_data, budget_s, CPU, progress)
+    fitting = fitted(RECIPE, tiny_data, budget_s, progress)
     assert budget_s - 2.1 < seconds(fitting) <= budget_s  # an epoch more would be too long
     shares = [kept / whole for kept, whole in zip(counts(fitting), counts(RECIPE), strict=True)]
     assert max(shares) - min(shares) < 1 / 30 + 1 / 40  # a view and an epoch: nothing is cut finer
@@ -84,14 +87,14 @@ def test_every_stage_keeps_the_same_share_and_the_time_is_used(budget_s, steady,
 
 
 def test_a_comparison_shares_the_time_among_its_seeds_and_arms(steady, tiny_data):
-    arms = students(tiny_data, {"one view": Change(views={"count": 1})})
-    fitting = cut(RECIPE, tiny_data, 900.0, CPU, Told(), arms=arms, runs=2)
+    arms = arms_of(tiny_data, {"one view": Change(views={"count": 1})})
+    fitting = fitted(RECIPE, tiny_data, 900.0, Told(), arms=arms, runs=2)
     assert 440 < seconds(fitting, students=5) <= 450  # none, each, both, and one view of the same store
 
 
 def test_teachers_that_are_taken_as_they_are_stay_so(steady, tiny_data):
     ready = replace(RECIPE.teachers["conv"], pretrained=True, training=Training(epochs=0))
-    fitting = cut(replace(RECIPE, teachers={**RECIPE.teachers, "conv": ready}), tiny_data, 60.0, CPU, Told())
+    fitting = fitted(replace(RECIPE, teachers={**RECIPE.teachers, "conv": ready}), tiny_data, 60.0, Told())
     assert counts(fitting)[0] == 0
     assert counts(fitting)[1] > 0
 
@@ -100,11 +103,11 @@ def test_too_little_for_one_epoch_of_each_is_refused_with_what_it_takes(steady, 
     with pytest.raises(
         RecipeError, match=r"10.0 s are left after loading and timing, and one epoch of every stage takes 14 s;"
     ):
-        cut(RECIPE, tiny_data, 10.0, CPU, Told())
+        fitted(RECIPE, tiny_data, 10.0, Told())
 
 
 def test_a_run_that_was_cut_is_known_again(steady, tiny_data):
-    fitting = cut(RECIPE, tiny_data, 100.0, CPU, Told())
+    fitting = fitted(RECIPE, tiny_data, 100.0, Told())
     assert as_cut(RECIPE, fitting) == fitting
     other = replace(RECIPE, teachers={"conv": RECIPE.teachers["conv"]})
     assert as_cut(other, fitting) == other
@@ -128,16 +131,17 @@ class Seen(Paces):
 
 def test_paces_are_those_of_a_few_real_steps(tiny_recipe, tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    paces, run = Seen(tiny_recipe, tiny_data, CPU, seconds=0.0), Run(Path(), tiny_recipe)
+    run = Run(Path(), tiny_recipe)
+    paces = Seen(job_of(run, tiny_data), seconds=0.0)
     clean = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="clean"))
     exact = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="exact"))
     online = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="online"))
     for pace in (
         lambda: paces.teacher("conv"),
         lambda: paces.teacher("involution"),
-        lambda: paces.student(own_arm(run)),
-        lambda: paces.student(plain_arm(run)),
-        *(lambda recipe=recipe: paces.student(own_arm(Run(Path(), recipe))) for recipe in (clean, exact, online)),
+        lambda: paces.student(own_arm(run.recipe)),
+        lambda: paces.student(plain_arm(run.recipe)),
+        *(lambda recipe=recipe: paces.student(own_arm(recipe)) for recipe in (clean, exact, online)),
     ):
         found = pace()
         assert sum(paces.steps) == 1 + LEAST_STEPS
@@ -194,6 +198,6 @@ def test_what_is_no_time_is_refused(text):
 
 
 def test_a_recipe_that_was_cut_is_written_as_it_is_followed(steady, tiny_data, tmp_path):
-    fitting = cut(RECIPE, tiny_data, 100.0, CPU, Told())
+    fitting = fitted(RECIPE, tiny_data, 100.0, Told())
     (tmp_path / "recipe.toml").write_text(write_recipe(fitting))
     assert read_recipe(tmp_path / "recipe.toml") == fitting

@@ -7,14 +7,16 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file
 
-from trainer.comparison import ALL, PLAIN, Change, arms, compare_arms, paired, read_changes
+from jobs import job_of
+from trainer.arms import own_arm, plain_arm
+from trainer.comparison import OWN_ARM, PLAIN_ARM, Change, compare_arms, list_arms, paired, read_changes
 from trainer.data import UNLABELLED, load
 from trainer.errors import Diverged, RecipeError, RunError
-from trainer.pipeline import open_store, run_pipeline, train_arm
-from trainer.progress import Silent
+from trainer.lessons import open_store
+from trainer.pipeline import run_pipeline, train_arm
 from trainer.recipe import DataRecipe
 from trainer.run import Run, Source, load_student, start_run
-from trainer.train import own_arm, plain_arm, train_teacher
+from trainer.train import train_teacher
 from trainer.views import ViewSpec
 
 CPU = torch.device("cpu")
@@ -48,7 +50,7 @@ def changes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compared(tiny_recipe, tiny_data, changes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
-    arguments = (folder, tiny_recipe, tiny_data, Source(("clothes",)), [3, 4], changes, CPU, Silent())
+    arguments = (job_of(Run(folder, tiny_recipe), tiny_data), Source(("clothes",)), [3, 4], changes)
     return folder, arguments, compare_arms(*arguments)
 
 
@@ -58,18 +60,18 @@ def weights(folder, seed, stage):
 
 def test_every_arm_is_trained_with_every_seed(compared):
     _, _, results = compared
-    assert list(results["arms"]) == [
-        PLAIN, "conv alone", "involution alone", ALL, "one view", "online", "deeper: 3", "more on top", "stems"
+    assert list(results.arms) == [
+        PLAIN_ARM, "conv alone", "involution alone", OWN_ARM, "one view", "online", "deeper: 3", "more on top", "stems"
     ]  # fmt: skip
-    assert list(results["teachers"]) == ["conv", "involution"]
-    for row in (*results["arms"].values(), *results["teachers"].values()):
-        assert len(row["top1"]) == len(row["validation"]) == 2
-        assert row["mean"] == pytest.approx(statistics.fmean(row["top1"]))
-        assert row["deviation"] == pytest.approx(statistics.stdev(row["top1"]))
-    plain, taught = results["arms"][PLAIN]["top1"], results["arms"][ALL]["top1"]
-    (pair,) = [it for it in results["pairs"] if (it["arm"], it["with"]) == (ALL, PLAIN)]
-    assert pair["difference"] == pytest.approx(statistics.fmean(taught) - statistics.fmean(plain))
-    assert len(results["pairs"]) == 9 * 8 / 2
+    assert list(results.teachers) == ["conv", "involution"]
+    for row in (*results.arms.values(), *results.teachers.values()):
+        assert len(row.top1) == len(row.validation) == 2
+        assert row.mean == pytest.approx(statistics.fmean(row.top1))
+        assert row.deviation == pytest.approx(statistics.stdev(row.top1))
+    plain, taught = results.arms[PLAIN_ARM].top1, results.arms[OWN_ARM].top1
+    (pair,) = [it for it in results.pairs if (it.arm, it.other) == (OWN_ARM, PLAIN_ARM)]
+    assert pair.difference == pytest.approx(statistics.fmean(taught) - statistics.fmean(plain))
+    assert len(results.pairs) == 9 * 8 / 2
 
 
 def test_a_difference_is_paired_and_has_students_interval():
@@ -78,13 +80,13 @@ def test_a_difference_is_paired_and_has_students_interval():
     (pair,) = paired({"one": one, "other": other})
     differences = [0.02, 0.01, 0.03, 0.01, 0.03]
     reach = 2.776 * statistics.stdev(differences) / 5**0.5
-    assert (pair["arm"], pair["with"]) == ("other", "one")
-    assert pair["difference"] == pytest.approx(0.02)
-    assert pair["interval"] == pytest.approx([0.02 - reach, 0.02 + reach], rel=1e-3)  # far narrower than unpaired
+    assert (pair.arm, pair.other) == ("other", "one")
+    assert pair.difference == pytest.approx(0.02)
+    assert pair.interval == pytest.approx([0.02 - reach, 0.02 + reach], rel=1e-3)  # far narrower than unpaired
     (same,) = paired({"one": one, "again": one})
-    assert same["interval"] == [0, 0]
+    assert same.interval == (0, 0)
     (single,) = paired({"one": [0.5], "other": [0.6]})
-    assert single["interval"] is None
+    assert single.interval is None
 
 
 def test_a_second_comparison_trains_nothing_again(compared):
@@ -99,7 +101,7 @@ def test_an_arm_is_the_run_with_its_change(compared, tiny_recipe, tiny_data, tmp
     folder, _, _ = compared
     views = replace(tiny_recipe.views, count=1)
     run = start_run(tmp_path / "run", replace(tiny_recipe, seed=3, views=views), tiny_data, Source(("clothes",)))
-    run_pipeline(run, tiny_data, CPU, Silent())
+    run_pipeline(job_of(run, tiny_data))
     own, arm = load_file(run.folder / "student/model.safetensors"), weights(folder, 3, "arms/one-view")
     assert all(torch.equal(own[name], arm[name]) for name in own)
 
@@ -119,9 +121,9 @@ def test_online_teachers_answer_as_the_store_does(tiny_recipe, tiny_data, tmp_pa
     """`exact` and `online` show the same views and hear the same answers, but for float16."""
     views = replace(tiny_recipe.views, mode="exact")
     run = start_run(tmp_path / "run", replace(tiny_recipe, views=views), tiny_data, Source(("clothes",)))
-    run_pipeline(run, tiny_data, CPU, Silent())
-    online = arms(run, tiny_data, {"online": Change(views={"mode": "online"})})["online"]
-    train_arm(run, tiny_data, online, CPU, Silent())
+    run_pipeline(job_of(run, tiny_data))
+    online = list_arms(run.recipe, tiny_data, {"online": Change(views={"mode": "online"})})["online"]
+    train_arm(job_of(run, tiny_data), online)
     stored, asked = (
         torch.cat([tensor.flatten() for tensor in load_file(run.folder / stage / "model.safetensors").values()])
         for stage in ("student", "arms/online")
@@ -139,13 +141,13 @@ def test_pictures_without_labels_are_learned_from_by_students_alone(tiny_recipe,
     assert len(data.unlabelled) == len(data.train)
     assert (data.unlabelled.labels == UNLABELLED).all()
     run = start_run(tmp_path / "run", tiny_recipe, data, Source(("clothes",)))
-    run_pipeline(run, data, CPU, Silent())
-    chosen = arms(run, data, {})
-    without = chosen[f"{ALL}, labelled pictures only"]
-    train_arm(run, data, without, CPU, Silent())
-    train_arm(run, data, plain_arm(run), CPU, Silent())
-    teachers = {name: train_teacher(run, name, data, CPU, Silent()) for name in run.recipe.teachers}
-    more, fewer = open_store(run, data, own_arm(run), teachers), open_store(run, data, without, teachers)
+    run_pipeline(job_of(run, data))
+    chosen = list_arms(run.recipe, data, {})
+    without = chosen[f"{OWN_ARM}, labelled images only"]
+    train_arm(job_of(run, data), without)
+    train_arm(job_of(run, data), plain_arm(run.recipe))
+    teachers = {name: train_teacher(job_of(run, data), name) for name in run.recipe.teachers}
+    more, fewer = open_store(run, data, own_arm(run.recipe), teachers), open_store(run, data, without, teachers)
     assert more.header.samples == 2 * fewer.header.samples == len(data.train) + len(data.unlabelled)
     assert more.folder != fewer.folder
     assert not more.missing()
@@ -159,8 +161,8 @@ def test_labels_of_unlabelled_pictures_are_never_looked_at(tiny_recipe, partly_l
     data = partly_labelled
     assert set(data.unlabelled.names).isdisjoint(data.train.names)
     run = Run(tmp_path, tiny_recipe)
-    assert own_arm(run).split(data).labels[len(data.train) :].unique().tolist() == [UNLABELLED]
-    assert plain_arm(run).split(data) is data.train
+    assert own_arm(run.recipe).split(data).labels[len(data.train) :].unique().tolist() == [UNLABELLED]
+    assert plain_arm(run.recipe).split(data) is data.train
 
 
 @pytest.mark.parametrize(
@@ -177,36 +179,36 @@ def test_a_wrong_arm_is_named_before_anything_is_trained(text, message, tiny_rec
     path = tmp_path / "arms.toml"
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
-        arms(Run(tmp_path, tiny_recipe), tiny_data, read_changes(path))
+        list_arms(tiny_recipe, tiny_data, read_changes(path))
     with pytest.raises(RecipeError, match="no arms"):
         read_changes(tmp_path / "none.toml")
 
 
 def test_an_arm_that_can_not_be_made_leaves_nothing(tiny_recipe, tiny_data, tmp_path):
     changes = {"odd": Change(student={"stem": "patch", "patch": 5})}
-    arguments = (tiny_recipe, tiny_data, Source(("clothes",)), [3], changes, CPU, Silent())
+    job = job_of(Run(tmp_path / "comparison", tiny_recipe), tiny_data)
     with pytest.raises(RecipeError, match=r"do not divide into patches of 5"):
-        compare_arms(tmp_path / "comparison", *arguments)
+        compare_arms(job, Source(("clothes",)), [3], changes)
     assert not (tmp_path / "comparison").exists()
 
 
 def test_a_clean_store_binds_those_alone_who_learn_from_it(tiny_recipe, tmp_path):
     run = Run(tmp_path, replace(tiny_recipe, views=replace(tiny_recipe.views, mode="clean")))
-    assert own_arm(run).spec == ViewSpec()
-    assert plain_arm(run).spec == tiny_recipe.views.spec
+    assert own_arm(run.recipe).spec == ViewSpec()
+    assert plain_arm(run.recipe).spec == tiny_recipe.views.spec
 
 
 @pytest.mark.parametrize("names", [("a b", "a-b"), ("plain",)])
 def test_two_arms_of_one_place_are_refused(names, tiny_recipe, tiny_data, tmp_path):
     with pytest.raises(RecipeError, match=r"another one is kept in arms/(a-b|plain) too"):
-        arms(Run(tmp_path, tiny_recipe), tiny_data, dict.fromkeys(names, Change()))
+        list_arms(tiny_recipe, tiny_data, dict.fromkeys(names, Change()))
 
 
 def test_an_arm_that_changed_under_its_name_is_not_taken_for_the_old_one(compared, changes):
     _, arguments, _ = compared
     other = {**changes, "one view": Change(views={"count": 2, "mode": "exact"})}
-    with pytest.raises(RunError, match=r"arms/one-view: an arm of this name was trained otherwise"):
-        compare_arms(*arguments[:5], other, *arguments[6:])
+    with pytest.raises(RunError, match=r"arms/one-view: an arm of this name was trained with other settings"):
+        compare_arms(*arguments[:3], other)
 
 
 def test_a_loss_that_rises_beyond_its_start_stops_the_run(tiny_recipe, tiny_data, tmp_path, monkeypatch):
@@ -216,6 +218,6 @@ def test_a_loss_that_rises_beyond_its_start_stops_the_run(tiny_recipe, tiny_data
     recipe = replace(tiny_recipe, student=replace(tiny_recipe.student, training=training, drop_path=0.0))
     run = start_run(tmp_path / "run", recipe, tiny_data, Source(("clothes",)))
     with pytest.raises(Diverged, match=r"arms/plain: the loss (is|rose to) .* in epoch [2-6]; what was kept before"):
-        train_arm(run, tiny_data, plain_arm(run), CPU, Silent())
+        train_arm(job_of(run, tiny_data), plain_arm(run.recipe))
     assert (run.folder / "arms/plain/checkpoint.safetensors").exists()
     assert not run.has("arms/plain")

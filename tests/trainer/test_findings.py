@@ -8,36 +8,36 @@ import shutil
 from collections import Counter
 from dataclasses import replace as changed
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
 
 import trainer
+from jobs import job_of
 from libkd_sdk.pages.run import run_report
+from trainer.arms import plain_arm
 from trainer.errors import RunError
 from trainer.findings import BINS, SAMPLES, findings
 from trainer.pipeline import run_pipeline, train_arm
-from trainer.progress import Silent
 from trainer.recipe import ViewsRecipe
 from trainer.run import Source, start_run
-from trainer.train import plain_arm
 
-CPU = torch.device("cpu")
 SOURCE = Source(("clothes",))
 
 
 @pytest.fixture(scope="module")
 def run(tiny_recipe, tiny_data, tmp_path_factory):
     started = start_run(tmp_path_factory.mktemp("reported"), tiny_recipe, tiny_data, SOURCE)
-    run_pipeline(started, tiny_data, CPU, Silent())
-    train_arm(started, tiny_data, plain_arm(started), CPU, Silent())
+    run_pipeline(job_of(started, tiny_data))
+    train_arm(job_of(started, tiny_data), plain_arm(started.recipe))
     return started
 
 
 @pytest.fixture(scope="module")
 def found(run, tiny_data):
-    return findings(run, tiny_data, CPU)
+    return findings(job_of(run, tiny_data))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_every_stage_is_told_with_its_figures(run, found):
     for stage in found.stages:
         config = json.loads((run.folder / stage.stage / "config.json").read_text())
         assert (stage.parameters, stage.seconds) == (config["parameters"], config["seconds"])
-        assert stage.results == config["results"]
+        assert msgspec.to_builtins(stage.results) == config["results"]
         files = list((run.folder / stage.stage).iterdir())
         assert stage.bytes == sum(len(path.read_bytes()) for path in files) > 4 * stage.parameters
     assert found.stages[0].model == "resnet18_small"
@@ -81,15 +81,15 @@ def test_confusion_and_class_accuracy_count_the_test_pictures(found, tiny_data, 
     assert found.class_accuracy["student"] == pytest.approx(found.confusion.diagonal() / found.confusion.sum(1))
     for stage in found.stages[:3]:
         weighted = (found.class_accuracy[stage.stage] * found.confusion.sum(1)).sum() / len(truth)
-        assert weighted == pytest.approx(stage.results["test"]["top1"])
+        assert weighted == pytest.approx(stage.results["test"].top1)
 
 
 def test_reliability_is_that_of_the_student_before_and_after_its_temperature(run, found, tiny_data, probabilities):
     truth = tiny_data.test.labels
-    config = run.config("student")
-    assert found.after.ece == pytest.approx(config["results"]["test"]["ece"], abs=1e-6)
-    assert found.before.ece == pytest.approx(config["ece_before_temperature"], abs=1e-6)
-    warm = (probabilities.log() * config["temperature"]).softmax(-1)
+    record = run.student_record()
+    assert found.after.ece == pytest.approx(record.results["test"].ece, abs=1e-6)
+    assert found.before.ece == pytest.approx(record.ece_before_temperature, abs=1e-6)
+    warm = (probabilities.log() * record.temperature).softmax(-1)
     for bins, shares in ((found.before, warm), (found.after, probabilities)):
         assert bins.count.sum() == len(truth)
         confidence, answer = (tensor.numpy() for tensor in shares.max(-1))
@@ -122,7 +122,7 @@ def test_samples_are_test_pictures_with_the_answers_of_every_net(found, tiny_dat
 
 
 def test_what_it_was_trained_on_and_by_is_told(run, found, tiny_data):
-    assert found.pictures == {name: len(getattr(tiny_data, name)) for name in ("train", "validation", "test")}
+    assert found.images == {name: len(getattr(tiny_data, name)) for name in ("train", "validation", "test")}
     assert (found.data, found.skipped, found.labels) == (("clothes",), (), tiny_data.labels)
     assert found.recipe == (run.folder / "recipe.toml").read_text()
     assert torch.__version__.startswith(found.versions["torch"].split("+")[0])
@@ -133,9 +133,9 @@ def test_a_run_that_stored_nothing_and_has_no_plain_student(run, tiny_data, tmp_
     online = start_run(tmp_path / "run", recipe, tiny_data, SOURCE)
     shutil.copytree(run.folder / "teachers", online.folder / "teachers")
     with pytest.raises(RunError, match="no finished student there"):
-        findings(online, tiny_data, CPU)
-    run_pipeline(online, tiny_data, CPU, Silent())
-    found = findings(online, tiny_data, CPU)
+        findings(job_of(online, tiny_data))
+    run_pipeline(job_of(online, tiny_data))
+    found = findings(job_of(online, tiny_data))
     assert found.store_bytes is found.store_seconds is None
     assert [stage.name for stage in found.stages] == ["conv", "involution", "student"]
     assert "Nothing is stored" in run_report(found)
@@ -145,13 +145,13 @@ def test_a_missing_teacher_is_named(run, tiny_data, tmp_path):
     copy = shutil.copytree(run.folder, tmp_path / "copy")
     shutil.rmtree(copy / "teachers" / "conv")
     with pytest.raises(RunError, match="teacher 'conv' is not trained"):
-        findings(changed(run, folder=copy), tiny_data, CPU)
+        findings(job_of(changed(run, folder=copy), tiny_data))
 
 
 def test_the_report_says_what_was_found(found):
     html = run_report(found)
-    student = found.stages[2].results["test"]["top1"]
-    gain = 100 * (student - found.stages[3].results["test"]["top1"])
+    student = found.stages[2].results["test"].top1
+    gain = 100 * (student - found.stages[3].results["test"].top1)
     assert f"<strong>{student:.1%}</strong>" in html
     assert f"<strong>{gain:+.1f} points</strong>" in html
     assert html.count('src="data:image/png;base64,') == len(found.samples)

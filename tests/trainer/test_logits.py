@@ -5,15 +5,17 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
+from jobs import job_of
+from trainer.arms import own_arm
 from trainer.data import load
 from trainer.errors import OutOfMemory, RunError, StoreError
+from trainer.lessons import open_store
 from trainer.logits import LogitStore, answer_bytes, check, cost, fill_missing, teachers_rate
 from trainer.models import Teacher, create_teacher
-from trainer.pipeline import open_store, precompute
+from trainer.pipeline import fill_store
 from trainer.progress import Silent
 from trainer.recipe import DataRecipe
 from trainer.run import Run
-from trainer.train import own_arm
 from trainer.views import ViewSpec, order, render
 
 
@@ -34,7 +36,7 @@ def untrained(teacher, data):
 
 
 def opened(run, data, teachers):
-    return open_store(run, data, own_arm(run), teachers)
+    return open_store(run, data, own_arm(run.recipe), teachers)
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ def test_answers_that_float16_can_not_hold_are_refused(filled, value):
 def test_precompute_asks_for_trained_teachers(tiny_recipe, tiny_data, tmp_path):
     run = Run(tmp_path, tiny_recipe)
     with pytest.raises(RunError, match="teacher 'conv' is not trained; `libkd-sdk teach conv --out"):
-        precompute(run, tiny_data, own_arm(run), torch.device("cpu"), Silent())
+        fill_store(job_of(run, tiny_data), own_arm(run.recipe))
 
 
 @pytest.mark.parametrize(("mode", "views"), [("replay", 4), ("exact", 4), ("clean", 1)])

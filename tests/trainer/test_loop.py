@@ -9,7 +9,9 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
+from jobs import job_of
 from trainer import loop
+from trainer.arms import plain_arm
 from trainer.data import to_device
 from trainer.errors import OutOfMemory
 from trainer.evaluate import logits_of
@@ -20,10 +22,9 @@ from trainer.pipeline import train_arm
 from trainer.progress import Silent
 from trainer.recipe import Training
 from trainer.run import Source, start_run
-from trainer.train import plain_arm, train_teacher
+from trainer.train import train_teacher
 from trainer.views import ViewSpec, order, render, seed_of
 
-CPU = torch.device("cpu")
 SPEC = ViewSpec(scale=(0.6, 1.0), flip=0.5, operations=2, erase=0.3, mixup=0.8, cutmix=1.0)
 TRAINING = Training(epochs=3, batch=16, lr=1e-2, warmup=1.0, ema=0.9, precision="fp32")
 
@@ -87,7 +88,7 @@ def test_it_ends_with_the_very_weights_of_the_slow_one(together, net_and_run, ti
 
     one_by_one = loop._rendered
     monkeypatch.setattr(loop, "_rendered", lambda split, batches, _, **key: one_by_one(split, batches, together, **key))
-    ours = train_teacher(run, "conv", tiny_data, CPU, Silent()).net.state_dict()
+    ours = train_teacher(job_of(run, tiny_data), "conv").net.state_dict()
     assert any(not value.is_floating_point() for value in ours.values())
     for name, value in expected.items():
         assert torch.equal(ours[name], value), name
@@ -118,7 +119,7 @@ def test_checkpoints_come_by_time_where_epochs_are_short(tick, kept, net_and_run
     saved = []
     monkeypatch.setattr(Learner, "save", lambda self, path, epoch: saved.append(epoch))
     monkeypatch.setattr(loop, "time", Clock(tick))
-    train_teacher(run, "conv", tiny_data, CPU, Silent())
+    train_teacher(job_of(run, tiny_data), "conv")
     assert saved == kept
 
 
@@ -133,8 +134,8 @@ class Told(Silent):
 @pytest.mark.parametrize(
     ("room", "advice"),
     [
-        (7, r"for a batch of 16 pictures of 28x28; 4 fit: set student\.training\.batch = 4, and another --out$"),
-        (1, r"for a batch of 16 pictures of 28x28; nor for any smaller one: take a smaller net, and another --out$"),
+        (7, r"for a batch of 16 images of 28x28; 4 fit: set student\.training\.batch = 4, and another --out$"),
+        (1, r"for a batch of 16 images of 28x28; nor for any smaller one: choose a smaller net, and another --out$"),
     ],
 )
 def test_a_batch_beyond_the_memory_is_refused_with_one_that_fits(
@@ -151,19 +152,17 @@ def test_a_batch_beyond_the_memory_is_refused_with_one_that_fits(
     monkeypatch.setattr(Learner, "step", in_little_room)
     run = start_run(tmp_path / "run", tiny_recipe, tiny_data, Source(("clothes",)))
     with pytest.raises(OutOfMemory, match=r"arms/plain: cpu has no memory " + advice):
-        train_arm(run, tiny_data, plain_arm(run), CPU, Silent())
+        train_arm(job_of(run, tiny_data), plain_arm(run.recipe))
 
 
 def test_pictures_beyond_a_gpus_memory_stay_with_the_host_and_teach_the_same(net_and_run, tiny_data, monkeypatch):
     _, run = net_and_run
     progress = Told()
-    resident = train_teacher(run, "conv", tiny_data, CPU, progress).net.state_dict()
+    resident = train_teacher(job_of(run, tiny_data, progress), "conv").net.state_dict()
     assert progress.lines == []
 
     monkeypatch.setitem(to_device.__globals__, "free_bytes", lambda device: 200_000)
     other = start_run(run.folder.with_name("other"), run.recipe, tiny_data, Source(("clothes",)))
-    behind = train_teacher(other, "conv", tiny_data, CPU, progress).net.state_dict()
+    behind = train_teacher(job_of(other, tiny_data, progress), "conv").net.state_dict()
     assert all(torch.equal(resident[name], behind[name]) for name in resident)
-    assert progress.lines == [
-        f"{len(tiny_data.train)} pictures, 155 kB, stay in the host's memory: cpu has 200 kB free"
-    ]
+    assert progress.lines == [f"{len(tiny_data.train)} images, 155 kB, stay in the host's memory: cpu has 200 kB free"]

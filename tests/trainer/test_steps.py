@@ -6,7 +6,6 @@ the loss; the backward pass, the optimiser and the average run on the CPU, in th
 
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,16 +16,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import trainer.learner
+from trainer.arms import own_arm
 from trainer.data import MemoryImages, Preprocessing, Split, to_input
 from trainer.data.inputs import _statistics
 from trainer.learner import Learner
+from trainer.lessons import OnlineLessons
 from trainer.logits.store import FullAnswers, TopAnswers
 from trainer.loop import Batch, batches
 from trainer.losses import ENSEMBLES, LOSSES, Teaching, distillation, labels_alone
 from trainer.models import create_teacher
 from trainer.recipe import StudentRecipe, Training
-from trainer.run import Run, create_student
-from trainer.train import _online, own_arm
+from trainer.run import create_student
 from trainer.views import ExtraSpec, View, ViewSpec, enhance, render
 from trainer.views.view import _beta_quantiles
 
@@ -180,7 +180,7 @@ def test_teachers_that_answer_in_the_loop_are_not_read(tiny_recipe):
     preprocessing = Preprocessing.square(SIZE)
     teachers = {name: create_teacher(it, CLASSES, preprocessing) for name, it in tiny_recipe.teachers.items()}
     online = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="online"))
-    _, objective = _online(own_arm(Run(Path(), online)), teachers)(0)
+    _, objective = OnlineLessons(own_arm(online), teachers).epoch(0)
     split = pictures(BATCH, CPU)
     batch = Batch(split.ids, split.ids, View(torch.rand(BATCH, 3, SIZE, SIZE), torch.ones(BATCH)))
     logits, targets = torch.randn(BATCH, 3, CLASSES), torch.full((BATCH, CLASSES), 1 / CLASSES)

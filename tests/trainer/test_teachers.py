@@ -9,13 +9,13 @@ from msgspec.structs import replace
 from safetensors.torch import load_file
 
 import sdk
+from jobs import job_of
 from published import LITE, photographs
 from trainer import recipe
 from trainer.data import Preprocessing, load
 from trainer.errors import RecipeError
 from trainer.models import create_teacher
 from trainer.pipeline import run_pipeline
-from trainer.progress import Silent
 from trainer.recipe import Training, read_recipe
 from trainer.run import Source, load_teacher, open_run, start_run
 from trainer.train import train_teacher
@@ -81,9 +81,9 @@ def test_a_teacher_sees_pictures_at_its_own_size_and_is_kept_so(published, tiny_
     fine_tuned = lite(published, size=64, training=Training(epochs=5, batch=16, lr=1e-3, warmup=1.0, ema=0.5))
     with_it = replace(tiny_recipe, teachers={"lite": fine_tuned})
     run = start_run(tmp_path / "run", with_it, tiny_data, Source(("clothes",)))
-    trained = train_teacher(run, "lite", tiny_data, torch.device("cpu"), Silent())
+    trained = train_teacher(job_of(run, tiny_data), "lite")
     assert trained.preprocessing.input.height == 64
-    assert run.config("teachers/lite")["results"]["test"]["top1"] > 0.8  # ImageNet's features know clothes apart
+    assert run.teacher_record("lite").results["test"].top1 > 0.8  # ImageNet's features know clothes apart
     published.rename(published.with_suffix(".moved"))  # from now on the run stands alone
     try:
         loaded = load_teacher(open_run(tmp_path / "run"), "lite")
@@ -97,7 +97,7 @@ def test_a_teacher_sees_pictures_at_its_own_size_and_is_kept_so(published, tiny_
 
 def test_a_trained_teacher_serves_another_run_as_it_is(tiny_recipe, tiny_data, tmp_path):
     first = start_run(tmp_path / "first", tiny_recipe, tiny_data, Source(("clothes",)))
-    trained = train_teacher(first, "conv", tiny_data, torch.device("cpu"), Silent())
+    trained = train_teacher(job_of(first, tiny_data), "conv")
     taken = replace(
         tiny_recipe.teachers["conv"],
         weights=str(tmp_path / "first/teachers/conv/model.safetensors"),
@@ -108,10 +108,10 @@ def test_a_trained_teacher_serves_another_run_as_it_is(tiny_recipe, tiny_data, t
     second = start_run(
         tmp_path / "second", replace(tiny_recipe, seed=8, teachers={"conv": taken}), tiny_data, Source(("clothes",))
     )
-    as_it_is = train_teacher(second, "conv", tiny_data, torch.device("cpu"), Silent())
+    as_it_is = train_teacher(job_of(second, tiny_data), "conv")
     assert as_it_is.hash() == trained.hash()
-    assert second.config("teachers/conv")["results"] == first.config("teachers/conv")["results"]
-    student = run_pipeline(second, tiny_data, torch.device("cpu"), Silent())
+    assert second.teacher_record("conv").results == first.teacher_record("conv").results
+    student = run_pipeline(job_of(second, tiny_data))
     assert len(student.heads) == 2
 
 
@@ -128,6 +128,6 @@ training = { epochs = 2, batch = 16, lr = 3e-3, warmup = 0.0, ema = 0.9 }
     (tmp_path / "three.toml").write_text(text)
     three, data = read_recipe(tmp_path / "three.toml"), load([clothes])
     run = start_run(tmp_path / "run", three, data, Source((str(clothes),)))
-    student = run_pipeline(run, data, torch.device("cpu"), Silent())
+    student = run_pipeline(job_of(run, data))
     assert len(student.heads) == 4
-    assert run.config("student")["teachers"] == ["conv", "involution", "mixer"]
+    assert run.student_record().teachers == ("conv", "involution", "mixer")

@@ -10,6 +10,8 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 import trainer
+from jobs import job_of
+from trainer.arms import plain_arm
 from trainer.data import Dataset, load
 from trainer.errors import Diverged, RecipeError, RunError
 from trainer.evaluate import logits_of, top1
@@ -18,10 +20,8 @@ from trainer.pipeline import run_pipeline, train_arm
 from trainer.progress import Silent
 from trainer.recipe import DataRecipe
 from trainer.run import Source, open_run, start_run
-from trainer.train import plain_arm
 from trainer.views import ViewSpec
 
-CPU = torch.device("cpu")
 SOURCE = Source(("clothes",))
 
 
@@ -44,8 +44,8 @@ class Interrupt(Silent):
 def finished(tiny_recipe, tiny_data, tmp_path_factory):
     """A run from its first to its last stage, undisturbed."""
     run = start_run(tmp_path_factory.mktemp("finished"), tiny_recipe, tiny_data, SOURCE)
-    run_pipeline(run, tiny_data, CPU, Silent())
-    train_arm(run, tiny_data, plain_arm(run), CPU, Silent())
+    run_pipeline(job_of(run, tiny_data))
+    train_arm(job_of(run, tiny_data), plain_arm(run.recipe))
     return run
 
 
@@ -67,13 +67,13 @@ def test_a_run_leaves_what_its_folder_promises(finished, tiny_data):
     assert filled["answers"] == 2 * 2 * len(tiny_data.train)  # views, teachers
     assert len(list((folder / "tensorboard").rglob("events.*"))) == 4
     assert json.loads((folder / "data.json").read_text())["hash"] == tiny_data.hash()
-    assert finished.config("student")["teachers"] == ["conv", "involution"]
-    assert finished.config("arms/plain")["teachers"] == []
+    assert finished.student_record().teachers == ("conv", "involution")
+    assert finished.student_record("arms/plain").teachers == ()
 
 
 def test_it_learns_three_kinds_of_clothes(finished):
     for stage in ("teachers/conv", "student"):
-        assert finished.config(stage)["results"]["test"]["top1"] > 0.5  # chance is a third
+        assert finished.net_records()[stage].results["test"].top1 > 0.5  # chance is a third
 
 
 @pytest.mark.parametrize("stage", ["teachers/conv", "student"])
@@ -85,13 +85,13 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     folder = tmp_path / "run"
     run = start_run(folder, tiny_recipe, tiny_data, SOURCE)
     with pytest.raises(KeyboardInterrupt):
-        run_pipeline(run, tiny_data, CPU, Interrupt(f"training {stage}", steps))
+        run_pipeline(job_of(run, tiny_data, Interrupt(f"training {stage}", steps)))
     assert not run.has(stage)
     assert (folder / stage / "checkpoint.safetensors").exists() == (lost_at_most == 0 and steps > 4)  # an epoch has 4
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "a row that was cut o')
     torch.manual_seed(12345)  # the state that a new process happens to have must not matter
-    run_pipeline(start_run(folder, tiny_recipe, tiny_data, SOURCE), tiny_data, CPU, Silent())
+    run_pipeline(job_of(start_run(folder, tiny_recipe, tiny_data, SOURCE), tiny_data))
     for kept in ("teachers/conv", "teachers/involution", "student"):
         once, again = weights(finished, kept), weights(run, kept)
         assert once.keys() == again.keys()
@@ -106,7 +106,7 @@ def test_pictures_that_stay_files_teach_the_very_same(finished, tiny_recipe, clo
     files = load([clothes], DataRecipe(memory_gb=0))
     assert files.train.images.nbytes == 0
     run = start_run(tmp_path / "run", tiny_recipe, files, SOURCE)
-    run_pipeline(run, files, CPU, Silent())
+    run_pipeline(job_of(run, files))
     for stage in ("teachers/conv", "student"):
         once, again = weights(finished, stage), weights(run, stage)
         assert all(torch.equal(once[name], again[name]) for name in once), stage
@@ -119,7 +119,7 @@ def test_the_loaded_student_answers_as_it_was_judged(finished, tiny_data):
     assert not student.training
     assert student.temperature.item() != 1
     logits = logits_of(student, tiny_data.test, preprocessing)
-    assert top1(logits, tiny_data.test.labels) == finished.config("student")["results"]["test"]["top1"]
+    assert top1(logits, tiny_data.test.labels) == finished.student_record().results["test"].top1
 
 
 def test_the_plain_student_starts_from_the_same_weights_and_differs_by_its_teachers_alone(finished):
@@ -170,7 +170,7 @@ def test_a_recipe_that_can_not_be_followed_leaves_no_run(tiny_recipe, tiny_data,
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tiny_recipe, tiny_data, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(RunError, match="not empty, and no run"):
+    with pytest.raises(RunError, match="not empty, but not a run either"):
         start_run(tmp_path, tiny_recipe, tiny_data, SOURCE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(RunError, match="no run there"):
@@ -199,7 +199,7 @@ def test_a_diverging_run_stops_with_its_last_checkpoint(tiny_recipe, tiny_data, 
     wild = replace(conv, training=replace(conv.training, lr=1e30, warmup=0.0))
     run = start_run(tmp_path, replace(tiny_recipe, teachers={"conv": wild}), tiny_data, SOURCE)
     with pytest.raises(Diverged, match=r"teachers/conv: the loss is .* lower its training\.lr"):
-        run_pipeline(run, tiny_data, CPU, Silent())
+        run_pipeline(job_of(run, tiny_data))
     assert not run.has("teachers/conv")
 
 
@@ -208,10 +208,10 @@ def test_bf16_arithmetic_trains_too(tiny_recipe, tiny_data, tmp_path):
     bf16 = replace(conv, training=replace(conv.training, precision="bf16"))
     student = replace(tiny_recipe.student, training=replace(tiny_recipe.student.training, precision="bf16"))
     run = start_run(tmp_path, replace(tiny_recipe, teachers={"involution": bf16}, student=student), tiny_data, SOURCE)
-    model = run_pipeline(run, tiny_data, CPU, Silent())
+    model = run_pipeline(job_of(run, tiny_data))
     assert model.temperature.dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    assert run.config("student")["results"]["test"]["top1"] > 0.45
+    assert run.student_record().results["test"].top1 > 0.45
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
@@ -223,7 +223,7 @@ def test_compiled_nets_train_as_others_do(tiny_recipe, tiny_data, tmp_path):
         # stochastic depth draws its numbers otherwise when it is compiled
         recipe = replace(tiny_recipe, student=replace(tiny_recipe.student, training=training, drop_path=0.0))
         run = start_run(tmp_path / str(compile), recipe, tiny_data, SOURCE)
-        train_arm(run, tiny_data, plain_arm(run), CPU, Silent())
+        train_arm(job_of(run, tiny_data), plain_arm(run.recipe))
         return weights(run, "arms/plain")
 
     plain, compiled = trained(False), trained(True)

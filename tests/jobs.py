@@ -1,0 +1,16 @@
+"""What the tests of the trainer start: work on the CPU that nobody follows, unless they say otherwise."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer.data import Dataset
+from trainer.progress import Progress, Silent
+from trainer.run import Job, Run
+
+CPU = torch.device("cpu")
+
+
+def job_of(run: Run, data: Dataset, progress: Progress | None = None) -> Job:
+    """Return the work on a run."""
+    return Job(run, data, CPU, progress or Silent())

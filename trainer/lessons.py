@@ -1,0 +1,137 @@
+"""The lessons of a net: which view each epoch shows, and what is minimised on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Protocol
+
+import msgspec
+import torch
+from torch import Tensor
+
+from .arms import Arm, own_arm
+from .data import Dataset
+from .logits import Header, LogitStore
+from .loop import Batch, EpochPlan
+from .losses import distillation, labels_alone, soft_cross_entropy
+from .models import Teacher
+from .recipe import Recipe
+from .run import LOGITS, Run, other_store
+
+ALL_LOGITS_UP_TO, TOP_K = 1000, 100
+"""Up to this many classes all logits are stored; with more classes, this many of each answer."""
+
+
+class Lessons(Protocol):
+    """What a net is taught in each epoch."""
+
+    def epoch(self, number: int) -> EpochPlan:
+        """Return the view and the objective of an epoch, counted from 0."""
+
+
+class StoredLessons:
+    """A student learns from the teachers' stored answers. The stored views are shown in turn.
+
+    Args:
+        arm: the student that is taught.
+        store: the store of its teachers' answers; see `open_store`.
+        device: where the student is trained.
+    """
+
+    def __init__(self, arm: Arm, store: LogitStore, device: torch.device) -> None:
+        self._views, self._teaching = arm.stored_views, arm.teaching()
+        self._columns = torch.tensor([list(store.header.teachers).index(name) for name in arm.teachers], device=device)
+        # A GPU keeps the views that it was given as long as there is room. A CPU has the files in its page cache.
+        kept = store.resident_views(device) if device.type == "cuda" else 0
+        self._answers_for = lru_cache(kept)(partial(store.read, device=device))
+
+    def epoch(self, number: int) -> EpochPlan:
+        view = number % self._views
+        answers = self._answers_for(view)
+
+        def objective(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
+            return distillation(logits, targets, answers.at(batch.places)[:, self._columns], self._teaching)
+
+        return EpochPlan(view, objective)
+
+
+class OnlineLessons:
+    """A student learns from teachers that answer while it is trained. Every epoch shows a new view.
+
+    Args:
+        arm: the student that is taught.
+        teachers: the trained teachers by name.
+    """
+
+    def __init__(self, arm: Arm, teachers: Mapping[str, Teacher]) -> None:
+        self._teachers, self._teaching = [teachers[name] for name in arm.teachers], arm.teaching()
+
+    def epoch(self, number: int) -> EpochPlan:
+        return EpochPlan(number, self._objective)
+
+    def _objective(self, logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            answers = torch.stack([teacher.answer(batch.view.pixels) for teacher in self._teachers], dim=1)
+        return distillation(logits, targets, answers, self._teaching)
+
+
+class LabelLessons:
+    """A student learns from the labels alone, with all of its heads. Every epoch shows a new view."""
+
+    def epoch(self, number: int) -> EpochPlan:
+        return EpochPlan(number, _labels_for_all_heads)
+
+
+class TeacherLessons:
+    """A teacher learns from the labels. Every epoch shows a new view."""
+
+    def epoch(self, number: int) -> EpochPlan:
+        return EpochPlan(number, _labels)
+
+
+def _labels_for_all_heads(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
+    return labels_alone(logits, targets)
+
+
+def _labels(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
+    return {"labels": soft_cross_entropy(logits, targets)}
+
+
+def open_store(run: Run, data: Dataset, arm: Arm, teachers: Mapping[str, Teacher]) -> LogitStore:
+    """Return the store that `arm` learns from, filled or not: the run's own, or another for other views or images.
+
+    Raises:
+        StoreError: the folder holds a store that was made for something else.
+    """
+    classes, split = len(data.labels), arm.split(data)
+    top_k = stored_top_k(arm.recipe, classes)
+    header = Header(
+        spec=arm.spec,
+        spec_hash=arm.spec.hash(),
+        data=split.hash(),
+        seed=arm.recipe.seed,
+        samples=len(split),
+        classes=classes,
+        top_k=top_k,
+        teachers={name: teacher.hash() for name, teacher in teachers.items()},
+    )
+    return LogitStore(run.folder / _store_name(run, data, arm, top_k), header, arm.stored_views)
+
+
+def stored_top_k(recipe: Recipe, classes: int) -> int:
+    """Return how many logits of an answer are stored; 0 means all."""
+    top_k = recipe.views.top_k
+    if top_k is None:
+        return 0 if classes <= ALL_LOGITS_UP_TO else TOP_K
+    return top_k if top_k < classes else 0
+
+
+def _store_name(run: Run, data: Dataset, arm: Arm, top_k: int) -> str:
+    own = own_arm(run.recipe)
+    same_images = arm.unlabelled or data.unlabelled is None
+    if arm.spec == own.spec and arm.recipe.views.top_k == own.recipe.views.top_k and same_images:
+        return LOGITS
+    what = msgspec.json.encode([arm.spec, top_k, same_images])
+    return other_store(hashlib.sha256(what).hexdigest()[:8])

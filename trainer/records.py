@@ -1,0 +1,169 @@
+"""The typed records that are kept as JSON in a run's folder.
+
+data.json             DataRecord: the data that the run is trained on
+teachers/*/config.json  TeacherRecord: a trained teacher
+student/config.json     StudentRecord: a trained student, as in arms/*/config.json
+arms/*/arm.json         ArmRecord: how an arm differs from the run's own student
+metrics.jsonl           one EpochRow for each epoch of a net, one StoreRow for each pass that fills a logit store
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from sdk.files import write_whole
+
+from .data import Preprocessing
+from .errors import RunError
+from .evaluate import Score
+from .recipe import StudentRecipe, ViewsRecipe
+
+AnyRecord = TypeVar("AnyRecord", bound=msgspec.Struct)
+
+
+class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A trained teacher.
+
+    Attributes:
+        model, args: the timm name and the further arguments of the net.
+        classes: the number of classes that it tells apart.
+        preprocessing: how images become its input.
+        parameters: the number of its parameters.
+        seconds: how long all its epochs took together.
+        results: its scores on `validation` and `test`.
+    """
+
+    model: str
+    args: dict[str, Any]
+    classes: int
+    preprocessing: Preprocessing
+    parameters: int
+    seconds: float
+    results: dict[str, Score]
+
+
+class StudentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A trained student.
+
+    Attributes:
+        labels: the class names, in the order of the logits.
+        preprocessing: how images become its input.
+        student: its shape and its loss.
+        parameters: the number of its parameters.
+        temperature: what its logits are divided by, fitted on validation data.
+        ece_before_temperature: its calibration error on the test images at temperature 1.
+        teachers: the names of the teachers that it learned from.
+        seconds: how long all its epochs took together.
+        results: its scores on `validation` and `test`.
+    """
+
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    student: StudentRecipe
+    parameters: int
+    temperature: float
+    ece_before_temperature: float
+    teachers: tuple[str, ...]
+    seconds: float
+    results: dict[str, Score]
+
+
+NetRecord = TeacherRecord | StudentRecord
+
+
+class DataRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The data that a run is trained on.
+
+    Attributes:
+        hash: a hash of all images, labels and splits.
+        data, root, unlabelled: where the images come from; see `trainer.run.Source`.
+        labels: the class names.
+        images: the number of images in each split.
+        skipped: the images that could not be read, each with the reason.
+    """
+
+    hash: str
+    data: tuple[str, ...]
+    root: str | None
+    unlabelled: tuple[str, ...] = ()
+    labels: tuple[str, ...]
+    images: dict[str, int]
+    skipped: tuple[str, ...]
+
+
+class ArmRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that tells an arm from the other arms of its run; see `trainer.arms.Arm`."""
+
+    teachers: tuple[str, ...]
+    unlabelled: bool
+    views: ViewsRecipe
+    student: StudentRecipe
+
+
+class EpochRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One epoch in the training of a net.
+
+    Attributes:
+        stage: the net, such as `teachers/conv` or `student`.
+        epoch: counted from 0.
+        loss: the mean loss of the epoch.
+        validation_top1: the accuracy on the validation images after the epoch.
+        lr: the learning rate of the last step.
+        seconds: how long the training steps took.
+        samples_per_second: images that were trained on in a second.
+    """
+
+    stage: str
+    epoch: int
+    loss: float
+    validation_top1: float
+    lr: float
+    seconds: float
+    samples_per_second: float
+
+
+class StoreRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One pass that filled a logit store.
+
+    Attributes:
+        stage: the store's folder.
+        units, answers: how many units of the store, and how many answers (images times teachers), were computed.
+        seconds: how long that took.
+    """
+
+    stage: str
+    units: int
+    answers: int
+    seconds: float
+
+
+Row = EpochRow | StoreRow
+
+
+def to_json(record: msgspec.Struct, *, indent: int | None = 2) -> str:
+    """Return a record as JSON. All characters are escaped to ASCII: a file's name may hold bytes that are not UTF-8."""
+    return json.dumps(msgspec.to_builtins(record), indent=indent) + "\n"
+
+
+def write_record(path: Path, record: msgspec.Struct) -> None:
+    """Write a record as a JSON file that is whole or absent."""
+    write_whole(path, to_json(record))
+
+
+def read_record(path: Path, kind: type[AnyRecord], fix: str) -> AnyRecord:
+    """Return the record in a JSON file.
+
+    Args:
+        fix: what to do if the file can't be used, as the end of the error's message.
+
+    Raises:
+        RunError: the file is missing, damaged, or not such a record.
+    """
+    try:
+        return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), kind)
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as fault:
+        raise RunError(f"{path}: missing or damaged ({fault}); {fix}") from fault

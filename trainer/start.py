@@ -1,0 +1,123 @@
+"""How a run starts or continues: its data is loaded, its recipe chosen and cut to the time that there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from sdk.errors import UsageError
+
+from .budget import cut_to
+from .data import Dataset, load
+from .progress import Progress
+from .recipe import DataRecipe, Recipe, read_recipe, recipe_for
+from .run import RECIPE, Job, Run, Source, pick_device, remembered_source, start_run
+from .units import Deadline
+
+Sources = str | Path | Sequence[str | Path]
+"""A folder, an archive, or the name of a dataset; or several folders or archives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a caller wants a run to be. What is left out is taken from the run in the folder, if there is one.
+
+    Attributes:
+        out: the run's folder.
+        source: where the images come from.
+        recipe: a recipe, a TOML file, or the name of a recipe that comes with the package.
+        seed: replaces the recipe's seed.
+        within: the time that a new run may take, such as `30m`, or the moment at which that time ends.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+    """
+
+    out: Path
+    source: Source | None = None
+    recipe: Recipe | str | Path | None = None
+    seed: int | None = None
+    within: str | Deadline | None = None
+    device: str = "auto"
+
+
+def prepare(request: Request, progress: Progress, check: Callable[[Recipe], object] | None = None) -> Job:
+    """Return the work on the run that is asked for: on a new run, or on the one in the folder.
+
+    Args:
+        check: is called with the recipe of the run before anything is written; it may raise an error.
+
+    Raises:
+        UsageError: there is no run in the folder and no data is named, or `within` is not a time.
+        DataError, RecipeError, RunError: something is wrong with the data, the recipe or the folder.
+    """
+    deadline = deadline_of(request.within)
+    device = pick_device(request.device)
+    source = request.source or remembered_source(request.out)
+    if source is None:
+        raise UsageError(f"{request.out}: no run there yet; name the images by --data")
+    known = request.out / RECIPE
+    recipe, data = choose(source, request.recipe or (known if known.exists() else None), progress)
+    if request.seed is not None:
+        recipe = replace(recipe, seed=request.seed)
+    if check is not None:
+        check(recipe)
+    wanted = Job(Run(request.out, recipe), data, device, progress)
+    run = start_run(request.out, cut_to(deadline, wanted), data, source)
+    return Job(run, data, device, progress)
+
+
+def choose(
+    source: Source, recipe: Recipe | str | Path | None, progress: Progress, labels: float | None = None
+) -> tuple[Recipe, Dataset]:
+    """Load the images, and choose the recipe for images of their size if none is named.
+
+    Args:
+        labels: replaces the recipe's `data.labels`.
+
+    Raises:
+        UsageError: `labels` is not a share.
+        DataError, RecipeError: the images can't be used, or there is no such recipe.
+    """
+    chosen = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
+    how = chosen.data if chosen else DataRecipe()
+    if labels is not None:
+        try:
+            how = replace(how, labels=labels)
+        except ValueError as fault:
+            raise UsageError(f"--labels: {fault}") from fault
+    data = load(source.data, how, root=source.root, unlabelled=source.unlabelled, progress=progress)
+    for reason in data.skipped:
+        progress.tell(f"skipped: {reason}")
+    chosen = chosen or recipe_for(data.preprocessing.input.height)
+    return replace(chosen, data=how), data
+
+
+def source_of(data: Sources | None, unlabelled: Sources = (), root: str | Path | None = None) -> Source | None:
+    """Return where the images come from, or None if no data is named.
+
+    Raises:
+        UsageError: there are unlabelled images without data.
+    """
+    if data is None or not (names := _names(data)):
+        if _names(unlabelled):
+            raise UsageError("--unlabelled goes with --data; a run that is there remembers both")
+        return None
+    return Source(names, Path(root) if root else None, _names(unlabelled))
+
+
+def deadline_of(within: str | Deadline | None) -> Deadline | None:
+    """Return the moment at which the given time ends, counted from now on.
+
+    Raises:
+        UsageError: `within` is not a time.
+    """
+    try:
+        return Deadline.after(within) if isinstance(within, str) else within
+    except ValueError as fault:
+        raise UsageError(f"--within: {fault}") from fault
+
+
+def _names(sources: Sources) -> tuple[str, ...]:
+    return (str(sources),) if isinstance(sources, (str, Path)) else tuple(map(str, sources))
