@@ -182,9 +182,8 @@ def engines() -> str:
             ", ".join(f"`{name}`" for name in names) for names in (engine.files, engine.precisions, engine.backends)
         )
         run, lower = (f"`pip install 'libkd-sdk{extra}'`" for extra in (engine.run_extra, engine.lower_extra))
-        rows.append(
-            f"| `{engine.name}` | {engine.title} | {files} | {precisions} | {run} | {lower} | {backends or '-'} |"
-        )
+        cells = (f"`{target}`", engine.title, files, precisions, run, lower, backends or "-")
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
