@@ -1,4 +1,4 @@
-"""What many tests share: pictures with structure in them, a small transformer, and its three bundles, lowered once."""
+"""What many tests share: images with structure in them, a small transformer, and its three bundles, lowered once."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def patterns(count: int, seed: int, size: int = SIZE) -> np.ndarray:
     """uint8 [count, size, size, 3]: waves of any direction with a box in front of them, no two alike."""
     draw = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
-    pictures = []
+    images = []
     for _ in range(count):
         across, down, phase = draw.uniform(-25, 25, 3), draw.uniform(-25, 25, 3), draw.uniform(0, 6, 3)
-        picture = 127 + 127 * np.sin(across * x[..., None] + down * y[..., None] + phase)
+        image = 127 + 127 * np.sin(across * x[..., None] + down * y[..., None] + phase)
         top, left, height, width = draw.integers(2, size // 2, 4)
-        picture[top : top + height, left : left + width] = draw.integers(0, 256, 3)
-        pictures.append(picture.astype(np.uint8))
-    return np.stack(pictures)
+        image[top : top + height, left : left + width] = draw.integers(0, 256, 3)
+        images.append(image.astype(np.uint8))
+    return np.stack(images)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def preprocessing() -> sdk.Preprocessing:
 
 @pytest.fixture(scope="session")
 def vit():
-    """A timm transformer of two blocks and two register tokens that does not answer the same to every picture."""
+    """A timm transformer of two blocks and two register tokens that does not answer the same to every image."""
     import timm
     import torch
 
@@ -105,7 +105,7 @@ def own_copy(bundles, tmp_path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def clothes(tmp_path_factory) -> Path:
-    """A folder of real pictures, `{train,test}/CLASS/NUMBER.png`. Shared: change a copy."""
+    """A folder of real images, `{train,test}/CLASS/NUMBER.png`. Shared: change a copy."""
     return unpack_clothes(tmp_path_factory.mktemp("clothes"))
 
 

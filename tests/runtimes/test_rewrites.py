@@ -117,10 +117,10 @@ def test_timm_s_nets_answer_the_same(name, options):
         for parameter in module.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     size = options.get("img_size", 64)
-    picture = torch.randn(1, 3, size, size)
-    program = torch.export.export(module, (picture,)).run_decompositions(rewrites.XNNPACK)
+    image = torch.randn(1, 3, size, size)
+    program = torch.export.export(module, (image,)).run_decompositions(rewrites.XNNPACK)
     with torch.no_grad():
-        close(program.module()(picture), module(picture))
+        close(program.module()(image), module(image))
     left = {str(node.target) for node in program.graph.nodes} & {str(operator) for operator in rewrites.XNNPACK}
     assert not left
 
@@ -147,12 +147,12 @@ def test_heads_apart_answer_like_heads_together(name, options, left_together):
         for parameter in module.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     size = options["img_size"]
-    example, pictures = torch.randn(2, 3, size, size), torch.randn(3, 3, size, size)
+    example, images = torch.randn(2, 3, size, size), torch.randn(3, 3, size, size)
     program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     rewrites.split_heads(program)
     program = program.run_decompositions({})
     with torch.no_grad():
-        close(program.module()(pictures), module(pictures))
+        close(program.module()(images), module(images))
     attentions = program.graph.find_nodes(op="call_function", target=ATTENTION)
     assert sum(len(node.meta["val"].shape) == 4 for node in attentions) == left_together
 

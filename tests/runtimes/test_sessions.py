@@ -33,12 +33,12 @@ def session(engine, bundles):
 
 @pytest.fixture(scope="module")
 def expected(vit, preprocessing):
-    """The pictures of these tests, and PyTorch's probabilities for them."""
+    """The images of these tests, and PyTorch's probabilities for them."""
     pixels = patterns(200, seed=7)
     return pixels, Reference(Deployed(vit, preprocessing)).run(pixels)
 
 
-def test_the_pictures_of_these_tests_tell_classes_apart(expected):
+def test_the_images_of_these_tests_tell_classes_apart(expected):
     _, probabilities = expected
     assert len(set(probabilities.argmax(1))) == len(LABELS)
     assert probabilities.max(1).std() > 0.05
@@ -52,7 +52,7 @@ def test_answers_are_pytorch_s(session, expected):
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
-def test_a_batch_of_any_size_is_answered_like_its_pictures(session, expected, size):
+def test_a_batch_of_any_size_is_answered_like_its_images(session, expected, size):
     pixels, probabilities = expected
     answers = session.run(pixels[:size])
     assert answers.shape == (size, len(LABELS))
@@ -134,6 +134,7 @@ def test_the_manifest_inside_is_read_back(engine, bundles):
 def test_engines_are_silent(engine, bundles):
     program = (
         "import sys; from pathlib import Path; import numpy as np; from runtimes.base import *;"
+        "from runtimes.engines import *;"
         f"session = open_session({engine!r}, Path({str(bundles[engine].path)!r}), Signature{tuple(SIGNATURE)}, 1);"
         f"session.run(np.zeros((1, {SIZE}, {SIZE}, 3), np.uint8)); session.close()"
     )
@@ -144,7 +145,7 @@ def test_engines_are_silent(engine, bundles):
 def test_nothing_is_reported_to_the_makers_of_an_engine(engine, bundles, tmp_path):
     """OpenVINO, left alone, keeps an identity in the home folder and sends events under it."""
     program = (
-        "import sys; from pathlib import Path; from runtimes.base import *;"
+        "import sys; from pathlib import Path; from runtimes.base import *; from runtimes.engines import *;"
         f"open_session({engine!r}, Path({str(bundles[engine].path)!r}), Signature{tuple(SIGNATURE)}, 1).close();"
         f"load_lowering({engine!r});"
         "print(sys.modules.get('openvino_telemetry'))"

@@ -39,24 +39,24 @@ def test_the_same_bundle_may_run_twice(bundles):
 @pytest.mark.parametrize("target", ENGINES)
 def test_the_engine_alone_answers_the_same(target, bundles, validation, tmp_path):
     """In a process of its own, as it is meant to be."""
-    pictures, bundle = validation[0][:5], bundles[target]
-    np.save(tmp_path / "pictures.npy", pictures)
+    images, bundle = validation[0][:5], bundles[target]
+    np.save(tmp_path / "images.npy", images)
     code = (
-        "import sys, numpy; from pathlib import Path; from runtimes.bare import open_bare; "
+        "import sys, numpy; from pathlib import Path; from runtimes.engines import open_bare; "
         "target, bundle, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]); "
-        "answers = open_bare(target, bundle, 1, 'fp32')(numpy.load(folder / 'pictures.npy')); "
+        "answers = open_bare(target, bundle, 1, 'fp32')(numpy.load(folder / 'images.npy')); "
         "numpy.save(folder / 'answers.npy', answers)"
     )
     subprocess.run([sys.executable, "-c", code, target, bundle.path, tmp_path], capture_output=True, check=True)
     with Classifier(bundle.path) as classifier:
-        expected = [answer.probabilities for answer in classifier.predict_batch(pictures)]
+        expected = [answer.probabilities for answer in classifier.predict_batch(images)]
     np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), expected, atol=1e-5)
 
 
-def test_top1_is_of_the_pictures_that_are_given(bundles, validation):
-    pictures, labels = validation
-    assert top1(bundles["onnx"], pictures, labels) == bundles["onnx"].manifest.proof.top1
-    assert top1(bundles["onnx"], pictures[:2], [9, 9]) == 0
+def test_top1_is_of_the_images_that_are_given(bundles, validation):
+    images, labels = validation
+    assert top1(bundles["onnx"], images, labels) == bundles["onnx"].manifest.proof.top1
+    assert top1(bundles["onnx"], images[:2], [9, 9]) == 0
 
 
 def test_peak_memory_counts_what_was_had_and_given_back():

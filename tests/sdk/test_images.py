@@ -1,4 +1,4 @@
-"""A picture is the same pixels however it arrives, and what is no picture is an `ImageError` that names it."""
+"""An image is the same pixels however it arrives, and what is no image is an `ImageError` that names it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from published import photographs
 from sdk.errors import ImageError
 from sdk.images import FORMATS, Input, Preprocessing, Resize, crop, pixels, read, resize, source_name
 
-PICTURE = patterns(1, seed=5, size=48)[0][:32]  # 32 high, 48 wide: turned pictures differ
+PICTURE = patterns(1, seed=5, size=48)[0][:32]  # 32 high, 48 wide: turned images differ
 UPRIGHT = Image.fromarray(PICTURE)
 WHOLE = Input(height=32, width=48, resize=Resize(mode="squash", size=(32, 48)), crop="none")
 
@@ -84,7 +84,7 @@ class TestLargeJpegs:
     @pytest.mark.parametrize(
         "input", [Preprocessing.square(112).input, replace(WHOLE, resize=Resize("squash", (32, 48), "bilinear"))]
     )
-    def test_they_are_the_same_picture(self, size, mode, orientation, input):
+    def test_they_are_the_same_image(self, size, mode, orientation, input):
         with Image.open(photographs()[3][0]) as photo:
             large = photo.convert(mode).resize(size, Image.Resampling.BICUBIC)
         exif = Image.Exif()
@@ -118,7 +118,7 @@ class TestLargeJpegs:
         assert image.size == (480, 320)
 
 
-class TestKindsOfPictures:
+class TestKindsOfImages:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("as_image", [False, True])
     def test_exif_orientation_is_undone(self, orientation, as_image):
@@ -185,9 +185,9 @@ class TestKindsOfPictures:
         source = encoded(frames[0], format, save_all=True, append_images=frames[1:], **lossless)
         assert (pixels(source, WHOLE) == (255, 0, 0)).all()
 
-    def test_formats_that_run_programs_or_are_rarely_pictures_are_not_read(self):
+    def test_formats_that_run_programs_or_are_rarely_images_are_not_read(self):
         assert not {"EPS", "PDF", "PSD"} & set(FORMATS)
-        with pytest.raises(ImageError, match="no picture format that is read here"):
+        with pytest.raises(ImageError, match="in no supported image format"):
             read(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
 
 
@@ -197,25 +197,25 @@ class TestRefusals:
         [
             ("/nowhere/at/all.jpg", r"^/nowhere/at/all.jpg: no such file; check the path$"),
             (b"", r"^<0 bytes>: empty; check or remove the file$"),
-            (b"GIF89a", r"^<6 bytes>: not a readable picture"),
-            (b"certainly no picture", r"^<20 bytes>: not a readable picture \(its content is no picture format"),
-            (io.StringIO("text"), r"not a readable picture"),
-            (7, r"^int is no picture; give a path, bytes"),
-            (None, r"^NoneType is no picture"),
+            (b"GIF89a", r"^<6 bytes>: not a readable image"),
+            (b"certainly no image", r"^<18 bytes>: not a readable image \(its content is in no supported image format"),
+            (io.StringIO("text"), r"not a readable image"),
+            (7, r"^int is not an image; give a path, bytes"),
+            (None, r"^NoneType is not an image"),
             (np.zeros((4, 4, 3)), r"^<array 4x4x3>: float64 pixels; give uint8"),
-            (np.zeros((4, 4, 2), np.uint8), r"an array is \[height, width\] or \[height, width, 1, 3 or 4\]"),
-            (np.zeros((2, 4, 4, 3), np.uint8), r"an array is \[height, width\]"),
-            (np.zeros((0, 4, 3), np.uint8), r"an array is \[height, width\]"),
+            (np.zeros((4, 4, 2), np.uint8), r"has the shape \[height, width\] or \[height, width, 1, 3 or 4\]"),
+            (np.zeros((2, 4, 4, 3), np.uint8), r"an array has the shape \[height, width\]"),
+            (np.zeros((0, 4, 3), np.uint8), r"an array has the shape \[height, width\]"),
             (Image.new("F", (4, 4)), r"floating-point pixels have no agreed range"),
         ],
         ids=str,
     )
-    def test_what_is_no_picture(self, source, message):
+    def test_what_is_no_image(self, source, message):
         with pytest.raises(ImageError, match=message):
             pixels(source, WHOLE)
 
     def test_a_folder(self, tmp_path):
-        with pytest.raises(ImageError, match="a folder, not a picture; name the pictures in it"):
+        with pytest.raises(ImageError, match="a folder, not an image; name the images in it"):
             read(tmp_path)
 
     @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
@@ -223,7 +223,7 @@ class TestRefusals:
         path = tmp_path / "half"
         data = encoded(UPRIGHT, format)
         path.write_bytes(data[: len(data) // 2])
-        with pytest.raises(ImageError, match=rf"{path}: not a readable picture \(.+\); check or remove the file"):
+        with pytest.raises(ImageError, match=rf"{path}: not a readable image \(.+\); check or remove the file"):
             read(path)
 
     def test_a_header_that_promises_billions_of_pixels(self):

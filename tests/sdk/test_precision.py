@@ -36,7 +36,7 @@ class Outlier(nn.Module):
 
 @pytest.fixture(scope="module")
 def judged() -> tuple[np.ndarray, list[int]]:
-    """Pictures, and the class that `Outlier` sees in each."""
+    """Images, and the class that `Outlier` sees in each."""
     pixels = patterns(96, 0, size=8)
     with torch.no_grad():
         return pixels, Outlier()((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.2).argmax(1).tolist()
@@ -89,7 +89,7 @@ def test_it_proves_itself_where_it_stands(smaller, precision):
     assert verify(smaller[precision]).max_abs_difference < 0.01  # the very machine that made it
 
 
-def test_a_batch_is_answered_like_its_pictures(smaller):
+def test_a_batch_is_answered_like_its_images(smaller):
     session = smaller["int8"].session(threads=1)
     pixels = patterns(5, seed=9)
     one_by_one = np.concatenate([session.run(pixels[index : index + 1]) for index in range(5)])
@@ -101,7 +101,7 @@ def test_what_is_recorded(engine, smaller):
     quantized = smaller["int8"].manifest.quantized
     assert (quantized.calibration_images, quantized.float_layers) == (40, ())
     assert smaller["fp16"].manifest.quantized is None
-    assert "40 pictures" in (smaller["int8"].path / "model_card.md").read_text()
+    assert "40 images" in (smaller["int8"].path / "model_card.md").read_text()
 
 
 def test_a_transformer_is_one_delegate_at_every_precision(bundles, smaller, engine):
@@ -164,7 +164,7 @@ def test_layers_are_ranked_by_what_8_bits_do_to_them(judged):
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_an_unreadable_calibration_picture(tmp_path):
+def test_an_unreadable_calibration_image(tmp_path):
     with pytest.raises(ImageError, match=r"gone\.png"):
         sdk.export(
             Outlier(),

