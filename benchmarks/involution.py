@@ -1,13 +1,14 @@
-"""Involution beside its definition by unfold: seconds and peak memory of one forward and backward pass.
+"""Compare involution with its definition by unfold: seconds and peak memory of one forward and backward pass.
 
     python benchmarks/involution.py [--batch 8 32] [--threads 1] [--device cuda --dtype bfloat16] [--json]
 
-It should show, at kernel 7 on 56 x 56 x 64, a peak of at most 1/5 of unfold's and less time than unfold's. On a GPU it
-also times the ways that `involution` does not take there, `shifts` and `compiled unfold`: it should be the fastest.
+Expected, with kernel 7 on 56 x 56 x 64: a peak of at most 1/5 of unfold's, in less time than unfold. On a GPU the
+program also times two other ways, `shifts` and `compiled unfold`: `involution` should be faster than both.
 
-Every way is timed once a round, in turn, so that what else the machine does meets all of them; the table has medians
-over the rounds and, in brackets, their ratio to unfold's. Memory is what a pass needs beyond its operands: on a CPU the
-growth of the largest resident size of a process that does nothing else, on a GPU the allocator's peak.
+In each round every way is timed once, so that other work on the machine affects all of them alike. The table has
+medians over the rounds and, in brackets, their ratio to unfold's. Memory is what a pass needs in addition to its
+operands: on a CPU the growth of the largest resident size of a process that does nothing else, on a GPU the
+allocator's peak.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def ways(device: str) -> dict[str, Way]:
 
 
 def operands(shape: Shape, batch: int, options: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor]:
-    """x, weight and the gradient of the answer, in the layout that convolutions hand over."""
+    """Return x, weight and the gradient of the output, in the memory layout in which convolutions leave them."""
     torch.manual_seed(0)
     groups = shape.channels // GROUP_CHANNELS
     layout = torch.contiguous_format if options.channels_first else torch.channels_last
@@ -95,10 +96,10 @@ def median_seconds(shape: Shape, batch: int, options: argparse.Namespace) -> dic
 
 
 def peak_bytes(name: str, shape: Shape, batch: int, options: argparse.Namespace) -> int:
-    """What one pass needs beyond its operands."""
+    """Return the memory that one pass needs in addition to its operands."""
     torch.set_num_threads(options.threads)
     way = ways(options.device)[name]
-    # A first, small pass loads and compiles whatever is loaded or compiled once.
+    # A first, small pass loads and compiles everything that is loaded or compiled only once.
     forward_and_backward(way, *operands(Shape(8, GROUP_CHANNELS, shape.kernel), 1, options))
     tensors = operands(shape, batch, options)
     if options.device == "cpu":
@@ -117,7 +118,7 @@ def largest_resident_bytes() -> int:
 
 
 def peak_memory(shape: Shape, batch: int, options: argparse.Namespace) -> dict[str, int]:
-    """Each way's, in a process of its own: a resident size never sinks below the largest before it."""
+    """Return the peak memory of each way. Each has its own process, as the largest resident size never shrinks."""
     peaks = {}
     for name in ways(options.device):
         with multiprocessing.get_context("spawn").Pool(1) as process:
@@ -127,7 +128,7 @@ def peak_memory(shape: Shape, batch: int, options: argparse.Namespace) -> dict[s
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     cases = [(shape, batch) for shape in SHAPES for batch in options.batch]
-    # All memory first: a process that Linux starts inherits the largest size of the one that started it.
+    # Memory comes first: on Linux a new process inherits the largest resident size of the process that started it.
     peaks = [peak_memory(shape, batch, options) for shape, batch in cases]
     times = [median_seconds(shape, batch, options) for shape, batch in cases]
     return [
@@ -156,11 +157,11 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--batch", type=int, nargs="+", default=[8, 32], help="pictures")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8, 32], help="images in a batch; one or more sizes")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
-    parser.add_argument("--channels-first", action="store_true", help="the other memory layout than training's")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    parser.add_argument("--channels-first", action="store_true", help="use the other memory layout than in training")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="number of CPU threads")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="print the rows and the settings as JSON")
     options = parser.parse_args()

@@ -1,12 +1,13 @@
-"""How much faster a bundle is than the engine's plain export of the same module, and 8 bits than fp32.
+"""Measure how much faster a bundle is than the engine's plain export of the same module, and int8 than fp32.
 
     python benchmarks/lowering.py [--students 224,32] [--targets onnx,openvino,executorch] [--threads 1,2] [--busy 1]
                                   [--json]
 
-The plain export is what each engine's first page tells to write, loaded and called by the engine's defaults but for the
-number of threads (and OpenVINO's fp32, which has to be asked for). Weights are random: what is measured is arithmetic.
-All files run in one go for each number of threads, in processes of their own that take turns; a ratio is of medians.
-With `--busy`, as many processes compute beside them all the time, as an app's own threads would.
+The plain export is the one on the first page of each engine's documentation. It is loaded and called with the engine's
+defaults, except for the number of threads (and for OpenVINO's fp32, which has to be requested). Weights are random, as
+only the speed of the arithmetic is measured. For each number of threads, every file has a process of its own, and the
+processes take turns. Ratios are ratios of medians. With `--busy`, that many other processes compute all the time, like
+the threads of an app.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from trainer.models import Student
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "224": {"size": 224, "patch": 16, "width": 192, "depth": 12, "mlp_ratio": 4.0, "classes": 1000},
-    "32": {"size": 32, "classes": 100},  # as the recipe `small` has it
+    "32": {"size": 32, "classes": 100},  # as in the recipe `small`
 }
 CALIBRATION = 16
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--calls", type=int, default=20)
-    parser.add_argument("--busy", type=int, default=0, help="processes that compute beside")
+    parser.add_argument("--busy", type=int, default=0, help="number of other processes that compute all the time")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args()
     rows = []
@@ -102,7 +103,7 @@ def _line(row: dict[str, str | int | float]) -> str:
 
 
 def _bundles(student: str, target: str, folder: Path) -> list[sdk.Bundle]:
-    """The plain export, ours at fp32, and ours at int8."""
+    """Return three bundles: the plain export, ours at fp32, and ours at int8."""
     torch.manual_seed(0)
     shape = STUDENTS[student]
     module, preprocessing = Student(teachers=2, **shape).eval(), sdk.Preprocessing.square(shape["size"])
@@ -133,7 +134,7 @@ def _bundles(student: str, target: str, folder: Path) -> list[sdk.Bundle]:
 
 
 def _list_again(bundle: Path, target: str) -> None:
-    """Files that were replaced are what the manifest says again."""
+    """Write the hashes of replaced files into the manifest, so that the bundle opens again."""
     manifest = json.loads((bundle / "bundle.json").read_text())
     for name in ENGINES[target].files:
         data = (bundle / name).read_bytes()
@@ -142,7 +143,7 @@ def _list_again(bundle: Path, target: str) -> None:
 
 
 def _plain_onnx(module: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
-    several = (example.repeat(2, 1, 1, 1),)  # one would be taken for a batch that is always one
+    several = (example.repeat(2, 1, 1, 1),)  # a batch of one would be exported as a fixed size
     exported = torch.onnx.export(
         module,
         several,

@@ -1,8 +1,8 @@
-"""What `Classifier` costs beside its engine: a call, a photograph from a camera, an import, memory, the first call.
+"""Measure what `Classifier` adds to its engine: to a call, a camera's photograph, an import, memory, the first call.
 
     python benchmarks/predict.py [--students 224,32] [--targets onnx,openvino,executorch] [--json]
 
-Ratios of medians; what is compared takes turns, and each engine has a process of its own.
+Ratios are ratios of medians. The two sides of a comparison take turns, and each engine has a process of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(ENGINES))
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--bundle", type=Path, help="measure this one in this process; what the other processes do")
+    parser.add_argument("--bundle", type=Path, help="measure this bundle, in this process")
     arguments = parser.parse_args()
     if arguments.bundle:
         print(json.dumps(_of_bundle(arguments.bundle, arguments.calls)))
@@ -104,7 +104,7 @@ def _of_bundle(path: Path, calls: int) -> list[dict[str, Any]]:
 
 
 def _engine_call(classifier: sdk.Classifier) -> Callable[[np.ndarray], object]:
-    """The engine's own call, on the session that the classifier has, so that nothing else differs."""
+    """Return the engine's own call on the session of the classifier, so that nothing else differs."""
     session: Any = classifier._session
     target = classifier.bundle.target
     if target == "onnx":
@@ -117,7 +117,7 @@ def _engine_call(classifier: sdk.Classifier) -> Callable[[np.ndarray], object]:
 
 
 def _photograph(draw: np.random.Generator) -> bytes:
-    """A JPEG as a camera makes them: smooth, with noise."""
+    """Return a JPEG like that of a camera: smooth, with noise."""
     from PIL import Image
 
     width, height = CAMERA
@@ -140,7 +140,7 @@ def _process(code: str) -> float:
 
 
 def _memory(bundle: Path) -> dict[str, Any]:
-    """Peak of a process that predicts one array, by us and by the engine alone."""
+    """Compare the peak memory of two processes that predict one array: with `Classifier`, and with the engine alone."""
     peak = "\nprint([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     size = sdk.Bundle.open(bundle).input.height
     array = f"numpy.zeros((1, {size}, {size}, 3), numpy.uint8)"

@@ -1,15 +1,15 @@
-"""What a step costs with stored teachers, without any, and with timm's teacher in the loop; and what filling costs.
+"""Measure a training step with stored teachers, without teachers and with timm's online teacher; and filling a store.
 
     python benchmarks/training.py [--device cuda] [--threads 2] [--recipe small] [--size 32] [--batch 128] [--json]
 
-One process, one student, the same pictures. Each kind of step is taken once a round, in turn, so that what else the
-machine does meets all of them; the ratios are those of the medians. What it should show:
+One process, one student, the same images. In each round every kind of step is done once, so that other work on the
+machine affects all of them alike. The ratios are ratios of medians. Expected:
 
-    stored / plain          at most 1.05: reading two teachers' answers and their losses
-    views / plain           at most 0.10 on a GPU: augmentation and data, as a share of a step
+    stored / plain          at most 1.05: for reading the answers of two teachers, and their losses
+    views / plain           at most 0.10 on a GPU: for augmentation and data, as a share of a step
     stored / timm           below 1: two stored teachers against timm's `TokenDistillationTask` with one online
-    fill / teachers alone   at least 0.90: pictures a second, answered and stored, against bare forwards
-    share of peak           of the arithmetic that the device does in large matrix products, in the same precision
+    fill / teachers alone   at least 0.90: images per second, answered and stored, against forward passes alone
+    share of peak           of the rate that the device reaches in large matrix products, in the same precision
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdk.images import Input, Preprocessing, Resize
+from trainer.arms import own_arm
 from trainer.data import MemoryImages, Split, to_input
 from trainer.device import autocast
 from trainer.learner import Learner
@@ -39,7 +40,6 @@ from trainer.models import Teacher, create_teacher
 from trainer.progress import Silent
 from trainer.recipe import Recipe, read_recipe
 from trainer.run import create_student
-from trainer.train import Arm
 
 CLASSES = 100
 
@@ -47,9 +47,9 @@ CLASSES = 100
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="number of CPU threads")
     parser.add_argument("--recipe", default="small")
-    parser.add_argument("--size", type=int, default=32, help="pixels a side")
+    parser.add_argument("--size", type=int, default=32, help="width and height of the images, in pixels")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 class Bench:
-    """The recipe's nets, untrained, on random pictures: what is learned does not matter to the time."""
+    """The recipe's nets, untrained, on random images. What they have learned does not change the time."""
 
     def __init__(self, recipe: Recipe, size: int, batch: int, device: torch.device) -> None:
         training = replace(recipe.student.training, batch=batch)
@@ -79,7 +79,7 @@ class Bench:
             [str(index) for index in range(count)],
         ).to(device)
         self.teachers = {name: self._teacher(name) for name in recipe.teachers}
-        self.arm = Arm("student", tuple(recipe.teachers), self.recipe)
+        self.arm = own_arm(self.recipe)
 
     def _teacher(self, name: str) -> Teacher:
         bare = replace(self.recipe.teachers[name], pretrained=False, weights=None)
@@ -109,7 +109,7 @@ class Bench:
         return Learner(student, self.recipe.student.training, 1000, self.device)
 
     def steps(self, rounds: int) -> dict[str, float]:
-        """Milliseconds of each kind of step, and their ratios."""
+        """Return the milliseconds of each kind of step, and their ratios."""
         tokens = len(self.teachers)
         plain, stored = self._learner(tokens), self._learner(tokens)
         teaching = self.arm.teaching()
@@ -157,14 +157,14 @@ class Bench:
         }
 
     def _flops(self, batch: Batch) -> float:
-        """Of the student's forward and backward pass over a batch, counted."""
+        """Return the floating-point operations of the student's forward and backward pass over a batch."""
         student = create_student(self.recipe.student, len(self.teachers), CLASSES, self.preprocessing).to(self.device)
         with FlopCounterMode(display=False) as counter:
             student(to_input(batch.view.pixels, self.preprocessing)).sum().backward()
         return counter.get_total_flops()
 
     def _peak(self, size: int = 2048, rounds: int = 5) -> float:
-        """Floating-point operations a second in a large matrix product, the fastest of some rounds."""
+        """Return the floating-point operations per second of a large matrix product, in the fastest of some rounds."""
         one, other = (torch.randn(size, size, device=self.device) for _ in range(2))
         times = []
         for _ in range(1 + rounds):
@@ -177,7 +177,7 @@ class Bench:
         return 2 * size**3 / min(times[1:])
 
     def _timm(self, teacher: Teacher) -> Callable[[int, Tensor, Tensor], None]:
-        """A step of timm's task with the same student, one token, and one of the teachers in the loop."""
+        """Return a step of timm's task, with the same student, one bias token and one online teacher."""
         learner, answered = self._learner(1), _Answered(self.preprocessing)
         task = TokenDistillationTask(answered, teacher.net, criterion=_SoftLabels(), device=self.device, verbose=False)
         precision = self.recipe.student.training.precision
@@ -193,7 +193,7 @@ class Bench:
         return step
 
     def filling(self, rounds: int) -> dict[str, float]:
-        """Pictures a second: teachers alone on ready pixels, and `fill` from uint8 pictures to files."""
+        """Return the images per second of the teachers alone, on prepared pixels, and of `fill_missing`."""
         pixels = torch.rand(self.fill_batch, 3, *self.split.images.size, device=self.device)
         inputs = [to_input(pixels, teacher.preprocessing) for teacher in self.teachers.values()]
         parts = len(self.split) // self.fill_batch
@@ -242,7 +242,7 @@ class _SoftLabels(nn.Module):
 
 
 class _Answered(nn.Module):
-    """What timm's task takes for its student: one that has answered already, with two heads, in the same step."""
+    """A student for timm's task that has answered already in the same step, with two heads."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ class _Answered(nn.Module):
         self.pretrained_cfg = {"mean": preprocessing.mean, "std": preprocessing.std}
 
     def set_distilled_training(self, enable: bool) -> None:
-        """The student has its two heads in any case."""
+        """Do nothing: the student has its two heads in any case."""
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         return self.heads

@@ -1,9 +1,9 @@
-"""How many pictures of 32x32 a second `render` makes, beside torchvision's transforms one picture at a time.
+"""Measure how many images of 32x32 per second `render` makes, next to torchvision's transforms, one image at a time.
 
     python benchmarks/views.py [--device cuda] [--threads 1] [--json]
 
-As much work on the same pictures in the same run: `render` on the device, torchvision on the CPU from Pillow's
-pictures, which at this size it takes about as fast as tensors, and faster in RandAugment.
+Both do the same amount of work on the same images: `render` on the device, torchvision on the CPU from Pillow images.
+At this size torchvision is about as fast with Pillow images as with tensors, and faster in RandAugment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPECS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _row(name: str, spec: ViewSpec, batch: int, device: torch.device) -> dict[str, str | int | float]:
-    images = _pictures(batch)
+    images = _images(batch)
     here, samples = images.to(device), torch.arange(batch, device=device)
     ours = _rate(batch, lambda view: render(here, samples, seed=0, view=view, spec=spec).pixels, device)
     reference = _rate(batch, _torchvision(images, spec), torch.device("cpu"))
@@ -55,8 +55,8 @@ def _row(name: str, spec: ViewSpec, batch: int, device: torch.device) -> dict[st
     }
 
 
-def _pictures(count: int) -> Tensor:
-    """uint8 [count, SIZE, SIZE, 3], smooth with some noise, as pictures are."""
+def _images(count: int) -> Tensor:
+    """Return uint8 [count, SIZE, SIZE, 3]: smooth images with some noise, like photographs."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 5, 5, generator=draw) * 220
     smooth = torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic").clamp(0, 220)
@@ -65,8 +65,8 @@ def _pictures(count: int) -> Tensor:
 
 
 def _torchvision(images: Tensor, spec: ViewSpec) -> Callable[[int], Tensor]:
-    """The transforms of `spec`, which need not be a replica of it, only as much work."""
-    pictures = [v2.functional.to_pil_image(image) for image in images.permute(0, 3, 1, 2)]
+    """Return torchvision's transforms for `spec`. They are not the same views, but as much work."""
+    pil_images = [v2.functional.to_pil_image(image) for image in images.permute(0, 3, 1, 2)]
     bilinear = v2.InterpolationMode.BILINEAR
     each = v2.Compose(
         [
@@ -79,12 +79,12 @@ def _torchvision(images: Tensor, spec: ViewSpec) -> Callable[[int], Tensor]:
         ]
     )
     mix = v2.RandomChoice([v2.MixUp(alpha=spec.mixup, num_classes=10), v2.CutMix(alpha=spec.cutmix, num_classes=10)])
-    labels = torch.arange(len(pictures)) % 10
-    return lambda _: mix(torch.stack([each(picture) for picture in pictures]), labels)[0]
+    labels = torch.arange(len(pil_images)) % 10
+    return lambda _: mix(torch.stack([each(image) for image in pil_images]), labels)[0]
 
 
 def _rate(batch: int, run: Callable[[int], Tensor], device: torch.device, rounds: int = 7) -> float:
-    """Pictures a second, by the fastest of some rounds."""
+    """Return images per second in the fastest of some rounds."""
     times = []
     for number in range(rounds + 1):  # the first warms up
         started = time.perf_counter()

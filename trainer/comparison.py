@@ -252,7 +252,7 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
         recipe=None,
         images=image_counts(data),
         device=_device_name(job.device),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         seeds=tuple(seeds),
         teachers={name: _figures([run.teacher_record(name) for run in runs]) for name in recipe.teachers},
         arms=figures,

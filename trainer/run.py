@@ -107,14 +107,20 @@ class Run:
         """
         return self._record(stage, StudentRecord)
 
+    def net_record(self, stage: str) -> NetRecord:
+        """Return the record of any trained net.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        if stage.startswith(teacher_stage("")):
+            return self._record(stage, TeacherRecord)
+        return self._record(stage, StudentRecord)
+
     def net_records(self) -> dict[str, NetRecord]:
         """Return the records of the trained nets by stage: teachers, the student, and the student without teachers."""
-        found: dict[str, NetRecord] = {
-            teacher_stage(name): self.teacher_record(name)
-            for name in self.recipe.teachers
-            if self.has(teacher_stage(name))
-        }
-        return found | {stage: self.student_record(stage) for stage in (STUDENT, PLAIN) if self.has(stage)}
+        stages = (*map(teacher_stage, self.recipe.teachers), STUDENT, PLAIN)
+        return {stage: self.net_record(stage) for stage in stages if self.has(stage)}
 
     def data_record(self) -> DataRecord:
         """Return the record of the run's data.

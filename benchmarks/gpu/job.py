@@ -1,10 +1,11 @@
-"""The real job under a deadline: teachers, store, distilled student, plain student, other arms; kept as it goes.
+"""Train teachers and students of a recipe within a deadline, and keep every result as soon as it is there.
 
     python benchmarks/gpu/job.py --recipe RECIPE --seconds 510 --run DIR --out OUT ARCHIVE...
 
-TEACHER_EPOCHS, STUDENT_EPOCHS and VIEWS in the environment replace the recipe's. DIR/seed-N is a run as
-`libkd-sdk compare --out DIR --seeds N` makes it, which goes on from it. OUT gets run.tar.gz, with the recipe, the
-configs, the metrics and figures.json, and the main nets in float16, each as soon as it is there.
+The order is: teachers, store, distilled student, student without teachers, and other arms if there is time.
+TEACHER_EPOCHS, STUDENT_EPOCHS and VIEWS in the environment replace the values of the recipe. DIR/seed-N is a run of
+`libkd-sdk compare --out DIR --seeds N`, which continues from it. OUT gets run.tar.gz (recipe, records, metrics and
+figures.json) and the main nets in float16.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -27,14 +27,16 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 from trainer.checkpoint import read_tensors
-from trainer.comparison import ALL, PLAIN, arms
+from trainer.comparison import OWN_ARM, PLAIN_ARM, list_arms
 from trainer.data import Dataset, load
-from trainer.evaluate import judge
-from trainer.metrics import rows
+from trainer.evaluate import Score, judge
+from trainer.metrics import epoch_rows
 from trainer.models import create_teacher
 from trainer.pipeline import train_arm
 from trainer.recipe import Recipe, TeacherRecipe, Training, read_recipe
-from trainer.run import CHECKPOINT, WEIGHTS, Run, Source, create_student, pick_device, start_run
+from trainer.records import NetRecord
+from trainer.run import CHECKPOINT, WEIGHTS, Job, Run, Source, create_student, pick_device, start_run, teacher_stage
+from trainer.train import train_teacher
 
 START = time.perf_counter()
 
@@ -50,7 +52,7 @@ def main() -> int:
     parser.add_argument("data", nargs="+")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    torch.backends.cuda.matmul.allow_tf32 = True  # what is not bf16 need not be exact float32
+    torch.backends.cuda.matmul.allow_tf32 = True  # float32 products need not be exact
 
     device, progress = pick_device(options.device), Deadline(options.seconds)
     say("torch", torch.__version__, "on", _name_of(device))
@@ -58,16 +60,17 @@ def main() -> int:
     epochs = {name: it.training.epochs for name, it in recipe.teachers.items()}
     say("epochs:", epochs, recipe.student.training.epochs, "views:", recipe.views.count)
     data = load(options.data, recipe.data, progress=progress)
-    say(f"{len(data.train):,} + {len(data.validation):,} + {len(data.test):,} pictures, {len(data.labels)} classes")
+    say(f"{len(data.train):,} + {len(data.validation):,} + {len(data.test):,} images, {len(data.labels)} classes")
     run = start_run(options.run / f"seed-{options.seed}", recipe, data, Source(tuple(options.data)))
 
-    found = arms(run, data, {})
-    main_arms = [found.pop(ALL), found.pop(PLAIN)]
+    job = Job(run, data, device, progress)
+    found = list_arms(run.recipe, data, {})
+    main_arms = [found.pop(OWN_ARM), found.pop(PLAIN_ARM)]
     work: list[tuple[str, Callable[[], object]]] = [
-        *((f"teachers/{name}", partial(train_teacher, run, name, data, device, progress)) for name in recipe.teachers),
-        *((arm.stage, partial(train_arm, run, data, arm, device, progress)) for arm in (*main_arms, *found.values())),
+        *((teacher_stage(name), partial(train_teacher, job, name)) for name in recipe.teachers),
+        *((arm.stage, partial(train_arm, job, arm)) for arm in (*main_arms, *found.values())),
     ]
-    kept = Kept(run, options.out, {*(f"teachers/{name}" for name in recipe.teachers), *(a.stage for a in main_arms)})
+    kept = Kept(run, options.out, {*map(teacher_stage, recipe.teachers), *(arm.stage for arm in main_arms)})
     optional = {arm.stage for arm in found.values()}
     try:
         for stage, train in work:
@@ -87,11 +90,11 @@ def main() -> int:
 
 
 class TimeUp(Exception):
-    """The deadline has come."""
+    """The time is up."""
 
 
 class Deadline:
-    """A progress that prints a line now and then, and ends the work when its time is up."""
+    """A `trainer.progress.Progress` that prints a line now and then, and ends the work when the time is up."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -118,19 +121,18 @@ class Deadline:
 
 
 class Kept:
-    """Keeps in `out` the figures of every finished net, and the `main` nets in float16."""
+    """Keeps the figures of every finished net in `out`, and the `main` nets in float16."""
 
     def __init__(self, run: Run, out: Path, main: set[str]) -> None:
         self.run, self.out, self.main = run, out, main
-        self.figures: dict[str, dict[str, Any]] = {}
+        self.figures: dict[str, NetRecord] = {}
 
     def seconds(self, stage: str) -> float:
-        return self.figures.get(stage, {}).get("seconds", 0.0)
+        return self.figures[stage].seconds if stage in self.figures else 0.0
 
     def keep(self, stage: str, device: torch.device) -> None:
-        config = self.figures[stage] = self.run.config(stage)
-        size, seconds = config["parameters"], config["seconds"]
-        say(f"RESULT {stage}: {_tops(config['results'])}, {size:,} parameters, {seconds:.0f} s")
+        record = self.figures[stage] = self.run.net_record(stage)
+        say(f"RESULT {stage}: {_tops(record.results)}, {record.parameters:,} parameters, {record.seconds:.0f} s")
         if stage in self.main:
             tensors = load_file(self.run.folder / stage / WEIGHTS)
             half = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
@@ -141,7 +143,8 @@ class Kept:
 
     def pack(self, device: torch.device) -> None:
         """Write run.tar.gz, whole."""
-        about = {"seconds": _now(), "device": _name_of(device), "torch": torch.__version__, "figures": self.figures}
+        figures = msgspec.to_builtins(self.figures)
+        about = {"seconds": _now(), "device": _name_of(device), "torch": torch.__version__, "figures": figures}
         content = json.dumps(about, indent=1).encode()
         partial_file = self.out / ".run.tar.gz"
         with tarfile.open(partial_file, "w:gz") as packed:
@@ -155,7 +158,7 @@ class Kept:
 
 
 def _shortened(recipe: Recipe) -> Recipe:
-    """Return the recipe with the epochs and views of the environment."""
+    """Return the recipe with the epochs and views that the environment names."""
 
     def trained(training: Training, variable: str) -> Training:
         return replace(training, epochs=int(os.environ.get(variable) or training.epochs))
@@ -172,33 +175,33 @@ def _shortened(recipe: Recipe) -> Recipe:
 
 
 def _judge_unfinished(run: Run, stage: str, data: Dataset, device: torch.device) -> None:
-    """Tell how good the averaged weights of the last checkpoint are, of the stage that the deadline cut off."""
+    """Print how good the averaged weights in the last checkpoint of an unfinished stage are."""
     path = run.folder / stage / CHECKPOINT
     if not path.exists():
         return
     tensors, about = read_tensors(path)
-    if stage.startswith("teachers/"):
-        bare = replace(run.recipe.teachers[stage.removeprefix("teachers/")], pretrained=False, weights=None)
+    if stage.startswith(teacher_stage("")):
+        bare = replace(run.recipe.teachers[stage.removeprefix(teacher_stage(""))], pretrained=False, weights=None)
         net, preprocessing, _ = create_teacher(bare, len(data.labels), data.preprocessing)
     else:
         preprocessing = data.preprocessing
         net = create_student(run.recipe.student, len(run.recipe.teachers), len(data.labels), preprocessing)
     net.load_state_dict({n.removeprefix("average."): t for n, t in tensors.items() if n.startswith("average.")})
-    figures = msgspec.to_builtins(judge(net.to(device).eval(), data, preprocessing))
+    figures = judge(net.to(device).eval(), data, preprocessing)
     say(f"UNFINISHED {stage} after epoch {about['epoch']}: {_tops(figures)}")
 
 
 def _show(folder: Path) -> None:
-    last = {row["stage"]: row for row in rows(folder) if "epoch" in row}
+    last = {row.stage: row for row in epoch_rows(folder)}
     for stage, row in last.items():
         say(
-            f"{stage}: epoch {row['epoch'] + 1}, loss {row['loss']:.3f}, validation {row['validation_top1']:.2%}, "
-            f"{row['seconds']:.2f} s an epoch"
+            f"{stage}: epoch {row.epoch + 1}, loss {row.loss:.3f}, validation {row.validation_top1:.2%}, "
+            f"{row.seconds:.2f} s an epoch"
         )
 
 
-def _tops(results: dict[str, dict[str, Any]]) -> str:
-    return ", ".join(f"{split} {100 * figures['top1']:.2f} %" for split, figures in results.items())
+def _tops(results: dict[str, Score]) -> str:
+    return ", ".join(f"{split} {100 * score.top1:.2f} %" for split, score in results.items())
 
 
 def _name_of(device: torch.device) -> str:

@@ -1,9 +1,10 @@
-"""Time what a card does with a recipe, part by part, in three minutes, and reckon what a longer job can afford.
+"""Time what a GPU does with a recipe, part by part, in three minutes, and estimate what a longer job has time for.
 
     python benchmarks/gpu/probe.py --recipe RECIPE --out OUT --deadline EPOCH_SECONDS [--few N] [--rounds N] ARCHIVE...
 
-Prints as it goes, and leaves OUT/probe.json, OUT/profile.txt and $LIBKD/suggestion.env, which job.py reads from its
-environment. A fault in one section is told, and the next one runs. On a CPU it does the same, smaller.
+It prints each result at once, and writes OUT/probe.json, OUT/profile.txt and $LIBKD/suggestion.env, whose variables
+job.py reads from its environment. An error in one section is printed, and the next section runs. On a CPU it does the
+same, at a smaller size.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from kernels import kernels
 from msgspec.structs import replace
 from torch import Tensor
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
-from workbench import Workbench, say
+from workbench import Workbench, first_of, say
 
+from trainer.arms import Arm, own_arm, plain_arm
 from trainer.budget import cut
-from trainer.data import Split, load
+from trainer.data import load
 from trainer.device import arithmetic
 from trainer.logits import teachers_rate
-from trainer.models import involution
 from trainer.pipeline import train_arm
 from trainer.progress import Silent
 from trainer.recipe import Recipe, read_recipe
-from trainer.run import Run, Source, pick_device, start_run
-from trainer.train import own_arm, plain_arm
+from trainer.run import Job, Run, Source, pick_device, start_run, teacher_stage
+from trainer.train import train_teacher
 from trainer.views import render
 
 SCRATCH = Path(os.environ.get("LIBKD", "libkd-scratch"))
@@ -49,9 +51,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--deadline", type=float, default=time.time() + 170, help="seconds since 1970")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--few", type=int, default=4096, help="pictures of the first, whole run")
+    parser.add_argument("--few", type=int, default=4096, help="images of the first, whole run")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--share", type=float, default=0.5, help="of the job's pictures, that are given here")
+    parser.add_argument("--share", type=float, default=0.5, help="the share of the job's images that is given here")
     parser.add_argument("data", nargs="+")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -61,11 +63,11 @@ def main() -> int:
     recipe, device = read_recipe(options.recipe), pick_device(options.device)
     started = time.perf_counter()
     data = load(options.data, recipe.data)
-    data = with_(data, validation=_first(data.validation, 1000))
+    data = with_(data, validation=first_of(data.validation, 1000))
     bench = Workbench(recipe, data, device, options.rounds, options.out)
     bench.figures["load_s"] = time.perf_counter() - started
     sizes = " + ".join(f"{len(split):,}" for split in (data.train, data.validation, data.test))
-    say(f"{sizes} pictures in {bench.figures['load_s']:.1f} s")
+    say(f"{sizes} images in {bench.figures['load_s']:.1f} s")
     sections = {
         "ceilings": ceilings,
         "kernels": kernels,
@@ -85,7 +87,7 @@ def main() -> int:
 
 
 def run_sections(bench: Workbench, sections: Mapping[str, Callable[[Workbench], None]], deadline: float) -> list[str]:
-    """Run each for which there is time, after a fault too, and return the names of those that had one."""
+    """Run every section for which there is time, also after an error. Return the names of those that had an error."""
     faults = []
     for name, section in sections.items():
         if time.time() > deadline:
@@ -94,22 +96,18 @@ def run_sections(bench: Workbench, sections: Mapping[str, Callable[[Workbench], 
         say(f"-- {name}")
         try:
             section(bench)
-        except Exception:  # whatever it is: the card is lent for minutes, and the other sections have to run
+        except Exception:  # any error: the GPU is there for minutes, and the other sections have to run
             faults.append(name)
             traceback.print_exc(file=sys.stdout)
         (bench.out / "probe.json").write_text(json.dumps(bench.figures, indent=1) + "\n")
     return faults
 
 
-def _first(split: Split, count: int) -> Split:
-    return split.take(torch.arange(min(count, len(split))))
-
-
-# The sections, in order
+# The other sections, in the order in which they run
 
 
 def ceilings(bench: Workbench) -> None:
-    """Measure the largest rates that anything reaches here, by a large product and copy, and the cost of a launch."""
+    """Measure the highest rates that anything reaches here, in a large product and a copy, and the cost of a launch."""
     size, copied = (8192, 2**30) if bench.on_gpu else (1024, 2**26)
     short = arithmetic(bench.recipe.student.training.precision, bench.device) == "bf16"
     one, other = (
@@ -131,69 +129,13 @@ def ceilings(bench: Workbench) -> None:
     )
 
 
-def kernels(bench: Workbench) -> None:
-    """Compare involution and the views on this device with the CPU's."""
-    for stride in (1, 2):
-        for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
-            errors = _involution_errors(stride, dtype, bench.device)
-            say(f"   involution, stride {stride}, {dtype}: relative errors", ", ".join(f"{e:.1e}" for e in errors))
-            if not max(errors) < limit:
-                raise AssertionError("the kernels are wrong")
-    _involution_speed(bench)
-    few = _first(bench.data.train, 512)
-    here, there = (
-        render(few.pixels().to(where), few.ids.to(where), seed=0, view=0, spec=bench.recipe.views.spec).pixels.cpu()
-        for where in (bench.device, torch.device("cpu"))
-    )
-    bench.figures["views_apart"] = (here - there).abs().max().item()
-    say(f"   views: at most {bench.figures['views_apart']:.1e} from the CPU's")
-
-
-def _involution_speed(bench: Workbench) -> None:
-    """Time it at a layer of the first stage, and count the bytes that it cannot help moving: each operand once."""
-    pictures = bench.batch if bench.on_gpu else 4
-    size = bench.data.preprocessing.input.height
-    x = torch.randn(pictures, 64, size, size, device=bench.device, dtype=torch.bfloat16)
-    w = torch.randn(pictures, 36, size, size, device=bench.device, dtype=torch.bfloat16)
-    x, w = (it.contiguous(memory_format=torch.channels_last).requires_grad_() for it in (x, w))
-    grad = torch.randn_like(x)
-
-    def forward(_: int) -> Tensor:
-        return involution(x, w.unflatten(1, (4, -1)), 1)
-
-    def both(number: int) -> None:
-        torch.autograd.grad(forward(number), (x, w), grad)
-
-    for name, step, moved in (
-        ("involution", forward, 2 * x.nbytes + w.nbytes),
-        ("involution and gradients", both, 5 * x.nbytes + 3 * w.nbytes),
-    ):
-        ms = bench.figures[f"{name}_ms"] = bench.milliseconds(step, 10)
-        share = bench.figures[f"{name}_share_of_copy"] = moved / (ms / 1000) / bench.figures["copy_bytes_per_s"]
-        say(f"   {name}, {pictures} x 64 x {size} x {size}: {ms:.2f} ms, {share:.0%} of the copy's rate")
-
-
-def _involution_errors(stride: int, dtype: torch.dtype, device: torch.device) -> list[float]:
-    """Return the relative errors of the answer and both gradients, to float64 on the CPU."""
-    torch.manual_seed(0)
-    x = torch.randn(4, 64, 16, 16).to(dtype).contiguous(memory_format=torch.channels_last)
-    w = torch.randn(4, 36, 16 // stride, 16 // stride).to(dtype).contiguous(memory_format=torch.channels_last)
-    g = torch.randn(4, 64, 16 // stride, 16 // stride).to(dtype)
-    found = []
-    for where, kind in ((device, dtype), (torch.device("cpu"), torch.float64)):
-        a, b = x.to(where, kind).requires_grad_(), w.to(where, kind).requires_grad_()
-        y = involution(a, b.unflatten(1, (4, -1)), stride)
-        found.append([it.double().cpu() for it in (y.detach(), *torch.autograd.grad(y, (a, b), g.to(where, kind)))])
-    return [((ours - right).norm() / right.norm()).item() for ours, right in zip(*found, strict=True)]
-
-
 def whole_path(bench: Workbench, few: int, source: Source) -> None:
-    """Teach, store, distil, judge on a few pictures: what is broken shows here, and what is compiled stays cached."""
+    """Do every stage of a run on few images: errors show here, and what is compiled stays in the cache."""
     data = with_(
         bench.data,
-        train=_first(bench.data.train, few),
-        validation=_first(bench.data.validation, 256),
-        test=_first(bench.data.test, 512),
+        train=first_of(bench.data.train, few),
+        validation=first_of(bench.data.validation, 256),
+        test=first_of(bench.data.test, 512),
     )
     recipe = bench.recipe
     short = replace(
@@ -204,24 +146,26 @@ def whole_path(bench: Workbench, few: int, source: Source) -> None:
     )
     folder = SCRATCH / "whole-path"
     shutil.rmtree(folder, ignore_errors=True)
-    run = start_run(folder, short, data, source)
-    stages = [(f"teachers/{name}", partial(train_teacher, run, name, data)) for name in short.teachers]
-    stages += [(arm.stage, partial(train_arm, run, data, arm)) for arm in (own_arm(run), plain_arm(run))]
+    job = Job(start_run(folder, short, data, source), data, bench.device, Silent())
+    stages: list[tuple[str, Callable[[], object]]] = [
+        *((teacher_stage(name), partial(train_teacher, job, name)) for name in short.teachers),
+        *((arm.stage, partial(train_arm, job, arm)) for arm in (own_arm(job.run.recipe), plain_arm(job.run.recipe))),
+    ]
     for stage, work in stages:
         started = time.perf_counter()
-        work(bench.device, Silent())
-        top1 = run.config(stage)["results"]["test"]["top1"]
+        work()
+        top1 = job.run.net_record(stage).results["test"].top1
         say(f"   {stage}: {time.perf_counter() - started:.1f} s, compiling included; top-1 {top1:.1%}")
 
 
 def rendering(bench: Workbench) -> None:
-    """Time the views of a batch, and of as many batches as a GPU renders at once."""
+    """Time the views of one batch, and of as many batches as a GPU renders at once."""
     specs = {"student": bench.recipe.views.spec, **{name: it.views for name, it in bench.recipe.teachers.items()}}
     for name, spec in specs.items():
-        for pictures in sorted({min(bench.batch * many, len(bench.train)) for many in (1, 16)}):
-            images, ids = bench.train.pixels()[:pictures], bench.train.ids[:pictures]
+        for count in sorted({min(bench.batch * many, len(bench.train)) for many in (1, 16)}):
+            images, ids = bench.train.pixels()[:count], bench.train.ids[:count]
             step = partial(_render, images, ids, spec)
-            bench.note(f"views {name} {pictures}", step, pictures, rounds=10)
+            bench.note(f"views {name} {count}", step, count, rounds=10)
 
 
 def _render(images: Tensor, ids: Tensor, spec: object, number: int) -> None:
@@ -229,7 +173,7 @@ def _render(images: Tensor, ids: Tensor, spec: object, number: int) -> None:
 
 
 def steps(bench: Workbench) -> None:
-    """Time a step of every net, and the student's without teachers."""
+    """Time a step of every net, and of the student without teachers."""
     nets = {name: (teacher.net, teacher.preprocessing) for name, teacher in bench.teachers.items()}
     nets["student"] = (bench.student(), bench.data.preprocessing)
     operations = {name: bench.operations(*net) for name, net in nets.items()}
@@ -243,17 +187,17 @@ def steps(bench: Workbench) -> None:
 
 
 def filling(bench: Workbench) -> None:
-    """Time views that are rendered and answered by all teachers."""
+    """Time how fast views are rendered and answered by all teachers."""
     operations = sum(bench.operations(it.net, it.preprocessing, backward=False) for it in bench.teachers.values())
     for teacher in bench.teachers.values():
         teacher.net.eval()
     rate = bench.figures["fill_per_s"] = teachers_rate(bench.teachers, bench.train, bench.recipe.views.spec)
     share = bench.figures["fill_share_of_peak"] = rate * operations / bench.figures["peak_flops"]
-    say(f"   {rate:,.0f} pictures a second, by {len(bench.teachers)} teachers, {share:.1%} of the peak")
+    say(f"   {rate:,.0f} images per second, by {len(bench.teachers)} teachers, {share:.1%} of the peak")
 
 
 def checkpoints(bench: Workbench) -> None:
-    """Time how a net's progress is kept."""
+    """Time how long it takes to write a checkpoint of each net."""
     for name, (step, learner) in bench.as_in_the_recipe().items():
         step(0)
         path = SCRATCH / f"{name}.safetensors"
@@ -263,7 +207,7 @@ def checkpoints(bench: Workbench) -> None:
 
 
 def waits(bench: Workbench) -> None:
-    """Find where a step waits for the device: each such line costs the queue."""
+    """Find the lines in which a step waits for the device. Each of them empties the device's queue."""
     if not bench.on_gpu:
         say("   a CPU has no queue")
         return
@@ -280,18 +224,18 @@ def waits(bench: Workbench) -> None:
 
 
 def affordable(bench: Workbench, share: float) -> None:
-    """Reckon the epochs and views of the recipe for which job.py has time."""
-    seconds = float(os.environ.get("SECONDS_FOR_MAIN", "510")) - 50  # to start, to decode, to be sure
+    """Estimate for how many epochs and views of the recipe job.py has time."""
+    seconds = float(os.environ.get("SECONDS_FOR_MAIN", "510")) - 50  # for the start, for decoding, and as a reserve
 
     class Told(Silent):
         def tell(self, text: str) -> None:
             say("  ", text)
 
-    def arms(recipe: Recipe) -> list:
-        run = Run(Path(), recipe)
-        return [own_arm(run), plain_arm(run)]
+    def arms(recipe: Recipe) -> list[Arm]:
+        return [own_arm(recipe), plain_arm(recipe)]
 
-    fitting = cut(bench.recipe, bench.data, seconds * share, bench.device, Told(), arms=arms)
+    job = Job(Run(SCRATCH, bench.recipe), bench.data, bench.device, Told())
+    fitting = cut(job, seconds * share, arms=arms)
     lines = {
         "TEACHER_EPOCHS": min(it.training.epochs for it in fitting.teachers.values()),
         "STUDENT_EPOCHS": fitting.student.training.epochs,
@@ -302,7 +246,7 @@ def affordable(bench: Workbench, share: float) -> None:
 
 
 def tables(bench: Workbench) -> None:
-    """Write the profiler's tables, by the device's time and by the host's, and count how busy the device is."""
+    """Write the profiler's tables, sorted by device time and by host time, and measure how busy the device is."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.on_gpu else [])]
     images, ids = bench.train.pixels()[: bench.batch], bench.train.ids[: bench.batch]
     work = {"views": partial(_render, images, ids, bench.recipe.views.spec)}
@@ -322,7 +266,7 @@ def tables(bench: Workbench) -> None:
                 print(f"===== {name}, three steps, by {by}\n{table}", file=file)
             if bench.on_gpu:
                 launches = sum(event.count for event in averages if "LaunchKernel" in event.key) / 3
-                # Kernels alone: operators, and the names that torch gives to regions, count the same time again.
+                # Only kernels: operators, and the names that torch gives to regions, count the same time again.
                 ran = [it for it in averages if it.device_type.name == "CUDA" and not it.is_user_annotation]
                 busy = sum(it.self_device_time_total for it in ran) / 3000
                 bench.figures |= {f"launches {name}": launches, f"busy {name}_ms": busy}
@@ -330,9 +274,9 @@ def tables(bench: Workbench) -> None:
 
 
 def variants(bench: Workbench) -> None:
-    """Time what the recipe does not do: the other one of compiled and eager, and CUDA graphs."""
+    """Time what the recipe does not use: compiled instead of eager nets or the other way round, and CUDA graphs."""
     if not bench.on_gpu:
-        say("   to compile for a CPU takes minutes and tells nothing of a card")
+        say("   left out: compiling for a CPU takes minutes and says nothing about a GPU")
         return
     training = bench.recipe.student.training
     operations = bench.operations(bench.student(), bench.data.preprocessing)

@@ -1,4 +1,4 @@
-"""A recipe's nets and views on a device, untrained, and how they are timed: what the sections of probe.py work with."""
+"""The untrained nets and the views of a recipe on a device, and how they are timed: the base of probe.py's sections."""
 
 from __future__ import annotations
 
@@ -14,23 +14,30 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainer.arms import own_arm
 from trainer.data import Dataset, Preprocessing, Split, to_input
 from trainer.learner import Learner
 from trainer.loop import Batch, batches
 from trainer.losses import distillation, labels_alone, soft_cross_entropy
 from trainer.models import Teacher, create_teacher
 from trainer.recipe import Recipe, Training
-from trainer.run import Run, create_student
-from trainer.train import own_arm
+from trainer.run import create_student
 
 START = time.perf_counter()
 Step = Callable[[int], None]
-"""Does its work once; the argument counts the calls."""
+"""A piece of work to be timed. The argument counts the calls."""
 
 
 @dataclass
 class Workbench:
-    """Holds what all sections share; `figures` is what they find."""
+    """What all sections share.
+
+    Attributes:
+        recipe, data, device: what is timed, and where.
+        rounds: how often a step is timed.
+        out: the folder for the results.
+        figures: the results by name.
+    """
 
     recipe: Recipe
     data: Dataset
@@ -53,13 +60,13 @@ class Workbench:
 
     @cached_property
     def shown(self) -> list[Batch]:
-        """Return two batches of the student's views."""
+        """Two batches of the student's views."""
         rows = batches(self.train, seed=0, view=0, epoch=0, size=self.batch, spec=self.recipe.views.spec)
         return [next(rows) for _ in range(min(2, len(self.train) // self.batch))]
 
     @cached_property
     def teachers(self) -> dict[str, Teacher]:
-        """Return the recipe's teachers, untrained: what is learned does not matter to the time."""
+        """The recipe's teachers, untrained: what they have learned does not change the time."""
         return {
             name: create_teacher(
                 replace(it, pretrained=False, weights=None, training=Training()),
@@ -79,7 +86,7 @@ class Workbench:
             torch.cuda.synchronize()
 
     def milliseconds(self, step: Step, rounds: int | None = None, warm: int = 3) -> float:
-        """Return what one step among many takes, the device's queue kept full: the median of five parts."""
+        """Return the milliseconds of a step while the device's queue is kept full, as the median of five parts."""
         for number in range(warm):
             step(number)
         part, times = max(1, (rounds or self.rounds) // 5), []
@@ -108,7 +115,7 @@ class Workbench:
         return step, learner
 
     def student_step(self, compiled: bool, taught: bool = True) -> tuple[Step, Learner]:
-        arm = own_arm(Run(Path(), self.recipe))
+        arm = own_arm(self.recipe)
         learner = Learner(self.student(), replace(self.recipe.student.training, compile=compiled), 1000, self.device)
         size = (len(self.train), len(self.recipe.teachers), len(self.data.labels))
         kept, teaching = torch.randn(size, device=self.device).half(), arm.teaching()
@@ -130,17 +137,17 @@ class Workbench:
         return {**found, "student": self.student_step(self.recipe.student.training.compile)}
 
     def operations(self, net: nn.Module, preprocessing: Preprocessing, backward: bool = True) -> float:
-        """Return the floating-point operations of a picture, in products and convolutions."""
-        pictures = 2
-        inputs = to_input(self.shown[0].view.pixels[:pictures], preprocessing)
+        """Return the floating-point operations for one image, in matrix products and convolutions."""
+        images = 2
+        inputs = to_input(self.shown[0].view.pixels[:images], preprocessing)
         with FlopCounterMode(display=False) as counter:
             answers = net.to(self.device).train()(inputs)
             if backward:
                 answers.sum().backward()
-        return counter.get_total_flops() / pictures
+        return counter.get_total_flops() / images
 
-    def note(self, name: str, step: Step, pictures: int, operations: float = 0.0, rounds: int | None = None) -> None:
-        """Time a step, print and keep it: with pictures a second, memory, and the share of the measured peak."""
+    def note(self, name: str, step: Step, images: int, operations: float = 0.0, rounds: int | None = None) -> None:
+        """Time a step. Print and keep the result: images per second, memory, and the share of the measured peak."""
         if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
@@ -148,16 +155,21 @@ class Workbench:
         self.wait()
         first, ms = time.perf_counter() - started, self.milliseconds(step, rounds)
         self.figures[f"{name}_ms"] = ms
-        self.figures[f"{name}_per_s"] = 1000 * pictures / ms
-        text = f"   {name}: first {first:.1f} s, then {ms:.2f} ms for {pictures}, {1000 * pictures / ms:,.0f} a second"
+        self.figures[f"{name}_per_s"] = 1000 * images / ms
+        text = f"   {name}: first {first:.1f} s, then {ms:.2f} ms for {images}, {1000 * images / ms:,.0f} per second"
         if operations and "peak_flops" in self.figures:
-            share = operations * pictures / (ms / 1000) / self.figures["peak_flops"]
+            share = operations * images / (ms / 1000) / self.figures["peak_flops"]
             self.figures[f"{name}_share_of_peak"] = share
             text += f", {share:.1%} of the peak"
         if self.on_gpu:
             self.figures[f"{name}_gib"] = torch.cuda.max_memory_allocated() / 2**30
             text += f", {self.figures[f'{name}_gib']:.1f} GiB"
         say(text)
+
+
+def first_of(split: Split, count: int) -> Split:
+    """Return the first samples of a split."""
+    return split.take(torch.arange(min(count, len(split))))
 
 
 def say(*text: object) -> None:

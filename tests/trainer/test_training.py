@@ -73,7 +73,7 @@ def test_a_run_leaves_what_its_folder_promises(finished, tiny_data):
 
 def test_it_learns_three_kinds_of_clothes(finished):
     for stage in ("teachers/conv", "student"):
-        assert finished.net_records()[stage].results["test"].top1 > 0.5  # chance is a third
+        assert finished.net_record(stage).results["test"].top1 > 0.5  # chance is a third
 
 
 @pytest.mark.parametrize("stage", ["teachers/conv", "student"])
