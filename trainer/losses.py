@@ -1,4 +1,4 @@
-"""What the student is asked to minimise: functions from logits to named losses.
+"""The losses of the student: functions from logits to named losses.
 
 Shapes: B batch, H heads (the class head, then the bias heads), T teachers, C classes. All logits are finite.
 """
@@ -17,10 +17,10 @@ from torch import Tensor
 
 
 def soft_cross_entropy(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
-    """Cross entropy with soft and maybe partial labels, mean over the labelled mass.
+    """Return the cross entropy with soft labels, which may be partial; the mean is over the labelled mass.
 
-    A row of `targets_BC` sums to 1, or to less where a part of its picture has no label: an unlabelled one is all
-    zero. Where nothing is labelled the loss and its gradient are 0.
+    A row of `targets_BC` sums to 1, or to less if a part of its image has no label. The row of an unlabelled image is
+    zero. If nothing is labelled, the loss and its gradient are 0.
     """
     mass = targets_BC.sum()
     loss = -(targets_BC * F.log_softmax(logits_BC, dim=-1)).sum()
@@ -28,20 +28,20 @@ def soft_cross_entropy(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
 
 
 def kl(student_BC: Tensor, teacher_BC: Tensor, targets_BC: Tensor, temperature: float) -> Tensor:
-    """`T^2 * KL(teacher || student)` of the softmaxes at temperature T, summed over classes, mean over the batch.
+    """Return `T^2 * KL(teacher || student)` of the softmaxes at temperature T.
 
-    Hinton et al., 2015 (arXiv 1503.02531). Dividing by the number of classes too would all but switch it off. Labels
-    are not looked at.
+    It is the sum over the classes and the mean over the batch (Hinton et al., 2015, arXiv 1503.02531). A mean over the
+    classes as well would make the loss almost vanish. The labels are not used.
     """
     student, teacher = (F.log_softmax(logits / temperature, dim=-1) for logits in (student_BC, teacher_BC))
     return temperature**2 * _kl_of_logs(student, teacher)
 
 
 def hard(student_BC: Tensor, teacher_BC: Tensor, targets_BC: Tensor, temperature: float) -> Tensor:
-    """Cross entropy with the class that the teacher thinks most likely, mean over the batch.
+    """Return the cross entropy with the most likely class of the teacher, mean over the batch.
 
-    DeiT's hard-label distillation (Touvron et al., ICML 2021, arXiv 2012.12877). Neither labels nor the temperature
-    are looked at.
+    This is the hard-label distillation of DeiT (Touvron et al., ICML 2021, arXiv 2012.12877). The labels and the
+    temperature are not used.
     """
     return F.cross_entropy(student_BC, teacher_BC.argmax(-1))
 
@@ -55,11 +55,11 @@ def dkd(
     alpha: float = 1.0,
     beta: float = 8.0,
 ) -> Tensor:
-    """Decoupled distillation, `T^2 * (alpha * KL(target or not) + beta * KL(among the others))`, mean over the batch.
+    """Return `T^2 * (alpha * KL(target or not) + beta * KL(among the other classes))`, mean over the batch.
 
-    Zhao et al., CVPR 2022 (arXiv 2203.08679). The target is the class of the largest label or, in a row without
-    labels, the teacher's most likely class. KL itself is the case of alpha = 1 and beta = the teacher's mass outside
-    the target, which sure teachers let vanish.
+    This is decoupled distillation (Zhao et al., CVPR 2022, arXiv 2203.08679). The target is the class of the largest
+    label; in a row without labels, it is the most likely class of the teacher. Plain KL is the case in which alpha is 1
+    and beta is the mass that the teacher gives to the other classes, which is close to 0 for a confident teacher.
     """
     labelled_B = targets_BC.sum(-1) > 0
     index_B = torch.where(labelled_B, targets_BC.argmax(-1), teacher_BC.argmax(-1))
@@ -78,10 +78,10 @@ def dist(
     beta: float = 1.0,
     gamma: float = 1.0,
 ) -> Tensor:
-    """`T^2 * (beta * (1 - r of rows) + gamma * (1 - r of columns))`, r Pearson's mean correlation of the softmaxes.
+    """Return `T^2 * (beta * (1 - r of rows) + gamma * (1 - r of columns))`.
 
-    Huang et al., NeurIPS 2022 (arXiv 2205.10536). A row or column that is constant correlates with nothing, itself
-    included: r = 0. Labels are not looked at.
+    Here r is the mean of Pearson's correlation between the softmaxes of student and teacher (Huang et al., NeurIPS
+    2022, arXiv 2205.10536). A constant row or column has r = 0, even with itself. The labels are not used.
     """
     student, teacher = (F.softmax(logits / temperature, dim=-1) for logits in (student_BC, teacher_BC))
     rows, columns = (1 - _correlation(student, teacher, dim).mean() for dim in (1, 0))
@@ -89,11 +89,18 @@ def dist(
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"kl": kl, "hard": hard, "dkd": dkd, "dist": dist}
-"""Losses of a bias head towards its teacher: (student [B, C], teacher [B, C], targets [B, C], temperature, **own)."""
+"""The losses between a bias head and its teacher, by name.
+
+Their arguments are: student [B, C], teacher [B, C], targets [B, C], temperature, and the loss's own keyword arguments.
+"""
 
 
 def check_loss_args(loss: str, loss_args: Mapping[str, float]) -> None:
-    """Raises ValueError: `loss` is none of `LOSSES`, or has no keyword argument of a name in `loss_args`."""
+    """Refuse an unknown loss or an unknown argument.
+
+    Raises:
+        ValueError: `loss` is not in `LOSSES`, or it has no keyword argument with a name in `loss_args`.
+    """
     if loss not in LOSSES:
         raise ValueError(f"loss is one of {', '.join(LOSSES)}, not {loss!r}")
     parameters = inspect.signature(LOSSES[loss]).parameters.values()
@@ -104,19 +111,20 @@ def check_loss_args(loss: str, loss_args: Mapping[str, float]) -> None:
 
 
 def standardized(logits_BC: Tensor) -> Tensor:
-    """`(z - mean) / (std + 1e-7)` over the classes: only the order and the relations of the logits are left.
+    """Return `(z - mean) / (std + 1e-7)` over the classes, which keeps only the relations between the logits.
 
-    Sun et al., CVPR 2024 (arXiv 2403.01427). As in their released code, std is the sample's (of C - 1), which asks
-    for two classes at least.
+    See Sun et al., CVPR 2024 (arXiv 2403.01427). As in their published code, std divides by C - 1, so there have to be
+    at least two classes.
     """
     std, mean = torch.std_mean(logits_BC, dim=-1, keepdim=True)
     return (logits_BC - mean) / (std + 1e-7)
 
 
 def mean_probability(teachers_BTC: Tensor, shares: Sequence[float], temperatures: Sequence[float]) -> Tensor:
-    """Logits [B, C] whose softmax at the mean temperature is the mean of the teachers' softmaxes, each at its own.
+    """Return logits [B, C] whose softmax at the mean temperature is the mean of the softmaxes of the teachers.
 
-    The arithmetic mean of Hinton et al., 2015 (arXiv 1503.02531). `shares` sum to 1.
+    Each teacher's softmax is taken at its own temperature. This is the arithmetic mean of Hinton et al., 2015 (arXiv
+    1503.02531). `shares` sum to 1.
     """
     answers = zip(teachers_BTC.unbind(1), shares, temperatures, strict=True)
     logs = [math.log(share) + F.log_softmax(logits / temperature, dim=-1) for logits, share, temperature in answers]
@@ -124,9 +132,10 @@ def mean_probability(teachers_BTC: Tensor, shares: Sequence[float], temperatures
 
 
 def mean_logit(teachers_BTC: Tensor, shares: Sequence[float], temperatures: Sequence[float]) -> Tensor:
-    """The mean [B, C] of the teachers' logits: where temperatures are equal, the geometric mean of their softmaxes.
+    """Return the mean [B, C] of the teachers' logits.
 
-    See Hinton et al., 2015 (arXiv 1503.02531). `shares` sum to 1.
+    If the temperatures are equal, it gives the geometric mean of the softmaxes of Hinton et al., 2015 (arXiv
+    1503.02531). `shares` sum to 1.
     """
     return torch.stack([s * logits for s, logits in zip(shares, teachers_BTC.unbind(1), strict=True)]).sum(0)
 
@@ -137,20 +146,20 @@ ENSEMBLES = ("per-token", *MEANS)
 
 @dataclass(frozen=True, kw_only=True)
 class Teaching:
-    """How the student is taught.
+    """The loss of a student with teachers.
 
     Args:
-        names, weights, temperatures: of the teachers, in the order of their logits; weights and temperatures are
-            above 0.
-        label_weight: of the labels' term.
-        loss: of a bias head towards its teacher, a key of `LOSSES`.
+        names, weights, temperatures: one of each for every teacher, in the order of their logits; weights and
+            temperatures are above 0.
+        label_weight: the weight of the term for the labels.
+        loss: the loss between a bias head and its teacher, a key of `LOSSES`.
         loss_args: further arguments of that loss.
-        standardize: the student's and the teacher's logits, before that loss.
+        standardize: whether the logits of student and teacher are standardised before that loss.
         ensemble: what the bias heads learn from, one of `ENSEMBLES`; see `head_targets`.
 
     Raises:
-        ValueError: the loss, one of its arguments or the ensemble is unknown; there is no teacher, a name comes
-            twice, or there are not as many names as weights and temperatures.
+        ValueError: the loss, one of its arguments or the ensemble is unknown; or there is no teacher, a name occurs
+            twice, or the numbers of names, weights and temperatures differ.
     """
 
     names: Sequence[str]
@@ -167,11 +176,17 @@ class Teaching:
         if self.ensemble not in ENSEMBLES:
             raise ValueError(f"ensemble is one of {', '.join(ENSEMBLES)}, not {self.ensemble!r}")
         if not 0 < len(set(self.names)) == len(self.names) == len(self.weights) == len(self.temperatures):
-            raise ValueError("every teacher has a name of its own, a weight and a temperature")
+            raise ValueError("every teacher has its own name, a weight and a temperature")
 
 
 class HeadTarget(NamedTuple):
-    """What one bias head learns from: `logits` [B, C], `weight` and `temperature` of its loss, and the term's name."""
+    """What one bias head learns from.
+
+    Attributes:
+        name: the name of the term in the loss.
+        logits: the logits to learn, [B, C].
+        weight, temperature: the weight and the temperature of the term.
+    """
 
     name: str
     logits: Tensor
@@ -180,19 +195,20 @@ class HeadTarget(NamedTuple):
 
 
 def head_targets(teachers_BTC: Tensor, teaching: Teaching, heads: int) -> list[HeadTarget]:
-    """What each of `heads` bias heads learns from, given the logits of all teachers.
+    """Return what each of `heads` bias heads learns from, given the logits of all teachers.
 
-    `per-token`: head k from teacher k; fewer teachers than heads can't be shared out so, and every head then learns
-    from the mean of their logits. `mean-prob`, `mean-logit`: every head from the same mean of all teachers. A mean is
-    by the teachers' weights, that of their temperatures too, and its heads share the sum of the weights evenly.
+    With `per-token`, head k learns from teacher k; if there are fewer teachers than heads, every head learns from the
+    mean of the teachers' logits instead. With `mean-prob` or `mean-logit`, every head learns from the same mean of all
+    teachers. Means of logits and of temperatures are weighted with the weights of the teachers; the weight of each head
+    is the mean of these weights.
 
     Raises:
-        ValueError: T is not the number of `teaching`'s teachers, or `per-token` has more teachers than heads.
+        ValueError: T is not the number of teachers in `teaching`, or `per-token` has more teachers than heads.
     """
     names, weights, temperatures = teaching.names, teaching.weights, teaching.temperatures
     if teaching.ensemble == "per-token":
         if len(names) > heads:
-            raise ValueError(f"per-token has a bias head for each teacher: not {heads} for {len(names)}")
+            raise ValueError(f"per-token needs a bias head for each teacher, not {heads} for {len(names)}")
         if len(names) == heads:
             terms = [f"teacher {name}" for name in names]
             return [
@@ -205,10 +221,11 @@ def head_targets(teachers_BTC: Tensor, teaching: Teaching, heads: int) -> list[H
 
 
 def distillation(logits_BHC: Tensor, targets_BC: Tensor, teachers_BTC: Tensor, teaching: Teaching) -> dict[str, Tensor]:
-    """Head 0 learns from the labels, each other head its target; the sum of the named losses is to be minimised.
+    """Return the named losses of all heads; their sum is to be minimised.
 
-    With KL, per token, this is equation 5 of Co-advise (Ren et al., CVPR 2022, arXiv 2106.12378):
-    `w0 CE + sum_k w_k T_k^2 KL_k`. The names are `labels` and, per token, `teacher NAME`, else `bias head K`.
+    Head 0 learns from the labels, and each bias head from its target. With `kl` and `per-token`, this is equation 5 of
+    Co-advise (Ren et al., CVPR 2022, arXiv 2106.12378): `w0 CE + sum_k w_k T_k^2 KL_k`. The names are `labels` and
+    `bias head K`; with `per-token`, the latter are `teacher NAME`.
 
     Raises:
         ValueError: see `head_targets`.
@@ -224,7 +241,7 @@ def distillation(logits_BHC: Tensor, targets_BC: Tensor, teachers_BTC: Tensor, t
 
 
 def labels_alone(logits_BHC: Tensor, targets_BC: Tensor) -> dict[str, Tensor]:
-    """The same student without teachers: every head learns from the labels."""
+    """Return the loss of the same student without teachers: every head learns from the labels."""
     heads = logits_BHC.shape[1]
     every = soft_cross_entropy(logits_BHC.flatten(0, 1), targets_BC.repeat_interleave(heads, dim=0))
     return {"labels": every}
@@ -235,8 +252,11 @@ def _kl_of_logs(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _decoupled(logits_BC: Tensor, index_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Log probabilities of the class `index` and of all others together [B, 2], and those among the others
-    [B, C - 1]. All in logarithms, for the others of a sure teacher have next to no mass."""
+    """Return the log probabilities of the class `index` and of all others together [B, 2], and those among the others
+    [B, C - 1].
+
+    Everything is computed in logarithms, because a confident teacher gives the other classes almost no mass.
+    """
     index = index_B[:, None]
     others = torch.arange(logits_BC.shape[1] - 1, device=logits_BC.device)
     others = others + (others >= index)
@@ -247,8 +267,11 @@ def _decoupled(logits_BC: Tensor, index_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _correlation(first: Tensor, second: Tensor, dim: int) -> Tensor:
-    """Pearson's, along `dim`. `cosine_similarity` holds each norm above 1e-8, about the rounding of a float32
-    probability, so that a vector that varies by less goes to 0 smoothly instead of dividing by nothing."""
+    """Return Pearson's correlation along `dim`.
+
+    `cosine_similarity` keeps each norm above 1e-8, about the rounding of a float32 probability. So the correlation of a
+    vector that varies by less goes to 0 smoothly, and nothing is divided by 0.
+    """
     first, second = (values - values.mean(dim, keepdim=True) for values in (first, second))
     return F.cosine_similarity(first, second, dim=dim)
 

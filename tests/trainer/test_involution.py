@@ -1,4 +1,4 @@
-"""Involution against the definition of its paper, written with unfold: on the CPU, on a GPU, in Triton's interpreter.
+"""Involution against the definition in its paper, written with unfold: on a CPU, a GPU, and in Triton's interpreter.
 
 Run as a program with TRITON_INTERPRET=1, this file checks the kernels without a GPU.
 """
@@ -18,12 +18,12 @@ from trainer.models.involution import ELEMENTS_PER_CORE
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 DEVICES = ["cpu", pytest.param("cuda", marks=on_a_gpu)]
-# Of the largest element: the rounding of a sum of 49 products, for the short types that of its result alone.
+# Shares of the largest element: the rounding of a sum of 49 products; for the 16-bit types only that of the result.
 TOLERANCES = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 
 
 def by_unfolding(x, weight, stride):
-    """The definition: every K x K neighbourhood laid out, weighed, summed."""
+    """Compute the definition: unfold every K x K neighbourhood, weight it, and sum."""
     batch, channels = x.shape[:2]
     groups, kernel = weight.shape[1], round(weight.shape[2] ** 0.5)
     columns = F.unfold(x, kernel, padding=kernel // 2, stride=stride)
@@ -44,7 +44,7 @@ def channels_first(x, weight):
 
 
 def channels_last(x, weight):
-    """The same values as convolutions in that memory layout hand them over."""
+    """Return the same values in the memory layout in which convolutions return them."""
     groups = weight.shape[1]
     x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight.flatten(1, 2)))
     return x, weight.unflatten(1, (groups, -1))
@@ -57,7 +57,7 @@ def answer_and_gradients(operation, x, weight, stride, towards):
 
 
 def compare_with_the_definition(operation, x, weight, stride):
-    """Answer and gradients, of the operands' dtype, against the definition in float64."""
+    """Compare the output and the gradients, in the dtype of the operands, with the definition in float64."""
     towards = torch.randn_like(by_unfolding(x.detach(), weight.detach(), stride))
     expected = answer_and_gradients(
         by_unfolding, *(operand.double() for operand in (x, weight)), stride, towards.double()
@@ -80,18 +80,18 @@ def test_forward_and_both_gradients_equal_the_definition(device, layout, kernel,
 @on_a_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_on_a_gpu_short_types_lose_no_more_than_their_own_rounding(dtype, stride):
+def test_on_a_gpu_16_bit_types_lose_only_their_own_rounding(dtype, stride):
     x, weight = channels_last(*operands(7, stride, size=(29, 31), groups=3, channels=48))
     compare_with_the_definition(involution, x.to("cuda", dtype), weight.to("cuda", dtype), stride)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
-def test_the_kernels_equal_the_definition_in_tritons_interpreter():
+def test_the_kernels_equal_the_definition_in_the_interpreter_of_triton():
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     subprocess.run([sys.executable, __file__], env=environment, check=True)
 
 
-def test_a_batch_walked_in_parts_equals_the_definition(one_thread):
+def test_a_batch_that_is_processed_in_parts_equals_the_definition(one_thread):
     x, weight = torch.randn(5, 16, 64, 128, dtype=torch.float64), torch.randn(5, 1, 9, 64, 128, dtype=torch.float64)
     assert x.numel() > 2 * ELEMENTS_PER_CORE >= 4 * x[0].numel()  # two at a time, then one
     compare_with_the_definition(involution, x, weight, 1)
@@ -106,19 +106,19 @@ def one_thread():
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_gradients_are_those_of_finite_differences(stride):
+def test_gradients_equal_finite_differences(stride):
     x, weight = operands(3, stride, size=(5, 4))
     assert torch.autograd.gradcheck(lambda x, weight: involution(x, weight, stride), (x, weight))
 
 
-def test_without_gradients_the_answer_is_the_same():
+def test_the_output_is_the_same_without_gradients():
     x, weight = operands(3, 2)
     with torch.no_grad():
         assert torch.equal(involution(x, weight, 2), involution(x.detach(), weight.detach(), 2))
     torch.testing.assert_close(involution(x, weight, 2).detach(), involution(x.detach(), weight.detach(), 2))
 
 
-def test_a_channel_never_sees_another_one():
+def test_an_output_channel_depends_on_its_own_input_channel_only():
     layer = Involution(32, kernel_size=3).eval()
     x = torch.randn(1, 32, 6, 6)
     kernels = layer.span(layer.act(layer.norm(layer.reduce(x)))).unflatten(1, (layer.groups, -1))
@@ -131,18 +131,18 @@ def test_a_channel_never_sees_another_one():
 
 
 @pytest.mark.parametrize(("size", "stride"), [(8, 2), (7, 2), (7, 1)])
-def test_a_stride_halves_the_picture_rounding_up(size, stride):
+def test_a_stride_divides_the_size_rounding_up(size, stride):
     assert Involution(16, 3, stride)(torch.randn(2, 16, size, size)).shape[-2:] == (-(-size // stride),) * 2
 
 
-def test_it_can_be_exported():
+def test_involution_can_be_exported():
     layer = Involution(16, kernel_size=3, stride=2).eval()
     x = torch.randn(1, 16, 8, 8)
     exported = torch.export.export(layer, (x,)).module()
     torch.testing.assert_close(exported(x), layer(x))
 
 
-def test_compiled_whole_it_gives_the_same():
+def test_compiled_involution_gives_the_same_gradients():
     layer = Involution(16, kernel_size=3, stride=2)
     x = torch.randn(2, 16, 7, 8, requires_grad=True)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
@@ -162,19 +162,19 @@ def test_impossible_shapes_are_refused():
 
 
 def check_the_kernels():
-    """For a process whose Triton interprets: every kernel against the definition, and what torch asks of operators."""
+    """Compare each kernel with the definition in the interpreter of Triton, and run the operator checks of torch."""
     from trainer.models.involution_triton import fused_gradients, fused_involution
 
-    # 12 channels of a group in a tile of 16, and 72 places in tiles of 64: both ends are masked.
+    # A group has 12 channels in a tile of 16, and 72 places in tiles of 64, so both ends are masked.
     tiles = {"size": (9, 8), "groups": 2, "channels": 24}
     one_tile = {"size": (5, 7), "groups": 1, "channels": 12}
     cases = product((3, 5, 7), (1, 2), (torch.float32, torch.bfloat16), (channels_first, channels_last))
-    odd_ones = [
+    special = [
         (1, 1, torch.float32, channels_last),
         (3, 2, torch.float64, channels_last),
         (3, 3, torch.float16, channels_last),
     ]
-    for kernel, stride, dtype, layout in (*cases, *odd_ones):
+    for kernel, stride, dtype, layout in (*cases, *special):
         x, weight = layout(*operands(kernel, stride, **(tiles if kernel == 3 else one_tile)))
         compare_with_the_definition(fused_involution, x.to(dtype), weight.to(dtype), stride)
 

@@ -1,4 +1,4 @@
-"""Losses against their formulas, written out in plain loops."""
+"""The losses, compared with their formulas in plain loops."""
 
 import math
 from statistics import correlation, fmean, stdev
@@ -78,7 +78,7 @@ def cross_entropy_by_hand(logits, targets):
 
 @pytest.fixture
 def logits():
-    """Six pictures, two teachers, five classes; the last picture but one is half labelled, the last one not at all."""
+    """Six images, two teachers, five classes. The fifth image is half labelled, and the sixth is not labelled."""
     torch.manual_seed(0)
     targets = torch.rand(6, 5, dtype=torch.float64).softmax(-1)
     targets[4] *= 0.5
@@ -106,14 +106,14 @@ def test_the_label_term_is_the_mean_over_the_labelled_mass(logits):
     torch.testing.assert_close(soft_cross_entropy(student[:5], targets[:5]), loss)
 
 
-def test_an_unlabelled_picture_does_not_pull_at_the_label_term(logits):
+def test_an_unlabelled_image_has_no_gradient_from_the_label_term(logits):
     student, targets = logits["student"], logits["targets"]
     (gradient,) = torch.autograd.grad(soft_cross_entropy(student[:, 0], targets), student)
     assert (gradient.abs().amax((1, 2)) > 0).tolist() == [True] * 5 + [False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_without_any_label_the_label_term_is_zero(dtype):
+def test_the_label_term_is_zero_without_any_label(dtype):
     student = (40 * torch.randn(3, 4, dtype=dtype)).requires_grad_()
     loss = soft_cross_entropy(student, torch.zeros(3, 4, dtype=dtype))
     loss.backward()
@@ -123,7 +123,7 @@ def test_without_any_label_the_label_term_is_zero(dtype):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize(("name", "arguments"), CASES)
-def test_a_loss_is_its_formula(logits, name, arguments, temperature):
+def test_a_loss_equals_its_formula(logits, name, arguments, temperature):
     student, teacher, targets = logits["student"][:, 1], logits["teachers"][:, 0], logits["targets"]
     value = LOSSES[name](student, teacher, targets, temperature, **arguments)
     assert value.item() == pytest.approx(BY_HAND[name](student, teacher, targets, temperature, **arguments))
@@ -142,14 +142,14 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn(logits, name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_is_a_mean_over_pictures(logits, name):
+def test_a_loss_is_a_mean_over_images(logits, name):
     student, teacher, targets = logits["student"][:, 1], logits["teachers"][:, 0], logits["targets"]
     thrice = LOSSES[name](student.repeat(3, 1), teacher.repeat(3, 1), targets.repeat(3, 1), 2.0)
     torch.testing.assert_close(thrice, LOSSES[name](student, teacher, targets, 2.0))
 
 
-def test_decoupled_distillation_parts_what_kl_binds(logits):
-    """The paper's reformulation: for one picture, KL is dkd whose beta is the teacher's mass outside the target."""
+def test_kl_is_a_special_case_of_decoupled_distillation(logits):
+    """As the paper shows, for one image KL is dkd whose beta is the mass of the teacher outside the target."""
     student, teacher, targets = logits["student"][:1, 1], logits["teachers"][:1, 0], logits["targets"][:1]
     beta = 1 - (teacher / 2).softmax(-1)[0, targets.argmax()].item()
     expected = LOSSES["kl"](student, teacher, targets, 2.0)
@@ -160,7 +160,7 @@ def test_decoupled_distillation_parts_what_kl_binds(logits):
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1e3])
 @pytest.mark.parametrize("prepare", [standardized, torch.Tensor.clone])
 def test_losses_stay_finite_at_the_extremes(name, scale, prepare):
-    """A student that says the same of everything, next to the same, or is so sure that probabilities underflow."""
+    """The logits are all equal, almost equal, or so large that probabilities underflow."""
     torch.manual_seed(0)
     student, teacher = (scale * torch.randn(4, 6)).requires_grad_(), scale * torch.randn(4, 6)
     loss = LOSSES[name](prepare(student), prepare(teacher), torch.eye(4, 6), 1.0)
@@ -169,7 +169,7 @@ def test_losses_stay_finite_at_the_extremes(name, scale, prepare):
     assert student.grad.isfinite().all()
 
 
-def test_standardized_is_its_formula(logits):
+def test_standardized_equals_its_formula(logits):
     teacher = logits["teachers"][:, 0]
     by_hand = [[(z - fmean(row)) / (stdev(row) + 1e-7) for z in row] for row in teacher.tolist()]
     torch.testing.assert_close(standardized(teacher), torch.tensor(by_hand, dtype=torch.float64))
@@ -178,7 +178,7 @@ def test_standardized_is_its_formula(logits):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_standardized_losses_do_not_see_shift_and_scale(logits, loss):
+def test_standardized_losses_do_not_depend_on_shift_and_scale(logits, loss):
     student, teachers, targets = logits["student"], logits["teachers"], logits["targets"]
     teaching = taught(loss=loss, standardize=True)
     expected = distillation(student, targets, teachers, teaching)
@@ -193,7 +193,7 @@ def test_standardized_losses_do_not_see_shift_and_scale(logits, loss):
 
 
 @pytest.mark.parametrize(("loss", "arguments"), CASES)
-def test_each_head_listens_to_its_own_source(logits, loss, arguments):
+def test_each_head_learns_from_its_own_source_only(logits, loss, arguments):
     student, teachers, targets = logits["student"], logits["teachers"], logits["targets"]
     losses = distillation(student, targets, teachers, taught(loss=loss, loss_args=arguments))
     by_hand = BY_HAND[loss]
@@ -210,7 +210,7 @@ def test_each_head_listens_to_its_own_source(logits, loss, arguments):
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3])
-def test_the_mean_of_probabilities_comes_back_at_the_common_temperature(logits, heads):
+def test_mean_prob_gives_the_mean_of_probabilities_at_the_mean_temperature(logits, heads):
     given = head_targets(logits["teachers"], taught(ensemble="mean-prob"), heads)
     first, second = tempered(logits["teachers"][:, 0], 1.0), tempered(logits["teachers"][:, 1], 4.0)
     mean = [[0.4 * p + 0.6 * q for p, q in zip(*rows, strict=True)] for rows in zip(first, second, strict=True)]
@@ -223,7 +223,7 @@ def test_the_mean_of_probabilities_comes_back_at_the_common_temperature(logits, 
 
 
 @pytest.mark.parametrize(("ensemble", "heads"), [("mean-logit", 1), ("mean-logit", 2), ("per-token", 3)])
-def test_the_mean_of_logits_also_serves_where_teachers_are_too_few(logits, ensemble, heads):
+def test_the_mean_of_logits_is_also_used_for_too_few_teachers(logits, ensemble, heads):
     first, second = logits["teachers"].unbind(1)
     given = head_targets(logits["teachers"], taught(ensemble=ensemble), heads)
     assert len({target.name for target in given}) == len(given) == heads
@@ -233,7 +233,7 @@ def test_the_mean_of_logits_also_serves_where_teachers_are_too_few(logits, ensem
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
-def test_one_teacher_alone_teaches_every_head(logits, ensemble):
+def test_a_single_teacher_teaches_every_head(logits, ensemble):
     student, teacher, targets = logits["student"], logits["teachers"][:, 1:], logits["targets"]
     alone = taught(names=["inv"], weights=[3.0], temperatures=[4.0], ensemble=ensemble)
     losses = distillation(student, targets, teacher, alone)
@@ -257,7 +257,7 @@ def test_more_teachers_than_bias_heads_need_a_mean(logits):
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
-def test_logits_of_other_teachers_than_named_are_refused(logits, ensemble):
+def test_logits_of_another_number_of_teachers_are_refused(logits, ensemble):
     with pytest.raises(ValueError, match="zip"):
         head_targets(logits["teachers"][:, :1], taught(ensemble=ensemble), 2)
 
@@ -277,7 +277,7 @@ def test_logits_of_other_teachers_than_named_are_refused(logits, ensemble):
         ({"names": [], "weights": [], "temperatures": []}, "every teacher has"),
     ],
 )
-def test_a_teaching_that_cannot_be_is_refused(changes, message):
+def test_an_impossible_teaching_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         taught(**changes)
 
@@ -293,7 +293,7 @@ def test_without_teachers_every_head_learns_from_labels(logits):
     assert labels_alone(student, logits["targets"])["labels"].item() == pytest.approx(sum(by_head) / 3)
 
 
-def test_a_fitted_temperature_finds_the_one_that_was_put_in():
+def test_the_fitted_temperature_is_the_one_by_which_logits_were_multiplied():
     torch.manual_seed(0)
     honest = 2 * torch.randn(20_000, 10)
     labels = torch.distributions.Categorical(logits=honest).sample()
@@ -304,7 +304,7 @@ def test_a_fitted_temperature_finds_the_one_that_was_put_in():
     assert after < 0.015 < before
 
 
-def test_a_handful_of_right_answers_does_not_make_it_sure_of_everything():
+def test_a_few_right_answers_do_not_drive_the_temperature_to_zero():
     logits = 2 * torch.eye(4)
     assert 0.5 < fit_temperature(logits, torch.arange(4)) < 0.95
 
@@ -314,7 +314,7 @@ def test_calibration_error_of_known_cases():
     assert calibration_error(sure, torch.tensor([0, 0, 0, 0])) == 0
     assert calibration_error(sure, torch.tensor([0, 0, 1, 1])) == 0.5
     mixed = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
-    # bin of 0.9: right half of the time, gap 0.4; bin of 0.6: always right, gap 0.4
+    # bin of 0.9: half of the answers are right, gap 0.4; bin of 0.6: all are right, gap 0.4
     assert calibration_error(mixed, torch.tensor([0, 1, 0, 0])) == pytest.approx(0.5 * 0.4 + 0.5 * 0.4)
 
 

@@ -1,4 +1,4 @@
-"""The nets: published sizes, timm's registry, the student's tokens and heads."""
+"""The nets: published sizes, the registry of timm, the tokens and heads of the student."""
 
 import pytest
 import timm
@@ -34,12 +34,12 @@ def test_small_variants_keep_the_resolution(name, expected):
 
 
 @pytest.mark.parametrize(("name", "expected"), [("resnet18_small", 11.17), ("mixer_small", 2.48)])
-def test_other_small_nets_have_the_size_that_they_say(name, expected):
+def test_other_small_nets_have_their_documented_size(name, expected):
     assert millions(timm.create_model(name, num_classes=10)) == pytest.approx(expected, abs=0.005)
 
 
 @pytest.mark.parametrize("name", ["rednet26", "rednet26_small_k3", "resnet18_small"])
-def test_they_are_timm_models_like_any_other(name):
+def test_nets_of_this_package_are_timm_models_like_any_other(name):
     assert timm.is_model(name)
     model = timm.create_model(name, num_classes=7, in_chans=1)
     assert model.num_classes == 7
@@ -54,7 +54,7 @@ def make_student(**changes) -> Student:
     return Student(**{**shape, **changes})
 
 
-def test_evaluation_is_the_mean_of_the_heads_over_the_temperature():
+def test_evaluation_is_the_mean_of_the_heads_divided_by_the_temperature():
     student = make_student(stem="patch")  # without batch norm, so that both modes see the same features
     x = torch.randn(3, 3, 16, 16)
     heads = student.train()(x)
@@ -63,7 +63,7 @@ def test_evaluation_is_the_mean_of_the_heads_over_the_temperature():
     torch.testing.assert_close(student.eval()(x), heads.mean(1) / 2)
 
 
-def test_each_head_reads_a_token_of_its_own():
+def test_each_head_reads_its_own_token():
     student = make_student(stem="patch").train()
     x = torch.randn(2, 3, 16, 16)
     before = student(x)
@@ -98,7 +98,7 @@ def test_the_student_of_the_cifar_recipe_has_its_published_size():
     assert millions(plain) == pytest.approx(2.70, abs=0.02)
 
 
-def test_co_advises_stems_are_comparable_to_learned_tokens_at_equal_parameters():
+def test_stems_and_learned_tokens_have_nearly_equal_parameters():
     shape = {"classes": 100, "teachers": 2, "size": 32, "patch": 4, "width": 192, "depth": 9, "heads": 3}
     learned, stems = Student(**shape), Student(**shape, tokens="stems")
     assert millions(stems) == pytest.approx(millions(learned), rel=0.02)
@@ -106,7 +106,7 @@ def test_co_advises_stems_are_comparable_to_learned_tokens_at_equal_parameters()
 
 
 @pytest.mark.parametrize(("size", "patch", "side"), [(16, 4, 4), (28, 8, 4), (30, 4, 8), (32, 2, 16)])
-def test_stems_give_a_token_for_each_patch_or_part_of_one(size, patch, side):
+def test_stems_give_a_token_for_each_patch_and_each_part_of_a_patch(size, patch, side):
     student = make_student(tokens="stems", size=size, patch=patch).eval()
     assert student.trunk.patch_embed.grid_size == (side, side)
     conv, inv = student.trunk.patch_embed(torch.randn(2, 3, size, size))
@@ -114,7 +114,7 @@ def test_stems_give_a_token_for_each_patch_or_part_of_one(size, patch, side):
     assert student(torch.randn(2, 3, size, size)).shape == (2, 5)
 
 
-def test_the_mean_of_a_stem_is_what_its_bias_token_starts_from():
+def test_the_mean_of_a_stem_is_added_to_its_bias_token():
     student = make_student(tokens="stems", teachers=3).eval()
     trunk = student.trunk
     x = torch.randn(2, 3, 16, 16)
@@ -130,7 +130,7 @@ def test_the_mean_of_a_stem_is_what_its_bias_token_starts_from():
     torch.testing.assert_close(seen[0][:, 4:], stems[0] + stems[1] + place[4:])
 
 
-def test_stems_ask_for_two_bias_tokens():
+def test_stems_need_two_bias_tokens():
     with pytest.raises(ValueError, match="for 2 teachers or more, not 1"):
         make_student(tokens="stems", teachers=1)
 

@@ -66,7 +66,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(published, tiny_data, tmp_p
         return str(caught.value)
 
     assert "as many classes as there are labels" in refused(published, training=Training(epochs=0))
-    with pytest.raises(RecipeError, match="no weights of this model"):
+    with pytest.raises(RecipeError, match="not the weights of this model"):
         create_teacher(recipe.TeacherRecipe(model="resnet18", weights=str(published)), 3, tiny_data.preprocessing)
     assert "can't be read as weights" in refused(tmp_path / "none.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(published.read_bytes()[:1000])
@@ -74,7 +74,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(published, tiny_data, tmp_p
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "whole.pth")  # a pickled module: never loaded
     assert "can't be read as weights" in refused(tmp_path / "whole.pth")
     torch.save({"epoch": 3}, tmp_path / "other.pth")
-    assert "no plain state dictionary" in refused(tmp_path / "other.pth")
+    assert "not a plain state dictionary" in refused(tmp_path / "other.pth")
 
 
 def test_a_teacher_sees_pictures_at_its_own_size_and_is_kept_so(published, tiny_recipe, tiny_data, tmp_path):

@@ -1,4 +1,7 @@
-"""Networks that timm lacks, registered with it by import: RedNet and small-picture nets. The student, and teachers."""
+"""The nets of teachers and students.
+
+Importing this package registers nets with timm that timm does not have: RedNet, and nets for small images.
+"""
 
 from . import rednet, small
 from .involution import Involution, involution

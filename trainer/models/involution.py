@@ -1,4 +1,4 @@
-"""Involution (Li et al., CVPR 2021, arXiv 2103.06255): a kernel of its own for every place, shared over channels.
+"""Involution (Li et al., CVPR 2021, arXiv 2103.06255): each place has its own kernel, which channels share.
 
 Shapes: B batch, C channels, G groups, K kernel size, H x W places.
 """
@@ -7,37 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# It comes with torch for GPUs on Linux, and with few others.
 TRITON = find_spec("triton") is not None
-# Of one operand, which a CPU core walks K*K times: small enough to be in its cache for all but the first.
+"""Whether Triton is installed. It comes with torch for GPUs on Linux, and with few other builds."""
 ELEMENTS_PER_CORE = 2**18
+"""The elements of an operand that a CPU core processes at once. They are read K*K times, and stay in its cache."""
 
 
 def involution(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
-    """Weigh the K x K neighbourhood of every place with that place's own kernel.
+    """Weight the K x K neighbourhood of each place with the kernel of that place, and sum.
 
     `y[b, c, i, j] = sum_uv weight[b, c // (C/G), u*K + v, i, j] * x[b, c, i*stride + u - K//2, j*stride + v - K//2]`
 
-    No K*K-fold copy is ever held, as unfolding does. On a GPU with Triton the sum is one kernel that accumulates in
-    float32 whatever comes in; elsewhere it runs in x's own dtype over K*K shifted views of the padded input. Either
-    way the backward pass walks the same shifts; it cannot be differentiated again.
+    Unlike an implementation with `unfold`, this one never stores K*K copies of the input. On a GPU with Triton, the sum
+    is one kernel that accumulates in float32 for every dtype. Elsewhere it is computed in the dtype of x, over K*K
+    shifted views of the padded input. The backward pass uses the same shifts; it can't be differentiated again.
 
     Args:
-        x: [B, C, H, W] floating, in either memory layout.
-        weight: [B, G, K*K, H', W'] of x's dtype, with K odd and H' = ceil(H / stride); C is a multiple of G.
-        stride: distance of neighbouring outputs in the input.
+        x: [B, C, H, W], floating point, in any memory layout.
+        weight: [B, G, K*K, H', W'] of the dtype of x, with K odd and H' = ceil(H / stride); C is a multiple of G.
+        stride: the distance of neighbouring outputs, in places of the input.
 
     Returns:
-        [B, C, H', W'], of x's dtype.
+        [B, C, H', W'], of the dtype of x.
 
     Raises:
-        ValueError: the shapes do not fit each other.
+        ValueError: the shapes do not match.
     """
     if torch.compiler.is_exporting():
         return _gather(_padded(x, weight), weight, stride)
@@ -45,8 +46,10 @@ def involution(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
     if _fused(x):
         from .involution_triton import fused_involution
 
-        return fused_involution(x, weight, stride)
-    return _Involution.apply(x, weight, stride)
+        fused: Tensor = fused_involution(x, weight, stride)
+        return fused
+    summed: Tensor = _Involution.apply(x, weight, stride)
+    return summed
 
 
 def _fused(x: Tensor) -> bool:
@@ -67,11 +70,12 @@ def _padded(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _kernel_size(weight: Tensor) -> int:
-    return round(weight.shape[2] ** 0.5)
+    side: int = round(weight.shape[2] ** 0.5)
+    return side
 
 
 def _shifts(x_padded: Tensor, weight: Tensor, stride: int) -> list[Tensor]:
-    """The K*K neighbours of all places, as views [B, G, C/G, H', W'] of the padded input."""
+    """Return the K*K neighbours of all places, as views [B, G, C/G, H', W'] of the padded input."""
     kernel, groups = _kernel_size(weight), weight.shape[1]
     height, width = weight.shape[-2:]
     grouped = x_padded.unflatten(1, (groups, -1))
@@ -92,7 +96,7 @@ def _gather(x_padded: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def _gradients(grad: Tensor, x_padded: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """With respect to x, without the padding, and to weight; `grad` is [B, C, H', W']."""
+    """Return the gradients with respect to x (without its padding) and to weight; `grad` is [B, C, H', W']."""
     grad = grad.unflatten(1, (weight.shape[1], -1))
     grad_x, grad_weight = torch.zeros_like(x_padded), torch.empty_like(weight)
     shifts, into = _shifts(x_padded, weight, stride), _shifts(grad_x, weight, stride)
@@ -104,24 +108,33 @@ def _gradients(grad: Tensor, x_padded: Tensor, weight: Tensor, stride: int) -> t
 
 
 def _parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The batch in the parts to be walked one after another: on a CPU, so few pictures that its caches hold them."""
-    pictures = len(x)
-    # A compiler fuses the walk into one pass, which has no use for parts.
+    """Split a batch into parts that are processed one after another: on a CPU, parts that fit into its caches."""
+    images = len(x)
+    # A compiler fuses the K*K passes into one, which does not need parts.
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        pictures = max(1, ELEMENTS_PER_CORE * torch.get_num_threads() // max(1, x[0].numel()))
-    return zip(*(tensor.split(pictures) for tensor in (x, *others)), strict=True)
+        images = max(1, ELEMENTS_PER_CORE * torch.get_num_threads() // max(1, x[0].numel()))
+    return zip(*(tensor.split(images) for tensor in (x, *others)), strict=True)
+
+
+class _Context(Protocol):
+    """What the forward pass keeps for the backward pass."""
+
+    stride: int
+    saved_tensors: tuple[Tensor, Tensor]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
 
 
 class _Involution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
         return torch.cat([_gather(_padded(x, weight), weight, stride) for x, weight in _parts(x, weight)])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         parts = [
             _gradients(grad, _padded(x, weight), weight, ctx.stride)
             for x, weight, grad in _parts(*ctx.saved_tensors, grad)
@@ -131,16 +144,16 @@ class _Involution(torch.autograd.Function):
 
 
 class Involution(nn.Module):
-    """The layer: kernels come from the picture itself through a bottleneck of two 1x1 convolutions.
+    """The involution layer: its kernels are computed from the image by a bottleneck of two 1x1 convolutions.
 
     `[B, channels, H, W] -> [B, channels, ceil(H / stride), ceil(W / stride)]`
 
     Args:
-        channels: in and out.
-        kernel_size: odd.
-        stride: kernels are then generated from the input averaged over stride x stride.
-        group_channels: channels that share a kernel.
-        reduction: of the bottleneck that generates the kernels.
+        channels: the number of channels of input and output.
+        kernel_size: an odd number.
+        stride: if above 1, the kernels are computed from the means of stride x stride places.
+        group_channels: the number of channels that share a kernel.
+        reduction: how many times fewer channels the bottleneck has.
     """
 
     def __init__(
@@ -159,8 +172,8 @@ class Involution(nn.Module):
             )
         self.groups = channels // group_channels
         self.stride = stride
-        # There is no padding to count, but told to, Inductor's gradient divides the windows over the edge by too much
-        # (pytorch#198119).
+        # No padding exists that could be counted. But with count_include_pad, the gradient from Inductor divides by too
+        # much in windows that cross the edge (pytorch#198119).
         pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
         self.pool = pool if stride > 1 else nn.Identity()
         self.reduce = nn.Conv2d(channels, channels // reduction, 1, bias=False)
@@ -171,6 +184,6 @@ class Involution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.span(self.act(self.norm(self.reduce(self.pool(x)))))
         if not _fused(x):
-            # In float32 whatever autocast made of them: K*K products are summed one by one, too many for bf16's 8 bits.
+            # In float32, also under autocast: K*K products are summed one by one, too many for the 8 bits of bf16.
             x, kernels = x.float(), kernels.float()
         return involution(x, kernels.unflatten(1, (self.groups, -1)), self.stride)

@@ -1,7 +1,7 @@
-"""Involution as Triton kernels for GPUs: every sum is held in registers, in float32 (float64 for float64).
+"""Involution as Triton kernels for GPUs. Every sum is kept in registers, in float32 (in float64 for float64).
 
-Both gradients are gathered like the answer itself, each element by one program in a fixed order: no atomics, so that
-equal operands give equal bits. Tensors are read by their strides, so that either memory layout goes in uncopied.
+Both gradients are computed like the output: one program computes each element, in a fixed order and without atomics, so
+equal operands give equal bits. Tensors are read by their strides, so no memory layout needs a copy.
 
 Shapes: B batch, C channels, G groups, K kernel size, H x W places, H' x W' = ceil(H / stride) x ceil(W / stride).
 """
@@ -13,31 +13,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements of a program's tile, places x channels of a group: eight for each thread of four warps.
 TILE = 1024
+"""The elements in the tile of a program, places x channels of a group: eight for each thread of four warps."""
 
 
-# Opaque to torch.compile, which needs only the shapes: there is nothing in the kernels for it to fuse.
+# torch.compile does not look inside; it needs only the shapes, and the kernels contain nothing that it could fuse.
 @torch.library.custom_op("libkd::involution", mutates_args=())
 def fused_involution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """`involution` of shapes that fit, by kernels.
+    """Compute `involution` with a kernel. The shapes have to match; they are not checked.
 
     Args:
-        x: [B, C, H, W] float16, bfloat16, float32 or float64, of any strides.
-        weight: [B, G, K*K, H', W'], likewise; its dtype may be another one.
-        stride: distance of neighbouring outputs in the input.
+        x: [B, C, H, W] float16, bfloat16, float32 or float64, with any strides.
+        weight: [B, G, K*K, H', W'], of one of these dtypes, which may differ from that of x, with any strides.
+        stride: the distance of neighbouring outputs, in places of the input.
 
     Returns:
-        [B, C, H', W'] of x's dtype and memory layout.
+        [B, C, H', W'] of the dtype and memory layout of x.
     """
-    y = _empty_answer(x, weight, stride)
+    y: Tensor = _empty_answer(x, weight, stride)
     _launch(_answer, y.shape[2:], x, weight, y, x, weight, stride)
     return y
 
 
 @torch.library.custom_op("libkd::involution_gradients", mutates_args=())
 def fused_gradients(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """The gradients with respect to x and to weight, of their dtypes and layouts; `grad` is [B, C, H', W']."""
+    """Return the gradients with respect to x and to weight, in their dtypes and layouts; `grad` is [B, C, H', W']."""
     grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
     _launch(_gradient_of_x, x.shape[2:], grad, weight, grad_x, x, weight, stride)
     _launch(_gradient_of_weight, weight.shape[3:], grad, x, grad_weight, x, weight, stride)
@@ -70,7 +70,7 @@ fused_involution.register_autograd(_backward, setup_context=_remember)
 
 def _launch(
     kernel: triton.JITFunction,
-    size: tuple[int, int],
+    size: torch.Size,
     first: Tensor,
     second: Tensor,
     out: Tensor,
@@ -78,7 +78,7 @@ def _launch(
     weight: Tensor,
     stride: int,
 ) -> None:
-    """Run a kernel over all places of `size`, for every picture and group, writing `out`."""
+    """Run a kernel over all places of `size`, for each image and group. The kernel writes `out`."""
     if out.numel() == 0:
         return
     (batch, groups), channels = weight.shape[:2], x.shape[1] // weight.shape[1]
@@ -122,9 +122,9 @@ def _answer(
     PLACES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    picture, group, row, column, inside = _places(out_size, groups, PLACES)
-    kernels = _at(weight, weight_strides, picture, group) + row * weight_strides[3] + column * weight_strides[4]
-    x = _at(x, x_strides, picture, group * channels)
+    image, group, row, column, inside = _places(out_size, groups, PLACES)
+    kernels = _at(weight, weight_strides, image, group) + row * weight_strides[3] + column * weight_strides[4]
+    x = _at(x, x_strides, image, group * channels)
     total = tl.zeros((PLACES, CHANNELS), SUM)
     for u in range(KERNEL):
         for v in tl.static_range(KERNEL):
@@ -132,7 +132,7 @@ def _answer(
             there = inside & _within(from_row, from_column, size)
             factor = tl.load(kernels + (u * KERNEL + v) * weight_strides[2], there, 0).to(SUM)
             total += factor[:, None] * _load(x, x_strides, from_row, from_column, there, channels, CHANNELS).to(SUM)
-    y = _at(y, y_strides, picture, group * channels)
+    y = _at(y, y_strides, image, group * channels)
     _store(y, y_strides, row, column, inside, channels, total, CHANNELS)
 
 
@@ -154,13 +154,13 @@ def _gradient_of_x(
     PLACES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    picture, group, row, column, inside = _places(size, groups, PLACES)
-    kernels = _at(weight, weight_strides, picture, group)
-    grad = _at(grad, grad_strides, picture, group * channels)
+    image, group, row, column, inside = _places(size, groups, PLACES)
+    kernels = _at(weight, weight_strides, image, group)
+    grad = _at(grad, grad_strides, image, group * channels)
     total = tl.zeros((PLACES, CHANNELS), SUM)
     for u in range(KERNEL):
         for v in tl.static_range(KERNEL):
-            # The outputs whose kernel reads this place with its element (u, v): one, or none between the strides.
+            # The output whose kernel reads this place with its element (u, v). With a stride, there may be none.
             below, right = row - u + KERNEL // 2, column - v + KERNEL // 2
             to_row, to_column = below // STRIDE, right // STRIDE
             there = inside & (below >= 0) & (right >= 0) & _within(to_row, to_column, out_size)
@@ -168,7 +168,7 @@ def _gradient_of_x(
             place = (u * KERNEL + v) * weight_strides[2] + to_row * weight_strides[3] + to_column * weight_strides[4]
             factor = tl.load(kernels + place, there, 0).to(SUM)
             total += factor[:, None] * _load(grad, grad_strides, to_row, to_column, there, channels, CHANNELS).to(SUM)
-    grad_x = _at(grad_x, grad_x_strides, picture, group * channels)
+    grad_x = _at(grad_x, grad_x_strides, image, group * channels)
     _store(grad_x, grad_x_strides, row, column, inside, channels, total, CHANNELS)
 
 
@@ -190,11 +190,11 @@ def _gradient_of_weight(
     PLACES: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    picture, group, row, column, inside = _places(out_size, groups, PLACES)
-    grad = _at(grad, grad_strides, picture, group * channels)
+    image, group, row, column, inside = _places(out_size, groups, PLACES)
+    grad = _at(grad, grad_strides, image, group * channels)
     grad = _load(grad, grad_strides, row, column, inside, channels, CHANNELS).to(SUM)
-    x = _at(x, x_strides, picture, group * channels)
-    into = _at(grad_weight, grad_weight_strides, picture, group)
+    x = _at(x, x_strides, image, group * channels)
+    into = _at(grad_weight, grad_weight_strides, image, group)
     into += row * grad_weight_strides[3] + column * grad_weight_strides[4]
     for u in range(KERNEL):
         for v in tl.static_range(KERNEL):
@@ -206,9 +206,9 @@ def _gradient_of_weight(
 
 @triton.jit
 def _places(size, groups, PLACES: tl.constexpr):
-    """This program's picture, its group, the rows and columns of its places, and which of those exist.
+    """Return the image of this program, its group, the rows and columns of its places, and which of these exist.
 
-    The groups of the same places follow one another, as they do in memory when channels come last.
+    The groups of the same places follow one another, as they do in memory in the channels-last layout.
     """
     program, blocks = tl.program_id(0), tl.cdiv(size[0] * size[1], PLACES)
     place = program // groups % blocks * PLACES + tl.arange(0, PLACES)
@@ -221,14 +221,14 @@ def _within(row, column, size):
 
 
 @triton.jit
-def _at(pointer, strides, picture, channel):
-    """Where a picture's channel begins; in 64 bits, which a large batch needs."""
-    return pointer + picture.to(tl.int64) * strides[0] + channel.to(tl.int64) * strides[1]
+def _at(pointer, strides, image, channel):
+    """Return the address of a channel of an image; in 64 bits, which a large batch needs."""
+    return pointer + image.to(tl.int64) * strides[0] + channel.to(tl.int64) * strides[1]
 
 
 @triton.jit
 def _load(pointer, strides, row, column, there, channels, CHANNELS: tl.constexpr):
-    """[PLACES, CHANNELS] of a group, zero where nothing is there."""
+    """Return the values [PLACES, CHANNELS] of a group; 0 where a place or a channel does not exist."""
     channel = tl.arange(0, CHANNELS)[None, :]
     offsets = (row * strides[2] + column * strides[3])[:, None] + channel * strides[1]
     return tl.load(pointer + offsets, there[:, None] & (channel < channels), 0)

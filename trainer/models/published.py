@@ -1,4 +1,4 @@
-"""A net of timm's with weights that somebody published, and the way in which it learned to see pictures."""
+"""Nets from timm with published weights, and the preprocessing that they were trained with."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import timm.data
 from torch import nn
 
-from .. import recipe
 from ..data import Input, Preprocessing, Resize
+from ..recipe import TeacherRecipe, Training
 from .teacher import create_teacher
 
 PIXELS = Preprocessing(
@@ -17,15 +17,20 @@ PIXELS = Preprocessing(
 
 
 def load_published(name: str, weights: Path | None, classes: int) -> tuple[nn.Module, Preprocessing]:
-    """Normalised float32 [B, 3, height, width] -> logits [B, classes], and timm's preprocessing for it.
+    """Return a net from timm with published weights, and its preprocessing.
 
-    Without a file of `weights`, timm downloads its own.
+    The net maps normalised float32 [B, 3, height, width] to logits [B, classes].
+
+    Args:
+        name: the name of the model in timm.
+        weights: a file of weights; None lets timm download its own.
+        classes: the number of classes of the weights.
 
     Raises:
-        RecipeError: timm has no such model, or the weights can't be had, read, or do not fit it.
+        RecipeError: timm has no such model, or the weights can't be downloaded, can't be read, or do not match it.
     """
     source = {"pretrained": True} if weights is None else {"weights": str(weights)}
-    teacher = recipe.TeacherRecipe(model=name, training=recipe.Training(epochs=0), **source)
+    teacher = TeacherRecipe(model=name, training=Training(epochs=0), **source)
     net = create_teacher(teacher, classes, PIXELS).net.eval()
     seen = timm.data.resolve_model_data_config(net)
     _, height, width = seen["input_size"]

@@ -1,8 +1,8 @@
-"""RedNet (Li et al., CVPR 2021): ResNet with involution in the place of its 3x3 convolutions, registered with timm."""
+"""RedNet (Li et al., CVPR 2021): ResNet with involutions instead of 3x3 convolutions, registered with timm."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from timm.layers import get_act_layer, get_norm_layer
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -15,23 +15,24 @@ DEPTHS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 class InvolutionBottleneck(Bottleneck):
-    """ResNet's bottleneck whose middle layer is an involution."""
+    """The bottleneck of ResNet, with an involution as its middle layer."""
 
     def __init__(self, inplanes: int, planes: int, stride: int = 1, *args: Any, kernel_size: int = 7, **kwargs: Any):
         super().__init__(inplanes, planes, stride, *args, **kwargs)
         if self.dilation != 1:
-            raise ValueError("involution is not dilated: RedNet has output stride 32 alone")
-        self.conv2 = Involution(self.conv2.out_channels, kernel_size, stride)
+            raise ValueError("involution has no dilation: RedNet has only output stride 32")
+        involution = Involution(self.conv2.out_channels, kernel_size, stride)
+        self.conv2 = involution  # type: ignore[assignment]  # timm types its layers by what it puts there itself
 
 
 class RedNet(ResNet):
     """RedNet, `[B, in_chans, H, W] -> [B, num_classes]`.
 
     Args:
-        kernel_size: of the involutions in the bottlenecks; 7 as published, 3 or 5 suit small pictures.
-        stem_stride: 2 as published; 1 keeps the resolution of small pictures.
-        stem_pool: the max-pooling after the stem.
-        **kwargs: timm's ResNet arguments (`layers`, `channels`, `num_classes`, `drop_path_rate`, ...).
+        kernel_size: the size of the involutions in the bottlenecks; 7 as published, 3 or 5 for small images.
+        stem_stride: 2 as published; 1 keeps the resolution of small images.
+        stem_pool: whether max-pooling follows the stem.
+        **kwargs: arguments of timm's ResNet (`layers`, `channels`, `num_classes`, `drop_path_rate`, ...).
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class RedNet(ResNet):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            InvolutionBottleneck,
+            InvolutionBottleneck,  # type: ignore[arg-type]  # timm takes the class, and types it as an instance
             layers,
             in_chans=in_chans,
             block_args={"kernel_size": kernel_size},
@@ -56,6 +57,7 @@ class RedNet(ResNet):
             **kwargs,
         )
         act, norm, width = get_act_layer(act_layer), get_norm_layer(norm_layer), 32
+        stem_width = cast(int, self.bn1.num_features)
         self.conv1 = nn.Sequential(
             nn.Conv2d(in_chans, width, 3, stem_stride, padding=1, bias=False),
             norm(width),
@@ -63,15 +65,15 @@ class RedNet(ResNet):
             Involution(width, kernel_size=3),
             norm(width),
             act(inplace=True),
-            nn.Conv2d(width, self.bn1.num_features, 3, padding=1, bias=False),
+            nn.Conv2d(width, stem_width, 3, padding=1, bias=False),
         )
         if not stem_pool:
-            self.maxpool = nn.Identity()
+            self.maxpool = nn.Identity()  # type: ignore[assignment]
         self.init_weights(zero_init_last=zero_init_last)
 
 
 def create_rednet(variant: str, pretrained: bool, depth: int, **kwargs: Any) -> RedNet:
-    """A RedNet of one of the published depths, by timm's builder."""
+    """Return a RedNet of one of the published depths, created as timm creates its own nets."""
     kwargs = {"layers": DEPTHS[depth], **kwargs}
     return build_model_with_cfg(RedNet, variant, pretrained, **kwargs)
 
@@ -92,29 +94,29 @@ default_cfgs = generate_default_cfgs({f"rednet{depth}.untrained": _cfg for depth
 
 @register_model
 def rednet26(pretrained: bool = False, **kwargs: Any) -> RedNet:
-    """RedNet-26: 9.23 M parameters at 1000 classes."""
+    """Return RedNet-26: 9.23 M parameters at 1000 classes."""
     return create_rednet("rednet26", pretrained, 26, **kwargs)
 
 
 @register_model
 def rednet38(pretrained: bool = False, **kwargs: Any) -> RedNet:
-    """RedNet-38: 12.39 M parameters at 1000 classes."""
+    """Return RedNet-38: 12.39 M parameters at 1000 classes."""
     return create_rednet("rednet38", pretrained, 38, **kwargs)
 
 
 @register_model
 def rednet50(pretrained: bool = False, **kwargs: Any) -> RedNet:
-    """RedNet-50: 15.54 M parameters at 1000 classes."""
+    """Return RedNet-50: 15.54 M parameters at 1000 classes."""
     return create_rednet("rednet50", pretrained, 50, **kwargs)
 
 
 @register_model
 def rednet101(pretrained: bool = False, **kwargs: Any) -> RedNet:
-    """RedNet-101: 25.65 M parameters at 1000 classes."""
+    """Return RedNet-101: 25.65 M parameters at 1000 classes."""
     return create_rednet("rednet101", pretrained, 101, **kwargs)
 
 
 @register_model
 def rednet152(pretrained: bool = False, **kwargs: Any) -> RedNet:
-    """RedNet-152: 33.99 M parameters at 1000 classes."""
+    """Return RedNet-152: 33.99 M parameters at 1000 classes."""
     return create_rednet("rednet152", pretrained, 152, **kwargs)

@@ -1,11 +1,12 @@
 """The student: a timm vision transformer with one bias token and one head for each teacher.
 
-After Co-advise (Ren et al., CVPR 2022, arXiv 2106.12378) and LIB-KD (arXiv 2310.00369): token 0 is the class token and
-learns from labels, token k learns from teacher k. The bias tokens are timm's register tokens.
+The design follows Co-advise (Ren et al., CVPR 2022, arXiv 2106.12378) and LIB-KD (arXiv 2310.00369): token 0 is the
+class token and learns from labels, and token k learns from teacher k. The bias tokens are timm's register tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -19,28 +20,34 @@ from torch import Tensor, nn
 from .involution import Involution
 
 STEMS = 2
-"""How many stems Co-advise has, and so the least number of bias tokens with `tokens = "stems"`."""
+"""The number of stems in Co-advise; with `tokens = "stems"`, a student has at least as many bias tokens."""
 
 
 class Student(nn.Module):
-    """Pictures to logits; in training one row of logits for each head, in evaluation their calibrated mean.
+    """A small vision transformer that learns from several teachers.
 
-    Training: `[B, 3, size, size] -> [B, 1 + teachers, classes]`; evaluation: `-> [B, classes]`, the mean over heads
-    divided by `temperature` (a buffer, 1 until it is fitted).
+    In training it maps `[B, 3, size, size]` to the logits of each head, `[B, 1 + teachers, classes]`. In evaluation it
+    maps to `[B, classes]`: the mean over the heads, divided by `temperature` (a buffer, 1 until it is fitted).
 
     Args:
-        classes: number of classes.
-        teachers: number of bias tokens.
-        size: height and width of the pictures, in pixels; for the `patch` stem a multiple of `patch`.
-        tokens: `learned` bias tokens behind one stem; or Co-advise's `stems`, one of convolution and one of
-            involution, whose sum makes the patches and whose means are added to the first and second bias token.
-        stem: `patch` cuts patches by one strided convolution; `conv` gets there by stride-2 3x3 convolutions, which
-            lets a small transformer learn from few pictures (Xiao et al., NeurIPS 2021, arXiv 2106.14881). With
-            `tokens = "stems"` it is not looked at.
-        patch: pixels between neighbouring tokens; a power of two for the `conv` stem, even for `stems`.
-        width, depth, heads, mlp_ratio: the transformer's shape.
-        drop_path: stochastic depth of the last block.
+        classes: the number of classes.
+        teachers: the number of bias tokens.
+        size: the height and width of the images, in pixels; for the `patch` stem a multiple of `patch`.
+        tokens: `learned` has learned bias tokens and one stem. `stems` has the two stems of Co-advise, one of
+            convolution and one of involution: their sum gives the patches, and their means are added to the first and
+            the second bias token.
+        stem: `patch` makes patches with one strided convolution. `conv` makes them with a stack of 3x3 convolutions of
+            stride 2, so that a small transformer can learn from few images (Xiao et al., NeurIPS 2021, arXiv
+            2106.14881). With `tokens = "stems"` this argument has no effect.
+        patch: the distance of neighbouring tokens in pixels; a power of two for the `conv` stem, even for `stems`.
+        width, depth, heads, mlp_ratio: the shape of the transformer.
+        drop_path: the rate of stochastic depth in the last block.
+
+    Raises:
+        ValueError: `tokens` is `stems`, and there are fewer than two teachers.
     """
+
+    temperature: Tensor
 
     def __init__(
         self,
@@ -58,7 +65,8 @@ class Student(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        trunk, embed = VisionTransformer, PatchEmbed if stem == "patch" else partial(_conv_embed, stride=patch)
+        trunk: type[VisionTransformer] = VisionTransformer
+        embed: Callable[..., nn.Module] = PatchEmbed if stem == "patch" else partial(_conv_embed, stride=patch)
         if tokens == "stems":
             if teachers < STEMS:
                 raise ValueError(f"Co-advise's stems are for {STEMS} teachers or more, not {teachers}")
@@ -76,10 +84,11 @@ class Student(nn.Module):
             global_pool="",
             embed_layer=embed,
         )
-        self.heads = nn.ModuleList(nn.Linear(width, classes) for _ in range(1 + teachers))
-        for head in self.heads:
+        every_head = [nn.Linear(width, classes) for _ in range(1 + teachers)]
+        for head in every_head:
             nn.init.trunc_normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleList(every_head)
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,12 +97,14 @@ class Student(nn.Module):
         return logits_BHC if self.training else logits_BHC.mean(1) / self.temperature
 
     def no_weight_decay(self) -> set[str]:
-        """Tokens and positions are places, not maps: timm asks here what its optimisers leave undecayed."""
+        """Return the names of the tokens and positions, which timm's optimisers then exclude from weight decay."""
         return {f"trunk.{name}" for name in self.trunk.no_weight_decay()}
 
 
-def _conv_embed(img_size: int, patch_size: int, in_chans: int, embed_dim: int, stride: int, **kwargs) -> HybridEmbed:
-    """A stack of stride-2 3x3 convolutions, their widths doubling up to the transformer's."""
+def _conv_embed(
+    img_size: int, patch_size: int, in_chans: int, embed_dim: int, stride: int, **kwargs: Any
+) -> HybridEmbed:
+    """Return a stack of 3x3 convolutions of stride 2, whose widths double up to that of the transformer."""
     depth = stride.bit_length() - 1
     channels = (*(max(16, embed_dim >> (depth - 1 - level)) for level in range(depth - 1)), embed_dim)
     stem = ConvStem(in_chans, depth=depth, channels=channels, stride=(2,) * depth)
@@ -101,10 +112,11 @@ def _conv_embed(img_size: int, patch_size: int, in_chans: int, embed_dim: int, s
 
 
 class BiasStems(nn.Module):
-    """Co-advise's two stems, `[B, in_chans, size, size] -> 2 x [B, patches, embed_dim]`: convolution, involution.
+    """The two stems of Co-advise: convolution and involution.
 
-    Each halves the picture and then cuts patches from 64 channels; the involution stem is RedNet's. A picture that
-    does not divide into patches is padded with zeros at its right and lower edge.
+    They map `[B, in_chans, size, size]` to `2 x [B, patches, embed_dim]`. Each stem halves the resolution and makes
+    patches from 64 channels; the involution stem is that of RedNet. If the size is not a multiple of the patch, zeros
+    are added at the right and lower edges.
     """
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, **kwargs: Any) -> None:
@@ -142,11 +154,12 @@ def _conv_norm_act(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) 
 
 
 class StemmedTransformer(VisionTransformer):
-    """timm's vision transformer behind `BiasStems`: the mean of a stem's patches is the start of its bias token."""
+    """timm's vision transformer with `BiasStems`, whose means over the patches are added to the bias tokens."""
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:  # type: ignore[override]  # without the masks of timm's method
         stems = self.patch_embed(x)
         tokens = self._pos_embed(sum(stems[1:], start=stems[0]))
         means = torch.stack([patches.mean(1) for patches in stems], dim=1)
         tokens = torch.cat([tokens[:, :1], tokens[:, 1 : 1 + STEMS] + means, tokens[:, 1 + STEMS :]], dim=1)
-        return self.norm(self.blocks(self.norm_pre(tokens)))
+        features: Tensor = self.norm(self.blocks(self.norm_pre(tokens)))
+        return features
