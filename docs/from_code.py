@@ -23,11 +23,39 @@ MARK = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", _fill)
+    app.connect("autodoc-process-docstring", _separate, priority=400)  # napoleon reads docstrings at 500
+    app.connect("autodoc-process-docstring", _rejoin, priority=600)
     return {"parallel_read_safe": True}
 
 
 def _fill(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = MARK.sub(lambda mark: GENERATED[mark[1]](), source[0])
+
+
+def _separate(app: Sphinx, kind: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Give each name of `one, other: text` in a docstring an entry of its own; Sphinx takes `one` for a type."""
+    found: list[str] = []
+    names: list[str] = []
+    texts: list[str] = []
+    for line in [*lines, ""]:
+        entry = re.match(r" {4}(\w+(?:, \w+)+): (.*)", line)
+        if names and not re.match(r" {8}", line):
+            found += [text for name in names for text in (f"    {name}: {texts[0]}", *texts[1:])]
+            names, texts = [], []
+        if entry:
+            names, texts = entry[1].split(", "), [entry[2]]
+        elif names:
+            texts.append(line)
+        else:
+            found.append(line)
+    lines[:] = found
+
+
+def _rejoin(app: Sphinx, kind: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Undo what napoleon makes of a variable's docstring with a colon in it: it takes the first part for a type."""
+    if kind in ("data", "attribute", "property") and lines and (types := [x for x in lines if x.startswith(":type: ")]):
+        text = [line for line in lines if line and line not in types]
+        lines[:] = [f"{types[0].removeprefix(':type: ')}: {text[0]}", *text[1:], ""]
 
 
 def commands() -> str:
