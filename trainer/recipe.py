@@ -1,4 +1,7 @@
-"""One typed recipe: all that decides a run's outcome, its data aside. Read from TOML; an unknown key is an error."""
+"""The recipe: everything that decides the outcome of a run, apart from its data. It is read from TOML.
+
+Every table is a typed struct, and an unknown key is an error.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,20 @@ from .views import ExtraSpec, ViewSpec
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of a recipe."""
+    """A table of a recipe. Unknown keys are errors."""
 
 
 class DataRecipe(Table, frozen=True, kw_only=True):
-    """How pictures become pixels and which of them are held back.
+    """How images become pixels, and which of them are held out.
 
     Attributes:
-        size: height and width, in pixels, of what the nets see. Default: the pictures' own median size, at most 96.
-        holdout: share of each class that is held back for validation (and, where the data has no test set either,
-            the same again for the test).
-        labels: share of each class whose labels are used; the other training pictures are taken as unlabelled.
-        memory_gb: training pictures that take more than this, once decoded, are decoded anew in every epoch.
-        mean, std: of the normalisation, a channel each, for pixels in 0..1; ImageNet's by default.
+        size: The height and width of the nets' input, in pixels. The default is the median size of the images, at
+            most 96.
+        holdout: The share of each class that is held out for validation, unless the data has both a validation and a
+            test split. If the data has neither, as much again is held out for the test.
+        labels: The share of each class whose labels are used. The other training images count as unlabelled.
+        memory_gb: If the decoded training images take more memory than this, they are decoded again in every epoch.
+        mean, std: The normalisation of each channel, for pixels in 0..1. The default is that of ImageNet.
     """
 
     size: int | None = None
@@ -49,17 +53,17 @@ class DataRecipe(Table, frozen=True, kw_only=True):
 
 
 class ViewsRecipe(Table, frozen=True, kw_only=True):
-    """What the student sees, and where its teachers' answers for it come from.
+    """What the student sees, and where its teachers' answers come from.
 
     Attributes:
-        mode: `replay`: `count` views are stored and taken in turn by the epochs; `exact`: every epoch has a stored
-            view of its own; `clean`: one stored view, the untouched picture (weak, for comparison); `online`: nothing
-            is stored, the teachers answer while the student learns.
-        count: of the stored views, in mode `replay`.
-        spec: of the views.
-        top_k: store only so many of each answer's logits, and the mass of the others; 0 is all of them. Default: all
-            up to 1,000 classes, else 100.
-        extra: further augmentation that the student alone sees, on top of the view that the teachers answered for.
+        mode: `replay` stores `count` views and shows them in turn, one in each epoch. `exact` stores a different view
+            for each epoch. `clean` stores one view, the unchanged image; it is weak and meant for comparisons.
+            `online` stores nothing: the teachers answer while the student is trained.
+        count: The number of stored views in mode `replay`.
+        spec: The augmentation of the views.
+        top_k: How many logits of each answer are stored, with the total mass of the others; 0 stores all. The default
+            is all up to 1,000 classes, and 100 above that.
+        extra: Further augmentation that only the student sees, on top of the view that the teachers answered for.
     """
 
     mode: Literal["replay", "exact", "clean", "online"] = "replay"
@@ -76,18 +80,20 @@ class ViewsRecipe(Table, frozen=True, kw_only=True):
 
 
 class Training(Table, frozen=True, kw_only=True):
-    """A schedule: AdamW, linear warm-up and cosine decay, clipping, an average of the weights.
+    """A schedule: AdamW with linear warm-up, cosine decay, gradient clipping, and an average of the weights.
 
     Attributes:
-        epochs, batch: a batch is even, for pictures are laid out in pairs.
-        lr: the peak, at that batch; it ends at a hundredth.
-        warmup: epochs, may be a fraction.
-        weight_decay: of matrices and tokens; biases and norms have none.
-        clip: largest norm of the gradient.
-        ema: decay of the averaged weights, which are the ones that are kept; 0 is off.
-        smoothing: of the labels.
-        precision: of the arithmetic; `auto` is bf16 where the device has it in hardware.
-        compile: the net by torch.compile.
+        epochs: The number of epochs. A teacher with 0 epochs is used as it is.
+        batch: The number of images in a batch. It is even, because images come in pairs.
+        lr: The highest learning rate, for this batch size. It ends at a hundredth of it.
+        warmup: The epochs until the highest learning rate is reached; it may be a fraction.
+        weight_decay: The weight decay of matrices and tokens. Biases and norms have none.
+        clip: The largest norm of the gradient.
+        ema: The decay of the averaged weights, which are the weights that are kept; 0 switches averaging off.
+        smoothing: The smoothing of the labels.
+        precision: The arithmetic of the training: `fp32`, `bf16`, or `auto`, which is bf16 if the device has it in
+            hardware.
+        compile: Whether the net is compiled by torch.compile.
     """
 
     epochs: int = 100
@@ -112,22 +118,21 @@ class Training(Table, frozen=True, kw_only=True):
 
 
 class TeacherRecipe(Table, frozen=True, kw_only=True):
-    """One teacher: any timm name, how it is trained, and how the student listens to it.
+    """One teacher: any timm model, how it is trained, and its part in the student's loss.
 
     Attributes:
-        model: a name that `timm.create_model` knows.
-        args: further arguments for it.
-        pretrained: start from the weights that timm has for it (downloaded once).
-        weights: start from a file of its weights by timm's names, safetensors or a plain torch state dictionary.
-            Weights of another number of classes leave the classifier out. With `training.epochs` = 0 the teacher is
-            taken as it is.
-        size: pixels a side that it sees, if not those of the data.
-        mean, std: of its normalisation. Default: timm's for `pretrained` weights or for a file of them, else the
-            data's.
-        views: what is done to the pictures while it is trained.
-        training: its schedule.
-        weight: of its term in the student's loss.
-        temperature: that its and the student's logits are divided by there.
+        model: A name that `timm.create_model` knows.
+        args: Further arguments for `timm.create_model`.
+        pretrained: Whether the training starts from the weights that timm has for the model. They are downloaded once.
+        weights: A file of weights to start from, with timm's names: safetensors, or a plain torch state dictionary.
+            The classifier is left out if the file has another number of classes. With `training.epochs` = 0 the
+            teacher is used as it is.
+        size: The height and width of its input in pixels, if they are not those of the data.
+        mean, std: Its normalisation. The default is timm's with `pretrained` or `weights`, and else that of the data.
+        views: The augmentation of the images that it is trained on.
+        training: Its schedule.
+        weight: The weight of its term in the student's loss.
+        temperature: The temperature of its term: its logits and the student's are divided by it.
     """
 
     model: str
@@ -146,7 +151,7 @@ class TeacherRecipe(Table, frozen=True, kw_only=True):
         if self.weight <= 0 or self.temperature <= 0:
             raise ValueError("weight and temperature are above 0")
         if self.pretrained and self.weights:
-            raise ValueError("pretrained and weights are two sources of the same; give one")
+            raise ValueError("pretrained and weights exclude each other; give only one of them")
         if self.training.epochs < 1 and not (self.pretrained or self.weights):
             raise ValueError("a teacher without training (epochs = 0) needs pretrained = true or weights")
         if self.size is not None and not 8 <= self.size <= 1024:
@@ -154,15 +159,26 @@ class TeacherRecipe(Table, frozen=True, kw_only=True):
 
 
 class StudentRecipe(Table, frozen=True, kw_only=True):
-    """The student's shape (see `trainer.models.Student`) and what it minimises (see `trainer.losses`).
+    """The student's shape (see `trainer.models.Student`) and its loss (see `trainer.losses`).
 
     Attributes:
-        label_weight: of the labels' term in the loss.
-        loss: of a bias head towards its teacher: `kl`, `hard`, `dkd` or `dist`.
-        loss_args: further arguments of that loss.
-        standardize: logits, the student's and the teacher's, are standardised before it.
-        ensemble: `per-token`: head k learns from teacher k; `mean-prob`, `mean-logit`: every bias head learns from
-            the mean of all teachers.
+        tokens: The bias tokens, one for each teacher: `learned` tokens behind one stem, or `stems`: two stems, one of
+            convolution and one of involution, whose means are added to the first two tokens (Co-advise).
+        stem: How patches are made: `patch` is one strided convolution, `conv` is several 3x3 convolutions of stride 2.
+            With `tokens = "stems"` it has no effect.
+        patch: The pixels between neighbouring tokens. It is a power of two for the `conv` stem, and even for `stems`.
+        width: The width of the transformer: the size of a token.
+        depth: The number of its blocks.
+        heads: The number of attention heads in a block. `width` is a multiple of it.
+        mlp_ratio: The width of the hidden layer in a block's MLP, as a multiple of `width`.
+        drop_path: The stochastic depth of the last block; that of the others grows linearly up to it.
+        label_weight: The weight of the labels' term in the loss.
+        loss: The loss of a bias head towards its teacher: `kl`, `hard`, `dkd` or `dist`.
+        loss_args: Further arguments of that loss.
+        standardize: Whether the logits of student and teacher are standardised before that loss.
+        ensemble: With `per-token`, head k learns from teacher k. With `mean-prob` and `mean-logit`, every bias head
+            learns from the mean of all teachers.
+        training: The student's schedule.
     """
 
     tokens: Literal["learned", "stems"] = "learned"
@@ -182,7 +198,7 @@ class StudentRecipe(Table, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if min(self.patch, self.width, self.depth, self.heads) < 1 or self.mlp_ratio <= 0 or self.width % self.heads:
-            raise ValueError("the shape is of positive numbers, and width a multiple of heads")
+            raise ValueError("the numbers of the shape are positive, and width is a multiple of heads")
         if self.tokens == "stems":
             if self.patch % 2:
                 raise ValueError("with tokens = 'stems', patch is even")
@@ -196,7 +212,15 @@ class StudentRecipe(Table, frozen=True, kw_only=True):
 
 
 class Recipe(Table, frozen=True, kw_only=True):
-    """A run. Teachers are named tables; their order is that of the bias tokens."""
+    """Everything that decides the outcome of a run, apart from its data.
+
+    Attributes:
+        seed: The seed of everything that is random: initial weights, views, and the order of the images.
+        data: How images become pixels, and which of them are held out.
+        views: What the student sees, and where its teachers' answers come from.
+        teachers: A table for each teacher, by its name. Their order is the order of the bias tokens.
+        student: The student's shape and its loss.
+    """
 
     seed: int = 0
     data: DataRecipe = DataRecipe()
@@ -209,19 +233,19 @@ class Recipe(Table, frozen=True, kw_only=True):
             raise ValueError("at least one [teachers.NAME] table is needed")
         for name in self.teachers:
             if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-                raise ValueError(f"a teacher's name is of letters, digits, - and _, not {name!r}")
+                raise ValueError(f"a teacher's name consists of letters, digits, - and _, not {name!r}")
 
 
 RECIPES = Path(__file__).parent / "recipes"
 LARGEST_SMALL = 48
-"""Up to this many pixels a side, the default recipe is the one for small pictures."""
+"""Up to this height and width in pixels, the default recipe is the one for small images."""
 
 
 def read_recipe(source: str | Path) -> Recipe:
-    """A recipe from a TOML file, or one that comes with the package by its name (`small`, `large`, `demo`).
+    """Return the recipe in a TOML file, or a recipe that comes with the package: `small`, `large` or `demo`.
 
     Raises:
-        RecipeError: there is none, it is not TOML, a key is unknown, or a value is out of range.
+        RecipeError: the file is missing or not TOML, a key is unknown, or a value is out of range.
     """
     shipped = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
     path = shipped.get(str(source), Path(source))
@@ -230,21 +254,21 @@ def read_recipe(source: str | Path) -> Recipe:
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Recipe)
     except msgspec.ValidationError as fault:
-        raise RecipeError(f"{path}: {fault}; see `Recipe` in the README for the keys") from None
+        raise RecipeError(f"{path}: {fault}; see docs/recipes.md for the keys") from None
     except (msgspec.DecodeError, ValueError) as fault:
         raise RecipeError(f"{path}: not TOML: {fault}") from None
 
 
 def recipe_for(size: int) -> Recipe:
-    """The recipe that is taken where none is named, for pictures of `size` pixels."""
+    """Return the default recipe for images of `size` pixels in height and width."""
     return read_recipe("small" if size <= LARGEST_SMALL else "large")
 
 
 def write_recipe(recipe: Recipe) -> str:
-    """The recipe, whose `data.size` is settled, as TOML with every value spelled out that is not left to another."""
-    return msgspec.toml.encode(_said(msgspec.to_builtins(recipe))).decode()
+    """Return the recipe as TOML, with all values, defaults included."""
+    return msgspec.toml.encode(_without_none(msgspec.to_builtins(recipe))).decode()
 
 
-def _said(table: dict[str, Any]) -> dict[str, Any]:
-    """Without what is None, which TOML has no word for."""
-    return {k: _said(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the table without the keys whose value is None, which TOML can't express."""
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}

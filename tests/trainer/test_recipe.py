@@ -58,7 +58,7 @@ def test_a_written_recipe_reads_the_same(tiny_recipe, tmp_path):
         ("[student]\ntokens = 'stems'\npatch = 5", "with tokens = 'stems', patch is even"),
         ("[student.training]\nepochs = 0", "the student's epochs are at least 1"),
         ("[teachers.a]\nmodel = 'resnet18'\ntraining = { epochs = 0 }", "needs pretrained = true or weights"),
-        ("[teachers.a]\nmodel = 'resnet18'\npretrained = true\nweights = 'x'", "two sources of the same"),
+        ("[teachers.a]\nmodel = 'resnet18'\npretrained = true\nweights = 'x'", "pretrained and weights exclude each other"),
         ("[teachers]", "at least one"),
         ("[teachers.'a/b']\nmodel = 'resnet18'", "letters, digits"),
         ("[views", "not TOML"),
