@@ -1,4 +1,4 @@
-"""The store: what is read is what the teachers say, whatever was interrupted, moved or damaged in between."""
+"""The logit store: its logits are those of the teachers, also after interruptions; damage and misuse are refused."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def teachers(tiny_recipe, tiny_data):
     created = {name: untrained(teacher, tiny_data) for name, teacher in tiny_recipe.teachers.items()}
     with torch.no_grad():
         for teacher in created.values():
-            teacher.net.fc.weight.mul_(30)  # untrained nets answer almost alike to everything
+            teacher.net.fc.weight.mul_(30)  # untrained nets give almost the same answer to every image
     return created
 
 
@@ -51,11 +51,11 @@ def with_shards_of(store, size, folder):
 
 
 def everything(store, view):
-    """All answers for a view, float32 [N, teachers, classes]."""
+    """Return all answers for a view, float32 [N, teachers, classes]."""
     return store.read(view).at(torch.arange(store.header.samples))
 
 
-def test_stored_logits_are_the_teachers_answers_one_picture_pair_at_a_time(filled, tiny_data, teachers):
+def test_stored_logits_are_the_answers_of_the_teachers_to_each_pair_of_images(filled, tiny_data, teachers):
     header, split = filled.header, tiny_data.train
     for view in range(filled.views):
         stored = everything(filled, view)
@@ -78,7 +78,7 @@ def test_the_size_of_shards_and_of_batches_changes_nothing(filled, tiny_data, te
         torch.testing.assert_close(everything(other, view), everything(filled, view), rtol=2**-9, atol=2e-3)
 
 
-def test_a_restart_computes_what_is_missing_and_nothing_else(filled, tiny_data, teachers, tmp_path):
+def test_a_restart_computes_only_what_is_missing(filled, tiny_data, teachers, tmp_path):
     store = with_shards_of(filled, 22, tmp_path / "units")
     fill_missing(store, teachers, tiny_data.train, Silent())
     whole = [everything(store, view) for view in range(2)]
@@ -95,7 +95,7 @@ def test_a_restart_computes_what_is_missing_and_nothing_else(filled, tiny_data, 
         assert torch.equal(everything(store, view), whole[view])
 
 
-def test_check_finds_nothing_in_a_good_store_and_something_in_a_bad_one(filled, tiny_data, teachers):
+def test_check_accepts_a_good_store_and_refuses_a_bad_one(filled, tiny_data, teachers):
     good = check(filled, teachers, tiny_data.train)
     assert good.samples >= 48
     assert good.max_abs_error < 2e-2
@@ -110,8 +110,8 @@ def test_check_finds_nothing_in_a_good_store_and_something_in_a_bad_one(filled, 
     assert not bad.within
 
 
-def test_check_allows_for_bf16_where_it_was_or_is_computed(filled, tiny_data, teachers):
-    """A GPU answers in bf16: what it has stored is a little off, and a unit says so."""
+def test_check_allows_larger_errors_for_units_in_bf16(filled, tiny_data, teachers):
+    """A GPU answers in bf16, so its stored answers are less exact; the file of a unit tells its arithmetic."""
     largest = everything(filled, 0).abs().max()
     for arithmetic, within in (("fp32", False), ("bf16", True)):
         for view in range(2):
@@ -123,7 +123,7 @@ def test_check_allows_for_bf16_where_it_was_or_is_computed(filled, tiny_data, te
         assert 0.015 < found.max_abs_error / largest < 0.025
 
 
-def test_teachers_answer_fewer_pictures_at_once_where_memory_is_short(
+def test_teachers_answer_for_fewer_images_at_once_when_memory_is_short(
     filled, tiny_data, teachers, tmp_path, monkeypatch
 ):
     whole = [everything(filled, view) for view in range(2)]
@@ -162,7 +162,7 @@ def test_a_store_that_was_made_for_something_else_is_refused_by_name(filled, fie
         LogitStore(filled.folder, replace(filled.header, **{field: other}), 2)
 
 
-def test_other_views_data_or_teachers_are_noticed(filled, tiny_recipe, tiny_data, teachers, clothes):
+def test_a_store_for_other_views_data_or_teachers_is_refused(filled, tiny_recipe, tiny_data, teachers, clothes):
     run = Run(filled.folder.parent, tiny_recipe)
     spec = replace(tiny_recipe.views.spec, flip=0.4)
     with pytest.raises(StoreError, match="another spec"):
@@ -197,7 +197,7 @@ def test_a_damaged_unit_is_named(filled, damage):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
-def test_answers_that_float16_can_not_hold_are_refused(filled, value):
+def test_logits_beyond_float16_are_refused(filled, value):
     before = filled.path(0, 0).read_bytes()
     with pytest.raises(StoreError, match="'conv' answers with logits beyond float16"):
         filled.write(0, 0, {"conv": torch.full((4, 3), value)})
@@ -211,14 +211,14 @@ def test_precompute_asks_for_trained_teachers(tiny_recipe, tiny_data, tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "views"), [("replay", 4), ("exact", 4), ("clean", 1)])
-def test_a_mode_says_how_many_views_are_stored(mode, views, tiny_recipe, tiny_data, teachers, tmp_path):
+def test_the_mode_determines_how_many_views_are_stored(mode, views, tiny_recipe, tiny_data, teachers, tmp_path):
     run = Run(tmp_path, replace(tiny_recipe, views=replace(tiny_recipe.views, mode=mode, count=100)))
     store = opened(run, tiny_data, teachers)
-    assert store.views == views  # the student has four epochs, and no use for more
+    assert store.views == views  # the student has four epochs and needs no more views
     assert (store.header.spec == ViewSpec()) == (mode == "clean")
 
 
-def test_a_run_with_more_epochs_goes_on_with_the_same_store(tiny_recipe, tiny_data, teachers, tmp_path):
+def test_a_run_with_more_epochs_continues_the_same_store(tiny_recipe, tiny_data, teachers, tmp_path):
     exact = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="exact"))
     longer = replace(exact.student, training=replace(exact.student.training, epochs=6))
     store = opened(Run(tmp_path, exact), tiny_data, teachers)
@@ -234,7 +234,7 @@ def test_a_run_with_more_epochs_goes_on_with_the_same_store(tiny_recipe, tiny_da
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_a_store_and_leave_the_one_that_a_single_process_makes(
+def test_processes_that_share_a_store_write_the_same_as_a_single_process(
     world, filled, tiny_data, teachers, tmp_path, monkeypatch
 ):
     alone = with_shards_of(filled, 16, tmp_path / "alone")
@@ -244,7 +244,9 @@ def test_processes_share_a_store_and_leave_the_one_that_a_single_process_makes(
     monkeypatch.setenv("WORLD_SIZE", str(world))
     for rank in range(world):
         monkeypatch.setenv("RANK", str(rank))
-        with pytest.raises(KeyboardInterrupt):  # each is stopped after its second unit, as if all ran side by side
+        with pytest.raises(
+            KeyboardInterrupt
+        ):  # each process is stopped after its second unit, as if all ran at the same time
             fill_missing(shared, teachers, tiny_data.train, StopAfter(2))
         seen.append({unit for unit in shared.units() if unit not in shared.missing()})
     assert len(seen[-1]) == 2 * world
@@ -255,7 +257,7 @@ def test_processes_share_a_store_and_leave_the_one_that_a_single_process_makes(
 
 
 class StopAfter(Silent):
-    """Ends the work in the middle of the unit after so many whole ones, each of one batch."""
+    """Stops the work in the unit after the given number of complete units, which have one batch each."""
 
     def __init__(self, units: int) -> None:
         self.left = units
@@ -275,12 +277,12 @@ def test_top_k_keeps_the_largest_probabilities_and_the_mass_of_the_others(top_k,
     torch.testing.assert_close(top.gather(-1, kept), whole.gather(-1, kept), rtol=0, atol=2e-3)
     rest = torch.ones_like(whole).scatter(-1, kept, 0).bool()
     torch.testing.assert_close((top * rest).sum(-1), (whole * rest).sum(-1), rtol=0, atol=2e-3)
-    assert (top * rest).amax(-1).sub((top * rest).sum(-1) / (3 - top_k)).abs().max() < 1e-5  # spread evenly
+    assert (top * rest).amax(-1).sub((top * rest).sum(-1) / (3 - top_k)).abs().max() < 1e-5  # the mass is spread evenly
     found = check(store, teachers, tiny_data.train)
     assert found.max_abs_error < 2e-2
     assert found.max_rest_error < 2e-2
     size = sum(path.stat().st_size for path in store.folder.glob("*.safetensors"))
-    assert store.bytes < size < store.bytes + 1000 * 2  # the files' own headers
+    assert store.bytes < size < store.bytes + 1000 * 2  # the headers of the files
 
 
 def test_a_damaged_index_is_refused(filled, tmp_path):
@@ -293,15 +295,15 @@ def test_a_damaged_index_is_refused(filled, tmp_path):
         store.read(0)
 
 
-def test_what_a_store_costs_is_reckoned_from_the_teachers_rate(tiny_data, teachers):
-    # as published for TinyViT: 100 values and indices a view of ImageNet-22k, 90 views; and all of CIFAR-100
+def test_the_cost_of_a_store_follows_from_the_rate_of_the_teachers(tiny_data, teachers):
+    # All logits of CIFAR-100; and 100 values and indices for each image of ImageNet-22k, in 90 views (TinyViT).
     assert answer_bytes(100, 0) == 200
     assert answer_bytes(21841, 100) == 604
-    reckoned = cost(views=30, view_bytes=50_000 * 2 * 200, samples=50_000, epochs=100, images_per_second=5000)
-    assert reckoned.bytes == 600_000_000
-    assert reckoned.fill_seconds == pytest.approx(300)
-    assert reckoned.online_seconds == pytest.approx(1000)
-    assert reckoned.students == 1
-    assert "600 MB, filled in about 5 min; teachers in the loop would take 17 min a student" in str(reckoned)
+    estimated = cost(views=30, view_bytes=50_000 * 2 * 200, samples=50_000, epochs=100, images_per_second=5000)
+    assert estimated.bytes == 600_000_000
+    assert estimated.fill_seconds == pytest.approx(300)
+    assert estimated.online_seconds == pytest.approx(1000)
+    assert estimated.students == 1
+    assert "600 MB, filled in about 5 min; teachers in the loop would take 17 min a student" in str(estimated)
     assert cost(views=90, view_bytes=1, samples=10, epochs=40, images_per_second=1).students == 3
     assert 0 < teachers_rate(teachers, tiny_data.train, ViewSpec(flip=0.5)) < 1e9

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import DataError
 
 WORKERS = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
-"""How many processes decode files, unless the caller says otherwise."""
+"""The default number of processes that decode files."""
 
 
 class _Chunks(Dataset[Tensor | DataError]):

@@ -17,7 +17,7 @@ from .files import ImageFile, Input, check_memory, decode, digest, pixels_of
 
 
 class Images(Protocol):
-    """N images of one size, wherever they are kept."""
+    """N images of one size. Code that uses them does not need to know where they are kept."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -25,7 +25,7 @@ class Images(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """How many bytes of pixels are held in memory; 0 for files."""
+        """The number of bytes of pixels that are held in memory; 0 for files."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -114,8 +114,8 @@ class FileImages:
 
     Attributes:
         files: N files.
-        input: how they become pixels.
-        known_digests: the digest of the pixels of each, from the time when all files were read once.
+        input: how the files become pixels.
+        known_digests: a digest of the pixels of each file, from the first time that all files were read.
     """
 
     files: list[ImageFile]

@@ -21,8 +21,8 @@ from ..views import Keys, order, render
 from .store import LogitStore
 
 FILL_BATCH, PIXELS_ON_GPU = 256, 2**22
-"""How many images are rendered and answered at once. On a GPU it is the number of images that have `PIXELS_ON_GPU`
-pixels together (4,096 of 32 x 32), if that is more."""
+"""The number of images that are rendered and answered at once. On a GPU it is the number of images that have
+`PIXELS_ON_GPU` pixels together (4,096 of 32 x 32), if that is more."""
 
 TOLERANCE: dict[Arithmetic, float] = {"fp32": 2**-9, "bf16": 2**-4}
 """The largest allowed distance of an answer from the stored one, as a share of the largest logit. Both are rounded to
