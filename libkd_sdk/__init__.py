@@ -1,4 +1,4 @@
-"""The public names of `sdk` again, for those who do not want to import a package that is called `sdk`."""
+"""The public names of `sdk` again, for programs that should not import a package with the name `sdk`."""
 
 from __future__ import annotations
 

@@ -1,17 +1,19 @@
-"""`libkd-sdk`: one small file for each command. Whatever is heavy is imported inside the command that needs it.
+"""The command line `libkd-sdk`, with one file for each command. A command imports heavy libraries when it runs.
 
-Exit codes: 0 it worked; 2 something that the user can mend; 1 a failure that is not the user's.
+Exit codes: 0 if the command worked, 2 if the user can fix the cause, 1 if not. An error is one line on stderr that ends
+with its code in brackets; `docs/errors.md` explains each code.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import metadata
 
 import typer
 
-from sdk.errors import LibkdError
+from sdk.errors import LibkdError, UsageError
 
 from .commands import (
     benchmark,
@@ -28,27 +30,38 @@ from .commands import (
     verify,
 )
 
-INTERRUPTED = 130  # what typer makes of Ctrl-C, and shells of a program that it ended
+INTERRUPTED = 130  # the exit code that typer and shells give to a program that Ctrl-C ended
 
 app = typer.Typer(
     name="libkd-sdk",
-    help="Teach a small vision transformer from light teachers, lower it, prove it, and run it on a device.",
+    help="Distil light teachers into a small vision transformer, export it, prove it, and run it on a device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.demo)
-app.command("teach")(teach.teach)
-app.command("precompute")(precompute.precompute)
-app.command("distill")(distill.distill)
-app.command("compare")(compare.compare)
-app.command("plan")(plan.plan)
-app.command("eval")(evaluate.evaluate)
-app.command("export")(export.export)
-app.command("predict")(predict.predict)
-app.command("benchmark")(benchmark.benchmark)
-app.command("verify")(verify.verify)
-app.command("info")(info.info)
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "demo": demo.demo,
+    "teach": teach.teach,
+    "precompute": precompute.precompute,
+    "distill": distill.distill,
+    "compare": compare.compare,
+    "plan": plan.plan,
+    "eval": evaluate.evaluate,
+    "export": export.export,
+    "predict": predict.predict,
+    "benchmark": benchmark.benchmark,
+    "verify": verify.verify,
+    "info": info.info,
+}
+
+
+def _help(docstring: str | None) -> str:
+    """Return a docstring with one line for each paragraph, which `--help` then fits to the width of the terminal."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (docstring or "").split("\n\n"))
+
+
+for name, command in COMMANDS.items():
+    app.command(name, help=_help(command.__doc__))(command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -59,25 +72,27 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Print the version and leave."
+    ),
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line, and leave Python with its exit code."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line, and return its exit code."""
     try:
         code: int = app(arguments, prog_name="libkd-sdk", standalone_mode=False) or 0
         return code if code != INTERRUPTED else _fail("interrupted", code)
     except typer.TyperException as fault:
-        return _fail(f"{fault.format_message()} (see --help)", 2)
+        return _fail(f"{fault.format_message()} (see --help) [{UsageError.code}]", UsageError.exit_code)
     except LibkdError as fault:
-        return _fail(str(fault), fault.exit_code)
+        return _fail(f"{fault} [{fault.code}]", fault.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it ends
         return 0

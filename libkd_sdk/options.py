@@ -1,48 +1,58 @@
-"""What the commands that train have in common: their options, and how these become data and a run."""
+"""The options that several commands have, and what these commands do before they import torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdk.errors import EngineMissing, UsageError
 
 if TYPE_CHECKING:
-    from trainer.run import Run
     from trainer.units import Deadline
 
 DataOption = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="A folder (train/CLASS/*, test/CLASS/*, or CLASS/*), a zip or tar of one, fashion-mnist, cifar10, "
-        "cifar100 or fashion-mnist-mini; several times for several archives. A run that is there remembers its own.",
+        help="A folder (train/CLASS/*, test/CLASS/*, or CLASS/*), a zip or tar file of one, or a named dataset: "
+        "fashion-mnist, cifar10, cifar100 or fashion-mnist-mini. Give it several times for several archives. A run "
+        "that exists remembers its own data.",
     ),
 ]
 UnlabelledOption = Annotated[
     list[str] | None,
-    typer.Option("--unlabelled", help="Folders or archives of pictures that only the teachers answer for."),
+    typer.Option("--unlabelled", help="A folder or an archive of further images, which only the teachers label."),
 ]
-RootOption = Annotated[Path | None, typer.Option("--root", help="Where a named data set lies, or is downloaded to.")]
-OutOption = Annotated[Path, typer.Option("--out", help="The run's folder.")]
+RootOption = Annotated[
+    Path | None, typer.Option("--root", help="The folder that holds a named dataset, or to which it is downloaded.")
+]
+OutOption = Annotated[Path, typer.Option("--out", help="The folder of the run.")]
 RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", help="A TOML file, or one that comes along: small, large, demo.")
+    str | None,
+    typer.Option("--recipe", help="A TOML file, or the name of a recipe that comes along: small, large or demo."),
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Replaces the recipe's seed.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="This seed replaces the one of the recipe.")]
 WithinOption = Annotated[
     str | None,
-    typer.Option("--within", help="Cut a new run's epochs and views to what fits into this time: 30m, 1h30m, 90s."),
+    typer.Option(
+        "--within", help="Cut the epochs and views of a new run to what fits into this time, such as 30m, 1h30m or 90s."
+    ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="The device that computes: auto, cpu, cuda, cuda:1 and so on.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", help="The number of threads of the engine. The default is all cores.")
+]
 
 
 @contextmanager
 def training_extra() -> Iterator[None]:
-    """A library that training needs and that is missing becomes one line with the command that installs it."""
+    """Turn the failed import of a library inside the block into one line with the command that installs it."""
     try:
         yield
     except ModuleNotFoundError as fault:
@@ -65,10 +75,3 @@ def deadline(within: str | None) -> Deadline | None:
         return Deadline.after(within) if within else None
     except ValueError as fault:
         raise UsageError(f"--within: {fault}") from fault
-
-
-def run_summary(run: Run) -> dict[str, Any]:
-    """Return the records of a run's trained nets by stage, as JSON has them."""
-    import msgspec
-
-    return {stage: msgspec.to_builtins(record) for stage, record in run.net_records().items()}

@@ -1,4 +1,4 @@
-"""What a command shows: tables for people or JSON for programs on stdout, bars and remarks on stderr."""
+"""The output of the commands: tables for people or JSON for programs on stdout, bars and remarks on stderr."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-# A pipe or a file has no width to fit into: nothing is to be cut there.
+# A pipe or a file has no width, so that nothing may be cut there.
 stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def show_json(value: Any) -> None:
-    """One JSON value on a line of its own."""
+    """Print a JSON value on one line."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def remark(text: str) -> None:
-    """A line for people, beside the result."""
+    """Print a line for people on stderr, beside the result."""
     stderr.print(escape(text))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column is left-aligned, the others right-aligned."""
+    """Print a table whose first column is aligned left and whose other columns are aligned right."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
@@ -43,7 +43,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
-    """Names and values, one pair a line."""
+    """Print names and values, one pair on each line, under a title unless that is empty."""
     if title:
         stdout.print(f"[bold]{escape(title)}[/bold]")
     width = max(len(name) for name, _ in facts)
@@ -52,13 +52,14 @@ def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
 
 
 def percent(share: float | None) -> str:
+    """Return a share of 1 in percent, `-` for None."""
     return "-" if share is None else f"{share:.1%}"
 
 
 class Bars:
-    """Draws a bar for each stage with the time that it still takes; off a terminal, a line when a stage is done.
+    """A `trainer.progress.Progress`, and a context manager, that draws a bar and the remaining time for each stage.
 
-    A `trainer.progress.Progress`, and a context manager.
+    If stderr is not a terminal, it prints a line when a stage is finished.
     """
 
     def __init__(self) -> None:
@@ -87,7 +88,7 @@ class Bars:
             self._bars.update(self._task, advance=steps, note=self._note)
 
     def advance_to(self, done: int) -> None:
-        """So many steps are done by now."""
+        """Tell that `done` steps of the stage are done in all."""
         if self._live:
             self._bars.update(self._task, completed=done)
 
@@ -99,7 +100,7 @@ class Bars:
             remark(f"{self._stage:<28} {time.perf_counter() - self._started:6.1f} s  {summary}".rstrip())
 
     def tell(self, text: str) -> None:
-        """A line of its own, above the bars."""
+        """Print a line above the bars."""
         remark(text)
 
     def __enter__(self) -> Bars:

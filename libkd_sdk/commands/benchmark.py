@@ -15,29 +15,35 @@ from sdk.benchmark import Measurement
 from sdk.bundle import Bundle
 from sdk.errors import UsageError
 
-from ..options import RootOption, training_extra
+from ..options import RootOption, ThreadsOption, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
 from ..pages.benchmark import COLUMNS, benchmark_report, called, cells, title
 from ..pages.page import write_page
 
 
 def benchmark(
-    bundles: Annotated[list[Path], typer.Argument(help="Bundles' folders.", metavar="BUNDLE...")],
+    bundles: Annotated[list[Path], typer.Argument(help="The folders of the bundles.", metavar="BUNDLE...")],
     validation: Annotated[
         list[str] | None,
-        typer.Option("--validation", help="Pictures to be judged by, given like --data; default: what was proved."),
+        typer.Option(
+            "--validation",
+            help="Labelled images to measure top-1 on, given like --data. The default is the top-1 of the proof.",
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Of each engine; default: all cores.")] = None,
-    rounds: Annotated[int, typer.Option("--rounds", help="Turns that every bundle gets.")] = 10,
-    calls: Annotated[int, typer.Option("--calls", help="Predictions in a turn; a batch of 32 follows.")] = 20,
-    report: Annotated[Path | None, typer.Option("--report", help="Write a page with pictures to this file.")] = None,
+    threads: ThreadsOption = None,
+    rounds: Annotated[int, typer.Option("--rounds", help="The number of turns that every bundle gets.")] = 10,
+    calls: Annotated[
+        int, typer.Option("--calls", help="The number of predictions in a turn; a batch of 32 follows.")
+    ] = 20,
+    report: Annotated[Path | None, typer.Option("--report", help="Write a page with charts to this file.")] = None,
     root: RootOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Bundles side by side, and beside their engines called bare: latency, throughput, load time, memory, size, top-1.
+    """Measure bundles side by side: latency, throughput, load time, memory, size and top-1.
 
-    Each runs in a process of its own, in turns. One picture at a time, ready as an array; throughput is of 32 given at
-    once. Memory is the whole process's.
+    Each bundle, and beside it the engine's own call on the same file, runs in a process of its own, in turns. Latency
+    is measured with one image that is ready as an array, throughput with 32 images at once. Memory is that of the
+    whole process.
 
     Example: libkd-sdk benchmark run/bundles/* --report speed.html
     """
@@ -60,13 +66,14 @@ def benchmark(
         return
     show_table(title(found), ["", *COLUMNS], [row for number, it in enumerate(found, 1) for row in _rows(number, it)])
     if report is not None:
-        remark(f"{report}: the same with pictures")
+        remark(f"{report}: the same with charts")
 
 
 def _check_report(path: Path) -> None:
-    """What would keep the page from being written is said before anything is measured."""
+    """Raise an error before anything is measured if the page can't be written."""
     with training_extra():
-        import_module("matplotlib")
+        for library in ("jinja2", "matplotlib"):
+            import_module(library)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UsageError(f"--report {path}: name a file in a folder that exists")
 

@@ -30,23 +30,28 @@ if TYPE_CHECKING:
 def compare(
     data: DataOption = None,
     unlabelled: UnlabelledOption = None,
-    out: Annotated[Path, typer.Option("--out", help="A folder for the runs and results.json.")] = Path("comparison"),
+    out: Annotated[Path, typer.Option("--out", help="The folder of the runs and of results.json.")] = Path(
+        "comparison"
+    ),
     recipe: RecipeOption = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas between them.")] = "0,1,2",
-    arms: Annotated[Path | None, typer.Option("--arms", help="A TOML file of further arms; see the README.")] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="The seeds, with commas between them.")] = "0,1,2",
+    arms: Annotated[
+        Path | None, typer.Option("--arms", help="A TOML file of further arms; see docs/comparing.md.")
+    ] = None,
     within: WithinOption = None,
     labels: Annotated[
-        float | None, typer.Option("--labels", help="Use this share of the labels; the rest counts as unlabelled.")
+        float | None,
+        typer.Option("--labels", help="Use this share of the labels. The other images count as unlabelled."),
     ] = None,
     root: RootOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """What the teachers are worth: the same student without them, with each alone, and with all, over seeds.
+    """Measure what the teachers are worth: train the same student without them, with each alone, and with all.
 
-    Run again, it goes on where it stopped.
+    Each of these arms is trained with every seed. When the command is run again, it continues where it stopped.
 
-    Example: libkd-sdk compare --data pictures/ --out comparison/
+    Example: libkd-sdk compare --data images/ --out comparison/
     """
     end = deadline(within)
     with training_extra():
@@ -81,10 +86,9 @@ def compare(
 
 def _numbers(seeds: str) -> list[int]:
     try:
-        numbers = [int(word) for word in seeds.split(",")]
+        return [int(word) for word in seeds.split(",")]
     except ValueError as fault:
         raise UsageError(f"--seeds takes whole numbers with commas between them, not {seeds!r}") from fault
-    return numbers
 
 
 COLUMNS = ("", "parameters", "top-1 %", "difference, 95 %", "calib. error")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json as json_module
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -13,6 +12,7 @@ import typer
 from runtimes.engines import ENGINES
 from sdk import benchmark
 from sdk.bundle import Bundle
+from sdk.bundle.manifest import Proof
 from sdk.classifier import Classifier
 
 from ..options import DeviceOption, SeedOption, training_extra
@@ -21,78 +21,134 @@ from .export import export_student
 
 if TYPE_CHECKING:
     from trainer.data import Dataset
+    from trainer.records import NetRecord
     from trainer.run import Run
 
 DATA = "fashion-mnist-mini"
-SHOWN_PICTURES = 5
+SHOWN_IMAGES = 5
+PLAIN_STUDENT, DISTILLED_STUDENT = "student, without teachers", "student, distilled"
+
+
+class NetFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """A net, the seconds of its training, and its quality on the test images."""
+
+    parameters: int
+    seconds: float
+    images: int
+    top1: float
+    nll: float
+    ece: float
+
+
+class BundleFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle, its proof, and its latency with one image at a time on `threads` threads."""
+
+    path: str
+    precision: str
+    size_bytes: int
+    proof: Proof | None
+    threads: int
+    p50_ms: float
+    p95_ms: float
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle predicts for an image."""
+
+    label: str | None
+    score: float
+
+
+class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of the demo, as in `demo.json`.
+
+    Attributes:
+        data: the name of the dataset.
+        images: the number of images in each split.
+        seed: the recipe's seed.
+        accuracy: the figures of each net by its title.
+        bundles: the figures of each engine's bundle.
+        predictions: for each engine, the answer for each shown image by the image's class.
+        seconds: how long the demo took.
+    """
+
+    data: str
+    images: dict[str, int]
+    seed: int
+    accuracy: dict[str, NetFigures]
+    bundles: dict[str, BundleFigures]
+    predictions: dict[str, dict[str, Answer]]
+    seconds: float
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="A folder for all that it makes.")] = Path("libkd-demo"),
+    out: Annotated[Path, typer.Option("--out", help="The folder of everything that the demo makes.")] = Path(
+        "libkd-demo"
+    ),
     seed: SeedOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """The whole job on real pictures that come along, on a CPU, in minutes.
+    """Do the whole job on real images that come with the package, on a CPU, in minutes.
 
-    Trains a convolution and an involution teacher on 8,000 pictures of clothes, stores their answers, distils a
-    vision transformer from them, trains the same one without teachers to compare with, exports it to three engines,
-    proves and times each. Interrupted or run again, it trains what is missing.
+    The demo trains a convolution and an involution teacher on 8,000 images of clothes, stores their logits, distils a
+    vision transformer from them, and trains the same student without teachers to compare. It exports the student to
+    every engine, proves each bundle and measures its speed. When it is run again, it trains only what is missing.
 
     Example: libkd-sdk demo --out libkd-demo/
     """
     result = run_demo(out, DATA, "demo", seed, device)
     if json:
-        show_json(result)
+        show_json(msgspec.to_builtins(result))
     else:
         show(result, out)
 
 
-def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device: str = "auto") -> dict[str, Any]:
-    """What `demo.json` will hold: figures of all nets and bundles, and what they call a few pictures."""
+def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device: str = "auto") -> DemoResult:
+    """Train, export and measure in the folder `out`. Return the result, which is also kept in `demo.json`."""
     started = time.perf_counter()
     with training_extra():
         from trainer.arms import plain_arm
         from trainer.pipeline import run_pipeline, train_arm
+        from trainer.records import write_record
         from trainer.run import Source
         from trainer.start import Request, prepare
 
     request = Request(out=out / "run", source=Source((data,)), recipe=recipe, seed=seed, device=device)
-    remark("Two teachers, their stored answers, two students, three bundles: 6 to 12 minutes on two cores.")
+    remark(f"Two teachers, their stored logits, two students, {len(ENGINES)} bundles: 6 to 12 minutes on two cores.")
     with Bars() as bars:
         job = prepare(request, bars)
         run, dataset = job.run, job.data
         run_pipeline(job)
         train_arm(job, plain_arm(run.recipe))
-        bundles = []
-        for target in ENGINES:
-            place = out / "bundles" / target
-            bundles.append(export_student(run.folder, dataset.test, target, place, bars))
-        pictures = _write_pictures(dataset, out / "pictures")
+        bundles = [
+            export_student(run.folder, dataset.test, target, out / "bundles" / target, bars) for target in ENGINES
+        ]
+        images = _write_images(dataset, out / "images")
         bars.begin("predicting and timing", 1)
-        predictions = {bundle.target: _predict(bundle, pictures) for bundle in bundles}
+        predictions = {bundle.target: _predict(bundle, images) for bundle in bundles}
         timings = {timing.target: timing for timing in benchmark.measure(bundles, bare=False)}
         bars.end()
-    result = {
-        "data": Path(data).name,
-        "pictures": {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)},
-        "seed": run.recipe.seed,
-        "accuracy": _accuracy(run),
-        "bundles": {bundle.target: _bundle_facts(bundle, timings[bundle.target]) for bundle in bundles},
-        "predictions": predictions,
-        "seconds": time.perf_counter() - started,
-    }
-    (out / "demo.json").write_text(json_module.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = DemoResult(
+        data=Path(data).name,
+        images={"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)},
+        seed=run.recipe.seed,
+        accuracy=_accuracy(run),
+        bundles={bundle.target: _bundle_figures(bundle, timings[bundle.target]) for bundle in bundles},
+        predictions=predictions,
+        seconds=time.perf_counter() - started,
+    )
+    write_record(out / "demo.json", result)
     return result
 
 
-def _write_pictures(data: Dataset, folder: Path) -> list[Path]:
-    """The first test picture of some classes as PNG files named by their class."""
+def _write_images(data: Dataset, folder: Path) -> list[Path]:
+    """Write the first test image of some classes as PNG files that are named after their class."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for index in range(0, len(data.labels), max(1, len(data.labels) // SHOWN_PICTURES)):
+    for index in range(0, len(data.labels), max(1, len(data.labels) // SHOWN_IMAGES)):
         row = int((data.test.labels == index).nonzero()[0])
         path = folder / f"{data.labels[index]}.png"
         Image.fromarray(data.test.pixels()[row].numpy()).save(path)
@@ -100,94 +156,82 @@ def _write_pictures(data: Dataset, folder: Path) -> list[Path]:
     return paths
 
 
-def _predict(bundle: Bundle, pictures: list[Path]) -> dict[str, dict[str, Any]]:
+def _predict(bundle: Bundle, images: list[Path]) -> dict[str, Answer]:
     with Classifier(bundle.path) as classifier:
-        predictions = classifier.predict_batch(pictures)
-    return {path.stem: {"label": it.label, "score": it.score} for path, it in zip(pictures, predictions, strict=True)}
+        predictions = classifier.predict_batch(images)
+    return {path.stem: Answer(label=it.label, score=it.score) for path, it in zip(images, predictions, strict=True)}
 
 
-def _accuracy(run: Run) -> dict[str, dict[str, Any]]:
-    """The figures of every net on the test pictures, in the order in which people ask for them."""
+def _accuracy(run: Run) -> dict[str, NetFigures]:
+    """Return the figures of every net on the test images, in the order in which people ask for them."""
     from trainer.run import PLAIN
 
-    records = {
+    records: dict[str, NetRecord] = {
         **{f"teacher {name}": run.teacher_record(name) for name in run.recipe.teachers},
-        "student, without teachers": run.student_record(PLAIN),
-        "student, distilled": run.student_record(),
+        PLAIN_STUDENT: run.student_record(PLAIN),
+        DISTILLED_STUDENT: run.student_record(),
     }
     return {
-        title: {
-            "parameters": record.parameters,
-            "seconds": record.seconds,
-            **msgspec.to_builtins(record.results["test"]),
-        }
+        title: NetFigures(
+            parameters=record.parameters, seconds=record.seconds, **msgspec.structs.asdict(record.results["test"])
+        )
         for title, record in records.items()
     }
 
 
-def _bundle_facts(bundle: Bundle, timing: benchmark.Measurement) -> dict[str, Any]:
-    return {
-        "path": str(bundle.path),
-        "precision": bundle.precision,
-        "size_bytes": bundle.size_bytes,
-        "proof": msgspec.to_builtins(bundle.manifest.proof),
-        "threads": timing.threads,
-        "p50_ms": timing.speed.p50_ms,
-        "p95_ms": timing.speed.p95_ms,
-    }
+def _bundle_figures(bundle: Bundle, timing: benchmark.Measurement) -> BundleFigures:
+    return BundleFigures(
+        path=str(bundle.path),
+        precision=bundle.precision,
+        size_bytes=bundle.size_bytes,
+        proof=bundle.manifest.proof,
+        threads=timing.threads,
+        p50_ms=timing.speed.p50_ms,
+        p95_ms=timing.speed.p95_ms,
+    )
 
 
-def show(result: dict[str, Any], out: Path) -> None:
-    """The tables that people look at."""
-    counts = result["pictures"]
-    rows = [
-        [
-            title,
-            f"{row['parameters'] / 1e6:.2f} M",
-            percent(row["top1"]),
-            percent(row["ece"]),
-            f"{row['seconds']:.0f} s",
-        ]
-        for title, row in result["accuracy"].items()
-    ]
+def show(result: DemoResult, out: Path) -> None:
+    """Show the nets, the bundles and the predictions as tables, and say what can be done next."""
     show_table(
-        f"{result['data']}: {counts['train']:,} training pictures, judged by {counts['test']:,} others",
+        f"{result.data}: {result.images['train']:,} training images, judged by {result.images['test']:,} others",
         ["", "parameters", "top-1", "calib. error", "trained in"],
-        rows,
-    )
-    rows = [
         [
-            f"{target} {bundle['precision']}",
-            f"{bundle['size_bytes'] / 1e6:.2f} MB",
-            f"{bundle['proof']['max_abs_difference']:.0e}",
-            percent(bundle["proof"]["top1"]),
-            f"{bundle['p50_ms']:.2f} ms",
-            f"{bundle['p95_ms']:.2f} ms",
-        ]
-        for target, bundle in result["bundles"].items()
-    ]
-    threads = {bundle["threads"] for bundle in result["bundles"].values()}
+            [title, f"{it.parameters / 1e6:.2f} M", percent(it.top1), percent(it.ece), f"{it.seconds:.0f} s"]
+            for title, it in result.accuracy.items()
+        ],
+    )
+    threads = max(bundle.threads for bundle in result.bundles.values())
     show_table(
-        f"bundles, on {max(threads)} threads, one picture at a time; parity: the largest difference from PyTorch",
+        f"bundles, on {threads} threads, one image at a time; parity: the largest difference from PyTorch",
         ["", "size", "parity", "top-1", "latency p50", "p95"],
-        rows,
+        [_bundle_row(target, bundle) for target, bundle in result.bundles.items()],
     )
-    targets = list(result["predictions"])
-    rows = [
-        [
-            name,
-            *(
-                f"{result['predictions'][target][name]['label']} {result['predictions'][target][name]['score']:.1%}"
-                for target in targets
-            ),
-        ]
-        for name in result["predictions"][targets[0]]
-    ]
-    show_table("pictures, and what each engine calls them", ["", *targets], rows)
-    gain = result["accuracy"]["student, distilled"]["top1"] - result["accuracy"]["student, without teachers"]["top1"]
+    first, *_ = result.predictions
+    names = list(result.predictions[first])
+    show_table(
+        "images, and what each engine calls them",
+        ["", *result.predictions],
+        [[name, *(_said(answers[name]) for answers in result.predictions.values())] for name in names],
+    )
+    gain = result.accuracy[DISTILLED_STUDENT].top1 - result.accuracy[PLAIN_STUDENT].top1
     remark(
         f"With this seed, distillation changed the student's top-1 by {100 * gain:+.1f} points. "
-        f"It took {result['seconds'] / 60:.1f} minutes."
+        f"It took {result.seconds / 60:.1f} minutes."
     )
-    first = next(iter(result["predictions"][targets[0]]))
-    remark(f'next: libkd-sdk predict {out}/bundles/onnx "{out}/pictures/{first}.png"')
+    remark(f'next: libkd-sdk predict {out}/bundles/{first} "{out}/images/{names[0]}.png"')
+
+
+def _bundle_row(target: str, bundle: BundleFigures) -> list[str]:
+    return [
+        f"{target} {bundle.precision}",
+        f"{bundle.size_bytes / 1e6:.2f} MB",
+        "-" if bundle.proof is None else f"{bundle.proof.max_abs_difference:.0e}",
+        percent(None if bundle.proof is None else bundle.proof.top1),
+        f"{bundle.p50_ms:.2f} ms",
+        f"{bundle.p95_ms:.2f} ms",
+    ]
+
+
+def _said(answer: Answer) -> str:
+    return f"{answer.label} {answer.score:.1%}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from ..options import (
     DataOption,
     DeviceOption,
@@ -14,7 +16,6 @@ from ..options import (
     UnlabelledOption,
     WithinOption,
     deadline,
-    run_summary,
     training_extra,
 )
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
@@ -32,9 +33,11 @@ def distill(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Teach a student: train the teachers, store their answers, distil. Run again, it goes on where it stopped.
+    """Train teachers, store their logits, and distil a student from them.
 
-    Example: libkd-sdk distill --data pictures/ --out run/
+    What is finished is kept: when the command is run again, it continues where it stopped.
+
+    Example: libkd-sdk distill --data images/ --out run/
     """
     end = deadline(within)
     with training_extra():
@@ -50,22 +53,23 @@ def distill(
     with Bars() as bars:
         job = prepare(request, bars)
         run_pipeline(job)
-        run, report = job.run, job.run.folder / REPORT
+        report = job.run.folder / REPORT
         write_page(report, run_report(findings(job)))
-    summary = run_summary(run)
+    records, folder = job.run.net_records(), job.run.folder
     if json:
-        show_json({"run": str(run.folder), "report": str(report), "skipped": len(job.data.skipped), "stages": summary})
+        stages = msgspec.to_builtins(records)
+        show_json({"run": str(folder), "report": str(report), "skipped": len(job.data.skipped), "stages": stages})
         return
     rows = [
         [
             stage,
-            f"{config['parameters'] / 1e6:.2f} M",
-            percent(config["results"]["validation"]["top1"]),
-            percent(config["results"]["test"]["top1"]),
-            f"{config['seconds']:.0f} s",
+            f"{record.parameters / 1e6:.2f} M",
+            percent(record.results["validation"].top1),
+            percent(record.results["test"].top1),
+            f"{record.seconds:.0f} s",
         ]
-        for stage, config in summary.items()
+        for stage, record in records.items()
     ]
-    show_table(str(run.folder), ["", "parameters", "validation", "test", "trained in"], rows)
+    show_table(str(folder), ["", "parameters", "validation", "test", "trained in"], rows)
     remark(f"look at {report}")
-    remark(f"next: libkd-sdk export {run.folder} --target onnx")
+    remark(f"next: libkd-sdk export {folder} --target onnx")

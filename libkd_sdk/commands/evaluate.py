@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    what: Annotated[Path, typer.Argument(help="A run's folder, or a bundle's.")],
+    what: Annotated[Path, typer.Argument(help="The folder of a run or of a bundle.")],
     data: DataOption = None,
     root: RootOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Accuracy, calibration and confusion of a run's student or of a bundle, on labelled pictures.
+    """Evaluate the student of a run, or a bundle, on labelled images: accuracy, calibration and confusion.
 
-    A run is judged by its own test pictures unless others are named; of those, by test/ or val/ if there is one, else
-    by all.
+    A run is evaluated on its own test images unless --data names others. Of the images in --data, those in test/ or
+    val/ are used, or all if there is no such folder.
 
-    Example: libkd-sdk eval run/bundles/openvino --data pictures/
+    Example: libkd-sdk eval run/bundles/openvino --data images/
     """
     with training_extra():
         import torch
@@ -45,7 +45,7 @@ def evaluate(
     with Bars() as bars:
         if (what / MANIFEST).exists():
             if not data:
-                raise UsageError("a bundle has no pictures of its own to be judged by; name some by --data")
+                raise UsageError("a bundle has no images of its own to be evaluated on; name some by --data")
             with Classifier(what) as classifier:
                 labels = classifier.labels
                 split = load_labelled(data, labels, classifier.input, root=root, progress=bars)
@@ -65,7 +65,7 @@ def evaluate(
     show_facts(
         str(what),
         [
-            ("pictures", f"{result.images:,}"),
+            ("images", f"{result.images:,}"),
             ("top-1", percent(result.top1)),
             ("negative log likelihood", f"{result.nll:.4f}"),
             ("calibration error", percent(result.ece)),
@@ -79,11 +79,11 @@ def evaluate(
         taken_for = ", ".join(f"{name} {count}" for count, name in others[:3] if count)
         total = sum(counts[index])
         rows.append([label, str(total), percent(counts[index][index] / total) if total else "-", taken_for])
-    show_table("", ["class", "pictures", "right", "most often taken for"], rows)
+    show_table("", ["class", "images", "right", "most often taken for"], rows)
 
 
 def _probabilities(classifier: Classifier, split: Split, bars: Bars) -> NDArray[np.float32]:
-    """A bundle's answers, [pictures, classes]."""
+    """Return the probabilities that a bundle gives to a split, [images, classes]."""
     bars.begin("predicting", len(split))
     rows = []
     for prediction in classifier.stream(split.pixels().numpy()):

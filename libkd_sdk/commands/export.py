@@ -3,66 +3,104 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
+import msgspec
 import typer
 
+from runtimes.engines import ENGINES
 from sdk.bundle import Bundle
 from sdk.errors import UsageError
 from sdk.exporting.exporter import CALIBRATION_IMAGES, MAX_DROP
 from sdk.exporting.exporter import export as export_module
-from sdk.exporting.request import find_lowering
+from sdk.exporting.request import GoldenKind, find_lowering
 from sdk.images import Pixels, Preprocessing
 
 from ..options import RootOption, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_facts, show_json
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from trainer.data import Split
 
 TIMM = "timm:"
 
 
+def one_of(words: Iterable[str]) -> str:
+    """Return words as a choice: `a, b or c`."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+TARGETS = one_of(f"{name} ({engine.title})" for name, engine in ENGINES.items())
+PRECISIONS = one_of(dict.fromkeys(precision for engine in ENGINES.values() for precision in engine.precisions))
+
+
 def export(
-    source: Annotated[str, typer.Argument(help="A run's folder, or timm:NAME.", metavar="RUN|timm:NAME")],
-    target: Annotated[str, typer.Option("--target", help="onnx, openvino or executorch.")],
-    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or int8.")] = "fp32",
+    source: Annotated[
+        str,
+        typer.Argument(help="The folder of a run, or timm: and the name of a timm model.", metavar="RUN|timm:NAME"),
+    ],
+    target: Annotated[str, typer.Option("--target", help=f"The engine: {TARGETS}.")],
+    precision: Annotated[str, typer.Option("--precision", help=f"The precision: {PRECISIONS}.")] = "fp32",
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The bundle's folder; default RUN/bundles/TARGET, below fp32 TARGET-PRECISION."),
+        typer.Option(
+            "--out",
+            help="The folder of the bundle. The default is RUN/bundles/TARGET, with the precision at its end if it is "
+            "not fp32.",
+        ),
     ] = None,
     calibrate: Annotated[
         list[str] | None,
         typer.Option(
-            "--calibrate", help="Pictures that int8 is calibrated on, given like --data; default: the run's training."
+            "--calibrate",
+            help="Images to calibrate int8 on, given like --data. The default is the training images of the run.",
         ),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", help="Points of top-1 that may be lost; int8 keeps layers in float until so.")
+        float,
+        typer.Option(
+            "--max-drop",
+            help="The points of top-1 that may be lost. At int8, layers stay in float until the loss is small enough.",
+        ),
     ] = MAX_DROP,
     validation: Annotated[
         list[str] | None,
-        typer.Option("--validation", help="Pictures for the proof, given like --data; default: the run's own test."),
+        typer.Option(
+            "--validation", help="Images for the proof, given like --data. The default is the test images of the run."
+        ),
     ] = None,
     golden: Annotated[
-        str, typer.Option("--golden", help="What travels along to prove itself by: blends, pictures or none.")
+        str,
+        typer.Option("--golden", help="The images that the bundle carries to test itself: blends, pictures or none."),
     ] = "blends",
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Of timm:NAME, by timm's names; default: timm downloads its own.")
+        Path | None,
+        typer.Option(
+            "--weights", help="The weights of timm:NAME, with timm's names. The default is what timm downloads."
+        ),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option("--labels", help="Of timm:NAME, one a line, or a JSON list, in the logits' order.")
+        Path | None,
+        typer.Option(
+            "--labels", help="The labels of timm:NAME in the order of its logits: one a line, or a JSON list."
+        ),
     ] = None,
     root: RootOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Lower a run's student, or any net of timm's, for an engine, prove that it answers the same, and write a bundle.
+    """Export the student of a run, or a timm model: lower it for an engine, prove it, and write a bundle.
+
+    The proof compares the answers of the lowered model with those of the trained one.
 
     Example: libkd-sdk export run/ --target openvino --precision int8
     """
-    find_lowering(target, precision)  # what can't be lowered is said before any picture is read
+    find_lowering(target, precision)  # before any image is read
     if calibrate and precision != "int8":
         raise UsageError("--calibrate: only int8 takes it; leave it out")
     is_run = not source.startswith(TIMM)
@@ -73,36 +111,32 @@ def export(
         from trainer.start import Request, prepare
 
     with Bars() as bars:
-        module, names, preprocessing, about = _of_run(Path(source)) if is_run else _of_timm(source, weights, labels)
-        input = preprocessing.input
-        seen: Pixels | None = None
+        net = _of_run(Path(source)) if is_run else _of_timm(source, weights, labels)
+        input, seen = net.preprocessing.input, None
         if calibrate:
             seen = load_sample(calibrate, CALIBRATION_IMAGES, input, root=root, progress=bars).numpy()
-            about["calibrated_on"] = ", ".join(Path(place).name for place in calibrate)
+            net.about["calibrated_on"] = ", ".join(Path(place).name for place in calibrate)
         elif precision == "int8" and not is_run:
-            raise UsageError("int8 needs pictures to calibrate on; name some by --calibrate")
-        proving = load_labelled(validation, names, input, root=root, progress=bars) if validation else None
+            raise UsageError("int8 needs images to calibrate on; name some by --calibrate")
+        proving = load_labelled(validation, net.labels, input, root=root, progress=bars) if validation else None
         if is_run and (proving is None or (precision == "int8" and seen is None)):
             dataset = prepare(Request(out=Path(source)), bars).data
             proving = proving or dataset.test
             if precision == "int8" and seen is None:
-                seen, about["calibrated_on"] = (
-                    sample(dataset.train, CALIBRATION_IMAGES).numpy(),
-                    f"training pictures, {about['trained_on']}",
-                )
+                seen = sample(dataset.train, CALIBRATION_IMAGES).numpy()
+                net.about["calibrated_on"] = f"training images, {net.about['trained_on']}"
         bundle = lower_and_prove(
-            (module, names, preprocessing),
-            about,
+            net,
+            out or _default_place(source, target, precision),
+            bars,
             target=target,
             precision=precision,
-            out=out or _default_place(source, target, precision),
-            pictures=proving,
+            validation=proving,
             calibration=seen,
             max_drop=max_drop,
             golden=golden,
-            bars=bars,
         )
-    report(bundle, json)
+    _report(bundle, json)
 
 
 def _default_place(source: str, target: str, precision: str) -> Path:
@@ -112,29 +146,42 @@ def _default_place(source: str, target: str, precision: str) -> Path:
     return Path(source) / "bundles" / name
 
 
-def _of_run(run: Path) -> tuple[Any, tuple[str, ...], Preprocessing, dict[str, Any]]:
+@dataclass
+class Net:
+    """A trained net and what `sdk.export` needs besides it.
+
+    Attributes:
+        about: what the manifest says about the model.
+    """
+
+    module: nn.Module
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def _of_run(folder: Path) -> Net:
     from trainer.run import load_student, open_run, remembered_source
 
-    module, labels, preprocessing = load_student(run)
-    shape, source = open_run(run).recipe.student, remembered_source(run)
+    module, labels, preprocessing = load_student(folder)
+    run, source = open_run(folder), remembered_source(folder)
+    shape = run.recipe.student
     about = {
         "arch": f"vit-{shape.stem}{shape.patch}-{shape.width}x{shape.depth}",
-        "teachers": list(open_run(run).student_record().teachers),
+        "teachers": list(run.student_record().teachers),
         "trained_on": ", ".join(Path(name).name for name in source.data) if source else None,
     }
-    return module, labels, preprocessing, about
+    return Net(module, labels, preprocessing, about)
 
 
-def _of_timm(
-    source: str, weights: Path | None, labels: Path | None
-) -> tuple[Any, tuple[str, ...], Preprocessing, dict[str, Any]]:
+def _of_timm(source: str, weights: Path | None, labels: Path | None) -> Net:
     from trainer.models.published import load_published
 
     if labels is None:
         raise UsageError("timm:NAME needs --labels, a file with the names of its classes")
     name, names = source.removeprefix(TIMM), _read_labels(labels)
     module, preprocessing = load_published(name, weights, len(names))
-    return module, names, preprocessing, {"arch": name, "trained_on": None}
+    return Net(module, names, preprocessing, {"arch": name, "trained_on": None})
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -146,27 +193,25 @@ def _read_labels(path: Path) -> tuple[str, ...]:
         try:
             names = json_module.loads(text)
         except ValueError as fault:
-            raise UsageError(f"{path}: begins like a JSON list and is none ({fault})") from fault
+            raise UsageError(f"{path}: begins like a JSON list, but is not one ({fault})") from fault
     else:
         names = [line.strip() for line in text.splitlines() if line.strip()]
     return tuple(names)
 
 
 def lower_and_prove(
-    student: tuple[Any, Sequence[str], Preprocessing],
-    about: dict[str, Any],
+    net: Net,
+    out: Path,
+    bars: Bars,
     *,
     target: str,
-    precision: str,
-    out: Path,
-    pictures: Split | None,
-    calibration: Pixels | None,
-    max_drop: float,
-    golden: str,
-    bars: Bars,
+    precision: str = "fp32",
+    validation: Split | None,
+    calibration: Pixels | None = None,
+    max_drop: float = MAX_DROP,
+    golden: str = "blends",
 ) -> Bundle:
-    """A bundle, with a bar for each stage."""
-    module, labels, preprocessing = student
+    """Export a net like `sdk.export`, and draw a bar for each stage."""
     seen = ""
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -180,60 +225,46 @@ def lower_and_prove(
             seen = ""
 
     return export_module(
-        module,
+        net.module,
         target=target,
         precision=precision,
         out=out,
-        labels=labels,
-        preprocessing=preprocessing,
+        labels=net.labels,
+        preprocessing=net.preprocessing,
         calibration=calibration,
-        validation=None if pictures is None else (pictures.pixels().numpy(), pictures.labels.tolist()),
+        validation=None if validation is None else (validation.pixels().numpy(), validation.labels.tolist()),
         max_drop=max_drop,
-        model=about,
-        golden=golden,  # type: ignore[arg-type]  # checked there, with a better message
+        model=net.about,
+        golden=cast(GoldenKind, golden),  # `sdk.export` refuses other words
         progress=progress,
     )
 
 
-def export_student(run: Path, pictures: Split, target: str, out: Path, bars: Bars) -> Bundle:
-    """A run's student at fp32."""
-    *student, about = _of_run(run)
-    return lower_and_prove(
-        tuple(student),
-        about,
-        target=target,
-        precision="fp32",
-        out=out,
-        pictures=pictures,
-        calibration=None,
-        max_drop=MAX_DROP,
-        golden="blends",
-        bars=bars,
-    )
+def export_student(run: Path, validation: Split, target: str, out: Path, bars: Bars) -> Bundle:
+    """Export the student of a run at fp32."""
+    return lower_and_prove(_of_run(run), out, bars, target=target, validation=validation)
 
 
-def report(bundle: Bundle, json: bool) -> None:
-    """Say what was made, and what to do with it."""
+def _report(bundle: Bundle, json: bool) -> None:
+    """Show what was made, and how to use it."""
     manifest = bundle.manifest
     proof, quantized = manifest.proof, manifest.quantized
     if json:
-        import msgspec
-
         made = {"bundle": str(bundle.path), "size_bytes": bundle.size_bytes}
         parts = {"quantized": quantized, "lowered": manifest.lowered, "proof": proof}
         show_json({**made, **{name: msgspec.to_builtins(part) for name, part in parts.items()}})
         return
     facts = [("size", f"{bundle.size_bytes / 1e6:.2f} MB")]
     if quantized is not None:
-        facts.append(("left in float", ", ".join(quantized.float_layers) or "nothing that can be quantised"))
+        facts.append(("left in float", ", ".join(quantized.float_layers) or "no layer that can be quantised"))
     if proof is None:
-        facts.append(("proof", "unproved: give pictures by --validation"))
+        facts.append(("proof", "unproved: name images by --validation"))
     else:
         facts += [
-            ("proved on", f"{proof.images:,} pictures"),
+            ("proved on", f"{proof.images:,} images"),
             ("max. abs. difference", f"{proof.max_abs_difference:.1e}"),
             ("same answer", percent(proof.top1_agreement)),
             ("top-1", f"{percent(proof.top1)} (PyTorch {percent(proof.reference_top1)})"),
         ]
     show_facts(str(bundle.path), facts)
-    remark(f"next: libkd-sdk predict {bundle.path} PICTURE")
+    remark(f"next: libkd-sdk predict {bundle.path} IMAGE")

@@ -14,10 +14,10 @@ from ..output import JsonOption, percent, show_facts, show_json
 
 
 def info(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")],
     json: JsonOption = False,
 ) -> None:
-    """What a bundle is: its model, its input, its labels, and what was proved of it.
+    """Show what a bundle contains: its model, its input, its labels, and its proof.
 
     Example: libkd-sdk info run/bundles/onnx
     """
@@ -30,10 +30,11 @@ def info(
     shown = ", ".join(manifest.labels[:12]) + (", ..." if len(manifest.labels) > 12 else "")
     facts = [
         ("target", f"{manifest.target} {manifest.precision}"),
+        *([("backend", manifest.backend)] if manifest.backend else []),
         ("created", manifest.created),
         ("model", f"{manifest.model.arch}, {manifest.model.parameters:,} parameters"),
         ("teachers", ", ".join(manifest.model.teachers) or "none"),
-        ("trained on", manifest.model.trained_on or "not said"),
+        ("trained on", manifest.model.trained_on or "unknown"),
         ("labels", f"{len(manifest.labels)}: {shown}"),
         ("input", f"uint8 RGB [n, {input.height}, {input.width}, 3], in 0..255"),
         ("resize", f"{input.resize.mode} {input.resize.size[1]}x{input.resize.size[0]}, {input.resize.filter}"),
@@ -48,20 +49,20 @@ def info(
         facts += [
             (
                 "calibrated on",
-                f"{quantized.calibration_images} pictures, {manifest.model.calibrated_on or 'not said which'}",
+                f"{quantized.calibration_images} images, {manifest.model.calibrated_on or 'unknown'}",
             ),
-            ("left in float", ", ".join(quantized.float_layers) or "nothing that can be quantised"),
+            ("left in float", ", ".join(quantized.float_layers) or "no layer that can be quantised"),
         ]
     if lowered := manifest.lowered:
         outside = ", ".join(f"{name} x {count}" for name, count in lowered.outside.items())
         facts.append(("delegates", f"{lowered.delegates}; outside: {outside or 'nothing'}"))
     if proof is None:
-        facts.append(("proof", "unproved: it was exported without validation pictures"))
+        facts.append(("proof", "unproved: it was exported without validation images"))
     else:
         facts.append(
             (
                 "proof",
-                f"{proof.images:,} pictures: max. abs. difference {proof.max_abs_difference:.1e}, "
+                f"{proof.images:,} images: max. abs. difference {proof.max_abs_difference:.1e}, "
                 f"same answer {percent(proof.top1_agreement)}, "
                 f"top-1 {percent(proof.top1)} (PyTorch {percent(proof.reference_top1)})",
             )

@@ -20,11 +20,13 @@ def precompute(
     root: RootOption = None,
     device: DeviceOption = "auto",
     check: Annotated[
-        bool, typer.Option("--check", help="Recompute a random sample of a filled store and report the error.")
+        bool, typer.Option("--check", help="Recompute a random sample of a filled store, and report the errors.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Fill a run's logit store with its teachers' answers, or check it. Its teachers have to be trained.
+    """Fill the logit store of a run, or check it.
+
+    The teachers of the run have to be trained.
 
     Example: libkd-sdk precompute --out run/
     """

@@ -24,7 +24,7 @@ from ..output import Bars, JsonOption, percent, show_facts, show_json
 
 
 def teach(
-    name: Annotated[str, typer.Argument(help="Which of the recipe's teachers.")],
+    name: Annotated[str, typer.Argument(help="The name of a teacher in the recipe.")],
     data: DataOption = None,
     unlabelled: UnlabelledOption = None,
     out: OutOption = Path("run"),
@@ -36,7 +36,7 @@ def teach(
 ) -> None:
     """Train one teacher of a run.
 
-    Example: libkd-sdk teach conv --data pictures/ --out run/
+    Example: libkd-sdk teach conv --data images/ --out run/
     """
     with training_extra():
         from trainer.recipe import Recipe

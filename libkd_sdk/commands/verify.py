@@ -10,15 +10,16 @@ import typer
 
 from sdk.bundle import verify as verify_bundle
 
+from ..options import ThreadsOption
 from ..output import JsonOption, show_facts, show_json
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
-    threads: Annotated[int | None, typer.Option("--threads", help="Of the engine; default: all cores.")] = None,
+    bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")],
+    threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Is this bundle whole, and does it answer on this machine as it did when it was made?
+    """Check that a bundle is whole, and that it answers on this machine as it did when it was made.
 
     Example: libkd-sdk verify run/bundles/onnx
     """
@@ -26,7 +27,10 @@ def verify(
     if json:
         show_json({"bundle": str(bundle), "ok": True, **msgspec.to_builtins(found)})
         return
-    facts = [("files", f"{found.files}, each as it was written"), ("model file", "carries the manifest of this bundle")]
+    facts = [
+        ("files", f"{found.files}, each with the right content"),
+        ("model file", "carries the manifest of this bundle"),
+    ]
     if found.max_abs_difference is None:
         facts.append(("golden answers", "none in this bundle, so its answers were not checked"))
     else:

@@ -1,0 +1,129 @@
+"""The commands that train: teach, precompute, distill, compare and plan."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+from functools import partial
+
+import pytest
+
+from shell import LIBKD, libkd, succeeded
+
+
+def test_a_finished_run_is_not_trained_again(distilled):
+    before = (distilled / "metrics.jsonl").read_bytes()
+    table = succeeded(libkd("distill", "--out", distilled))  # it remembers its data and its recipe
+    assert "student" in table
+    assert (distilled / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_store_is_checked_and_refilled(distilled, tmp_path, shell):
+    run = shutil.copytree(distilled, tmp_path / "run")
+    checked = json.loads(shell.succeeded("precompute", "--out", run, "--check", "--json"))
+    assert checked["top1_agreement"] > 0.98
+    unit = next((run / "logits").glob("view-*.safetensors"))
+    content = unit.read_bytes()
+    unit.unlink()
+    assert json.loads(succeeded(libkd("precompute", "--out", run, "--json")))["units_computed"] == 1
+    assert unit.read_bytes() == content
+    assert "max. abs. error" in shell.succeeded("precompute", "--out", run, "--check")
+    first, second = sorted((run / "logits").glob("view-*.safetensors"))
+    shutil.copy(first, second)
+    done = shell.run("precompute", "--out", run, "--check")
+    assert done.code == 2
+    assert "logits: not what the teachers answer; remove the folder and precompute again [store-" in done.err
+
+
+@pytest.mark.parametrize(
+    ("within", "line"),
+    [("1ms", b"--within: '1ms' is not a time; write it as 90s, 30m or 1h30m"), ("0.5s", b"too little time: ")],
+)
+def test_a_time_that_makes_no_sense_leaves_nothing(clothes, tiny_recipe_file, tmp_path, within, line):
+    arguments = ["distill", "--data", clothes, "--recipe", tiny_recipe_file, "--out", tmp_path / "run"]
+    process = libkd(*arguments, "--within", within)
+    assert process.returncode == 2
+    assert line in process.stderr
+    assert b"Traceback" not in process.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_cut_to_the_time_it_is_given_and_goes_on_as_it_was_cut(clothes, tiny_recipe_file, tmp_path, shell):
+    arguments = ["distill", "--data", clothes, "--recipe", tiny_recipe_file, "--out", tmp_path / "run"]
+    first = libkd(*arguments, "--within", "1h")
+    assert b"all of the recipe fits" in first.stderr
+    assert json.loads(shell.succeeded(*arguments, "--within", "1h", "--json"))["stages"]["student"]
+    again = shell.run(*arguments, "--within", "1h")
+    assert again.code == 0
+    assert "goes on with the epochs and views that it began with" in again.err
+
+
+def test_a_comparison_with_unlabelled_images_and_an_arm_of_ones_own(clothes, tiny_recipe_file, tmp_path, shell):
+    arms, out = tmp_path / "arms.toml", tmp_path / "comparison"
+    arms.write_text('["hard labels".student]\nloss = "hard"\n')
+    more = tmp_path / "more"
+    shutil.copytree(clothes / "train/Bag", more)
+    arguments = ["compare", "--data", clothes, "--unlabelled", more, "--recipe", tiny_recipe_file, "--out", out]
+    done = shell.run(*arguments, "--arms", arms, "--seeds", "1", "--labels", 0.5, "--json")
+    assert done.code == 0, done.err
+    results = json.loads(done.out)
+    assert json.loads((out / "results.json").read_text()) == results
+    assert list(results) == ["data", "recipe", "images", "device", "torch", "seeds", "teachers", "arms", "pairs"]
+    assert results["data"] == [clothes.name]
+    assert results["recipe"] == "tiny"
+    assert results["images"] == {"train": 33, "unlabelled": 33 + 24, "validation": 6, "test": 24}
+    assert list(results["arms"]) == [
+        "without teachers",
+        "conv alone",
+        "involution alone",
+        "all teachers",
+        "all teachers, labelled images only",
+        "hard labels",
+    ]
+    assert results["pairs"][0].keys() == {"arm", "with", "difference", "interval"}
+    assert "pays from student" in done.err
+    page = (out / "comparison.html").read_text(encoding="utf-8")
+    assert page.count('class="dot"') == len(results["arms"])
+    table = succeeded(libkd(*arguments, "--arms", arms, "--seeds", "1", "--labels", 0.5))
+    assert "student, hard labels" in table
+    assert "33 training images and 57 without labels" in table
+
+
+def test_a_plan_is_estimated_without_data_and_writes_nothing(tiny_recipe_file, tmp_path, shell, monkeypatch):
+    arguments = ["plan", "--images", 50_000, "--classes", 3, "--size", 28, "--recipe", tiny_recipe_file]
+    found = json.loads(succeeded(libkd(*arguments, "--json", cwd=tmp_path)))
+    assert found["store"]["bytes"] == 2 * 50_000 * 2 * 3 * 2  # views, images, teachers, classes, float16
+    assert found["store"]["pays_from_student"] == 1
+    assert 0 < found["store"]["fill_seconds"] < found["store"]["online_seconds"] < found["seconds"]
+    monkeypatch.chdir(tmp_path)
+    assert "logit store" in shell.succeeded(*arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_teacher_alone(clothes, tiny_recipe_file, tmp_path, shell):
+    arguments = ["teach", "conv", "--data", clothes, "--out", tmp_path / "run", "--recipe", tiny_recipe_file]
+    assert "parameters" in succeeded(libkd(*arguments))
+    assert sorted(path.name for path in (tmp_path / "run/teachers").iterdir()) == ["conv"]
+    other = tmp_path / "other"
+    line = shell.refused("teach", "transformer", "--data", clothes, "--out", other, "--recipe", tiny_recipe_file)
+    assert not other.exists()
+    assert "has no teacher 'transformer'; it has conv, involution" in line
+
+
+def test_ctrl_c_is_one_line_and_the_run_goes_on(clothes, tiny_recipe_file, tmp_path, shell):
+    arguments = ["distill", "--data", clothes, "--out", tmp_path / "run", "--recipe", tiny_recipe_file]
+    # A shell starts its background jobs with Ctrl-C ignored, and a child would inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [LIBKD, *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+        for line in process.stderr:
+            if line.startswith("training teachers/involution"):
+                process.send_signal(signal.SIGINT)
+                break
+        assert process.stderr.read().splitlines()[-1] == "libkd-sdk: interrupted"
+    assert process.returncode == 130
+    assert (tmp_path / "run/teachers/conv/config.json").exists()
+    assert not (tmp_path / "run/student/config.json").exists()
+    assert "student" in shell.succeeded("distill", "--out", tmp_path / "run")
