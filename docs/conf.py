@@ -31,7 +31,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
+autoclass_content = "both"  # the arguments of a class are documented in its constructor
 default_role = "code"  # docstrings write `name`, as Markdown does
 
 html_theme = "furo"

@@ -139,18 +139,6 @@ def _table_lines(title: str, table: type[msgspec.Struct]) -> Iterator[str]:
         keys = [f"`{name}` ({_type(hints[name])}{_default(fields.pop(name))})" for name in names]
         yield ", ".join(keys)
         yield f": {text[0].upper()}{text[1:]}\n"
-    for name, field in fields.items():
-        yield f"`{name}` ({_type(hints[name])}{_default(field)})"
-        yield f": {NESTED.get(name, '')}\n"
-
-
-NESTED = {
-    "data": "How images become pixels, see below.",
-    "views": "What the student sees, see below.",
-    "teachers": "One table for each teacher, see below.",
-    "student": "The student, see below.",
-    "seed": "Every random number of the run is derived from it.",
-}
 
 
 def _summary(table: type[msgspec.Struct]) -> str:

@@ -70,6 +70,13 @@ def test_every_key_of_a_recipe_is_explained(table):
     assert sorted(explained) == sorted(table.__struct_fields__)
 
 
+def test_names_that_share_an_entry_of_a_docstring_get_one_each():
+    lines = ["Say it.", "", "Args:", "    a, b: two", "        numbers.", "    c: one.", "", "Raises:", "    E: no."]
+    from_code._separate(None, "function", "", None, None, lines)
+    both = ["    a: two", "        numbers.", "    b: two", "        numbers."]
+    assert lines == [*("Say it.", "", "Args:"), *both, "    c: one.", "", "Raises:", "    E: no.", ""]
+
+
 def errors_of(root: type[LibkdError]) -> list[type[LibkdError]]:
     """Return the errors of the project, the root and all below it."""
     below = [error for child in root.__subclasses__() for error in errors_of(child)]
