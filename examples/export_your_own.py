@@ -1,9 +1,9 @@
-"""From a torch module of your own to a bundle for a device, and a prediction with it.
+"""Export your own torch module as a bundle for a device, and predict with it.
 
     python examples/export_your_own.py onnx my-bundle
 
-The module here learns in a moment to tell which third of a picture is the brightest. Any module that maps float32
-[batch, 3, height, width] to logits [batch, classes] goes the same way.
+The module here learns in a moment which third of an image is the brightest. Any module that maps float32
+[batch, 3, height, width] to logits [batch, classes] works in the same way.
 """
 
 import sys
@@ -19,8 +19,8 @@ LABELS = ["left", "middle", "right"]
 PREPROCESSING = sdk.Preprocessing.square(SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
-def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [count, SIZE, SIZE, 3], and which third of each is the brightest."""
+def images_and_labels(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return uint8 [count, SIZE, SIZE, 3], and the number of the brightest third of each image."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 3, count)
     images = draw.integers(0, 150, (count, SIZE, SIZE, 3), np.uint8)
@@ -34,7 +34,7 @@ def train() -> nn.Module:
     module = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 3)
     )
-    images, labels = pictures(512, seed=0)
+    images, labels = images_and_labels(512, seed=0)
     inputs = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
     for _ in range(40):
@@ -46,7 +46,7 @@ def train() -> nn.Module:
 
 
 def main(target: str, out: str) -> None:
-    validation = pictures(128, seed=1)
+    validation = images_and_labels(128, seed=1)
     bundle = sdk.export(
         train(), target=target, out=out, labels=LABELS, preprocessing=PREPROCESSING, validation=validation
     )

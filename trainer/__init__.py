@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .comparison import ComparisonResult, compare
     from .pipeline import distill
-    from .progress import Progress
+    from .progress import Progress, Silent
     from .recipe import Recipe, read_recipe
-    from .run import Run, load_student
+    from .run import Run, load_student, open_run
 
 __all__ = [
     "ComparisonResult",
     "Progress",
     "Recipe",
     "Run",
+    "Silent",
     "compare",
     "distill",
     "load_student",
+    "open_run",
     "read_recipe",
 ]
 
@@ -34,9 +36,11 @@ _MODULES = {
     "Progress": "progress",
     "Recipe": "recipe",
     "Run": "run",
+    "Silent": "progress",
     "compare": "comparison",
     "distill": "pipeline",
     "load_student": "run",
+    "open_run": "run",
     "read_recipe": "recipe",
 }
 

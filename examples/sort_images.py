@@ -1,8 +1,8 @@
-"""An app in one page: sort the pictures of a folder into one folder for each class.
+"""A small app: sort the images of a folder into one folder for each class.
 
-    python examples/sort_pictures.py BUNDLE INBOX SORTED --sure 0.6
+    python examples/sort_images.py BUNDLE INBOX SORTED --sure 0.6
 
-What the model is less sure of goes to `unsure/`, what can't be read stays where it is and is named.
+Images with a lower score go to `unsure/`. Files that can't be read stay where they are, and are named on stderr.
 """
 
 import argparse
@@ -14,14 +14,16 @@ from sdk import Classifier, ImageError, LibkdError
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description="Sort pictures into folders by what they show.")
+    arguments = argparse.ArgumentParser(description="Sort images into folders by their class.")
     arguments.add_argument("bundle", type=Path)
     arguments.add_argument("inbox", type=Path)
     arguments.add_argument("sorted", type=Path)
-    arguments.add_argument("--sure", type=float, default=0.6, help="the score from which a class is believed")
+    arguments.add_argument(
+        "--sure", type=float, default=0.6, help="the lowest score that counts as sure"
+    )
     given = arguments.parse_args()
     if not given.inbox.is_dir():
-        print(f"{given.inbox}: no such folder; name the one with the pictures", file=sys.stderr)
+        print(f"{given.inbox}: no such folder; name the folder with the images", file=sys.stderr)
         return 2
     try:
         return sort(given.bundle, given.inbox, given.sorted, given.sure)
@@ -41,7 +43,7 @@ def sort(bundle: Path, inbox: Path, target: Path, sure: float) -> int:
                 continue
             folder = target / (answer.label or "unsure").replace("/", "-")
             if (folder / file.name).exists():
-                print(f"{file}: {folder} has one of this name; rename it", file=sys.stderr)
+                print(f"{file}: {folder} has a file of this name; rename it", file=sys.stderr)
                 left += 1
                 continue
             folder.mkdir(parents=True, exist_ok=True)
