@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import msgspec
 import pytest
 
@@ -63,3 +64,20 @@ def test_an_unknown_engine_or_backend_is_refused_by_name(bundles, target, backen
     written = json.loads((bundles["onnx"].path / "bundle.json").read_text(encoding="utf-8"))
     with pytest.raises(msgspec.ValidationError, match=message):
         msgspec.convert({**written, "target": target, "backend": backend}, Manifest)
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_another_implementation_of_the_schema_accepts_real_bundles_and_refuses_others(bundles, target):
+    schema = json.loads((SPEC / "bundle.schema.json").read_text(encoding="utf-8"))
+    checker = jsonschema.Draft202012Validator(schema)
+    written = json.loads((bundles[target].path / "bundle.json").read_text(encoding="utf-8"))
+    checker.validate(written)
+    for change in (
+        {"target": "tflite"},
+        {"labels": ["alone"]},
+        {"labels": ["two\nlines", "b"]},
+        {"unknown": 1},
+        {"format": "libkd-bundle/2"},
+        {"files": {"model.onnx": {"sha256": "0", "bytes": 1}}},
+    ):
+        assert not checker.is_valid({**written, **change}), change
