@@ -36,10 +36,9 @@ from trainer.learner import Learner
 from trainer.logits import Header, LogitStore, fill_batch, fill_missing
 from trainer.loop import Batch, batches
 from trainer.losses import distillation, labels_alone, soft_cross_entropy
-from trainer.models import Teacher, create_teacher
+from trainer.models import Teacher, create_student, create_teacher
 from trainer.progress import Silent
 from trainer.recipe import Recipe, read_recipe
-from trainer.run import create_student
 
 CLASSES = 100
 

@@ -20,12 +20,14 @@ from sdk.errors import UsageError
 from .arms import Arm, own_arm, plain_arm
 from .budget import cut_to
 from .data import Dataset
+from .device import pick_device
 from .errors import RecipeError
+from .models import create_student
 from .pipeline import train_arm
 from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import NetRecord, read_record, write_record
-from .run import Job, Run, Source, arm_stage, create_student, image_counts, pick_device, start_run
+from .run import Job, Run, Source, arm_stage, image_counts, start_run
 from .start import Sources, choose, deadline_of, source_of
 from .train import train_teacher
 from .units import Deadline

@@ -7,10 +7,28 @@ from typing import Literal
 
 import torch
 
+from .errors import RecipeError
+from .parallel import local_rank
+
 Precision = Literal["auto", "fp32", "bf16"]
 """The requested arithmetic. `auto` is bf16 on a device that computes it in hardware, else fp32."""
 
 Arithmetic = Literal["fp32", "bf16"]
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name; `auto` is this process's CUDA device if there is one, else the CPU.
+
+    Raises:
+        RecipeError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device(f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, ValueError) as fault:
+        first = str(fault).splitlines()[0]
+        raise RecipeError(f"no device {name!r} here ({first}); leave --device out, or say cpu or cuda") from fault
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

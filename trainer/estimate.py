@@ -15,9 +15,8 @@ from .learner import Learner
 from .lessons import stored_top_k
 from .logits import Cost, answer_bytes, cost, fill_batch, teachers_rate
 from .losses import soft_cross_entropy
-from .models import create_teacher
+from .models import create_student, create_teacher
 from .recipe import Recipe, Training
-from .run import create_student
 
 
 class Estimate(NamedTuple):

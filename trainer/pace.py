@@ -25,10 +25,10 @@ from .evaluate import EVALUATION_BATCH, logits_of
 from .lessons import LabelLessons, Lessons, OnlineLessons, StoredLessons, open_store
 from .logits import LogitStore, fill_missing
 from .loop import steps_of_epoch
-from .models import Teacher, create_teacher
+from .models import Teacher, create_student, create_teacher
 from .progress import Progress, Silent
 from .recipe import Training
-from .run import Job, Run, create_student
+from .run import Job, Run
 from .train import train_student, train_teacher
 
 LEAST_STEPS = 3

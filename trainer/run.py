@@ -26,11 +26,10 @@ from sdk.files import write_whole
 
 from .checkpoint import write_tensors
 from .data import Dataset, Preprocessing
-from .errors import RecipeError, RunError
-from .models import Student, Teacher, create_teacher
-from .parallel import local_rank
+from .errors import RunError
+from .models import Student, Teacher, create_student, create_teacher
 from .progress import Progress
-from .recipe import Recipe, StudentRecipe, Training, read_recipe, write_recipe
+from .recipe import Recipe, Training, read_recipe, write_recipe
 from .records import AnyRecord, DataRecord, NetRecord, StudentRecord, TeacherRecord, read_record, write_record
 
 RECIPE, ABOUT, REPORT = "recipe.toml", "data.json", "report.html"
@@ -277,36 +276,6 @@ def _differences(one: object, other: object, path: str = "") -> list[str]:
     return [] if one == other else [path]
 
 
-def create_student(shape: StudentRecipe, teachers: int, classes: int, preprocessing: Preprocessing) -> Student:
-    """Return an untrained student with one bias token for each of `teachers` teachers.
-
-    Raises:
-        RecipeError: the images can't be divided into patches, or the tokens do not suit the number of teachers.
-    """
-    size = preprocessing.input.height
-    if shape.tokens == "learned" and shape.stem == "patch" and size % shape.patch:
-        raise RecipeError(
-            f"images of {size} pixels do not divide into patches of {shape.patch}; "
-            f"set data.size to {max(1, size // shape.patch) * shape.patch} or change student.patch"
-        )
-    try:
-        return Student(
-            classes=classes,
-            teachers=teachers,
-            size=size,
-            tokens=shape.tokens,
-            stem=shape.stem,
-            patch=shape.patch,
-            width=shape.width,
-            depth=shape.depth,
-            heads=shape.heads,
-            mlp_ratio=shape.mlp_ratio,
-            drop_path=shape.drop_path,
-        )
-    except ValueError as fault:
-        raise RecipeError(f"{fault}; name more teachers or set student.tokens") from fault
-
-
 def load_teacher(run: Run, name: str) -> Teacher:
     """Return a trained teacher in evaluation mode.
 
@@ -343,18 +312,3 @@ def load_student(run: Run | str | Path, stage: str = STUDENT) -> tuple[Student, 
     record = opened.student_record(stage)
     student = create_student(record.student, len(opened.recipe.teachers), len(record.labels), record.preprocessing)
     return opened.load_into(stage, student), record.labels, record.preprocessing
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is this process's CUDA device if there is one, else the CPU.
-
-    Raises:
-        RecipeError: there is no such device here.
-    """
-    if name == "auto":
-        return torch.device(f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, ValueError) as fault:
-        first = str(fault).splitlines()[0]
-        raise RecipeError(f"no device {name!r} here ({first}); leave --device out, or say cpu or cuda") from fault

@@ -12,9 +12,10 @@ from sdk.errors import UsageError
 
 from .budget import cut_to
 from .data import Dataset, load
+from .device import pick_device
 from .progress import Progress
 from .recipe import DataRecipe, Recipe, read_recipe, recipe_for
-from .run import RECIPE, Job, Run, Source, pick_device, remembered_source, start_run
+from .run import RECIPE, Job, Run, Source, remembered_source, start_run
 from .units import Deadline
 
 Sources = str | Path | Sequence[str | Path]

@@ -11,9 +11,9 @@ from .evaluate import fit_temperature, judge, logits_of, score
 from .lessons import Lessons, TeacherLessons
 from .loop import Task, fit
 from .metrics import training_seconds
-from .models import Student, Teacher, create_teacher
+from .models import Student, Teacher, create_student, create_teacher
 from .records import ArmRecord, StudentRecord, TeacherRecord, read_record, write_record
-from .run import Job, Run, create_student, load_student, load_teacher, teacher_stage
+from .run import Job, Run, load_student, load_teacher, teacher_stage
 from .views import seed_of
 
 

@@ -29,13 +29,14 @@ from safetensors.torch import load_file, save_file
 from trainer.checkpoint import read_tensors
 from trainer.comparison import OWN_ARM, PLAIN_ARM, list_arms
 from trainer.data import Dataset, load
+from trainer.device import pick_device
 from trainer.evaluate import Score, judge
 from trainer.metrics import epoch_rows
-from trainer.models import create_teacher
+from trainer.models import create_student, create_teacher
 from trainer.pipeline import train_arm
 from trainer.recipe import Recipe, TeacherRecipe, Training, read_recipe
 from trainer.records import NetRecord
-from trainer.run import CHECKPOINT, WEIGHTS, Job, Run, Source, create_student, pick_device, start_run, teacher_stage
+from trainer.run import CHECKPOINT, WEIGHTS, Job, Run, Source, start_run, teacher_stage
 from trainer.train import train_teacher
 
 START = time.perf_counter()

@@ -33,12 +33,12 @@ from workbench import Workbench, first_of, say
 from trainer.arms import Arm, own_arm, plain_arm
 from trainer.budget import cut
 from trainer.data import load
-from trainer.device import arithmetic
+from trainer.device import arithmetic, pick_device
 from trainer.logits import teachers_rate
 from trainer.pipeline import train_arm
 from trainer.progress import Silent
 from trainer.recipe import Recipe, read_recipe
-from trainer.run import Job, Run, Source, pick_device, start_run, teacher_stage
+from trainer.run import Job, Run, Source, start_run, teacher_stage
 from trainer.train import train_teacher
 from trainer.views import render
 

@@ -19,9 +19,8 @@ from trainer.data import Dataset, Preprocessing, Split, to_input
 from trainer.learner import Learner
 from trainer.loop import Batch, batches
 from trainer.losses import distillation, labels_alone, soft_cross_entropy
-from trainer.models import Teacher, create_teacher
+from trainer.models import Teacher, create_student, create_teacher
 from trainer.recipe import Recipe, Training
-from trainer.run import create_student
 
 START = time.perf_counter()
 Step = Callable[[int], None]

@@ -29,9 +29,9 @@ def plan(
     Example: libkd-sdk plan --images 50000 --classes 100 --size 32
     """
     with training_extra():
+        from trainer.device import pick_device
         from trainer.estimate import estimate
         from trainer.recipe import read_recipe, recipe_for
-        from trainer.run import pick_device
 
     chosen = read_recipe(recipe) if recipe else recipe_for(size)
     found = estimate(chosen, images=images, classes=classes, size=size, device=pick_device(device))

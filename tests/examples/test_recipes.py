@@ -8,9 +8,8 @@ import pytest
 
 import sdk
 from trainer.comparison import read_changes
-from trainer.models import create_teacher
+from trainer.models import create_student, create_teacher
 from trainer.recipe import read_recipe
-from trainer.run import create_student
 
 FOLDERS = sorted(path.parent for path in (Path(__file__).parents[2] / "examples/recipes").glob("*/README.md"))
 FILES = sorted(path for folder in FOLDERS for path in folder.glob("*.toml"))

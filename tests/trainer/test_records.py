@@ -79,9 +79,7 @@ MALFORMED = [b"", b"{}", b"[]", b"5", b"null", b'{"labels": 3}', b"\xff\xfe{}", 
 
 
 @pytest.mark.parametrize("content", MALFORMED, ids=lambda content: repr(content[:12]))
-@pytest.mark.parametrize(
-    "name", ["student/config.json", "teachers/conv/config.json", "data.json", "arms/plain/arm.json"]
-)
+@pytest.mark.parametrize("name", RECORDS)
 def test_a_malformed_file_is_one_error_with_the_fix(name, content, copy, tiny_recipe, tiny_data):
     (copy.folder / name).write_bytes(content)
     read = {

@@ -24,9 +24,8 @@ from trainer.lessons import OnlineLessons
 from trainer.logits.store import FullAnswers, TopAnswers
 from trainer.loop import Batch, batches
 from trainer.losses import ENSEMBLES, LOSSES, Teaching, distillation, labels_alone
-from trainer.models import create_teacher
+from trainer.models import create_student, create_teacher
 from trainer.recipe import StudentRecipe, Training
-from trainer.run import create_student
 from trainer.views import ExtraSpec, View, ViewSpec, enhance, render
 from trainer.views.view import _beta_quantiles
 

@@ -17,6 +17,9 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
+from ..data import Preprocessing
+from ..errors import RecipeError
+from ..recipe import StudentRecipe
 from .involution import Involution
 
 STEMS = 2
@@ -109,6 +112,36 @@ def _conv_embed(
     channels = (*(max(16, embed_dim >> (depth - 1 - level)) for level in range(depth - 1)), embed_dim)
     stem = ConvStem(in_chans, depth=depth, channels=channels, stride=(2,) * depth)
     return HybridEmbed(stem, img_size=img_size, patch_size=1, in_chans=in_chans, embed_dim=embed_dim, proj=False)
+
+
+def create_student(shape: StudentRecipe, teachers: int, classes: int, preprocessing: Preprocessing) -> Student:
+    """Return an untrained student with one bias token for each of `teachers` teachers.
+
+    Raises:
+        RecipeError: the images can't be divided into patches, or the tokens do not suit the number of teachers.
+    """
+    size = preprocessing.input.height
+    if shape.tokens == "learned" and shape.stem == "patch" and size % shape.patch:
+        raise RecipeError(
+            f"images of {size} pixels do not divide into patches of {shape.patch}; "
+            f"set data.size to {max(1, size // shape.patch) * shape.patch} or change student.patch"
+        )
+    try:
+        return Student(
+            classes=classes,
+            teachers=teachers,
+            size=size,
+            tokens=shape.tokens,
+            stem=shape.stem,
+            patch=shape.patch,
+            width=shape.width,
+            depth=shape.depth,
+            heads=shape.heads,
+            mlp_ratio=shape.mlp_ratio,
+            drop_path=shape.drop_path,
+        )
+    except ValueError as fault:
+        raise RecipeError(f"{fault}; name more teachers or set student.tokens") from fault
 
 
 class BiasStems(nn.Module):
