@@ -68,7 +68,7 @@ def _rows(number: int, it: Measurement) -> list[list[str | Cell]]:
     top1 = "-" if it.top1 is None else percent(it.top1)
     size = f"{it.size_bytes / 1e6:.2f} MB"
     rows: list[list[str | Cell]] = [
-        [Cell(f"{number} {it.bundle}", note=_way(it)), Cell(top1, strong=True), *cells(it.speed), size]
+        [Cell(f"{number} {_way(it)}", note=it.bundle), Cell(top1, strong=True), *cells(it.speed), size]
     ]
     if it.bare is not None:
         rows.append(["the engine alone", "", *cells(it.bare), ""])

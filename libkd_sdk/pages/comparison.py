@@ -42,7 +42,11 @@ def _rows(result: ComparisonResult) -> list[Row]:
     return [
         [
             name,
-            Cell(spread(row), strong=True),
+            Cell(
+                f"{100 * row.mean:.2f}",
+                note="" if row.deviation is None else f"± {100 * row.deviation:.2f}",
+                strong=True,
+            ),
             _difference(pair) if pair else "",
             percent(row.ece),
             millions(row.parameters),

@@ -85,7 +85,7 @@ def _few(run: Findings) -> Few:
     counts = run.confusion.sum(1)
     smallest = int(counts[counts > 0].min(initial=counts.max()))
     classes = int((counts < FEW).sum())
-    return Few(FEW, classes, classes == len(counts), smallest, f"{100 / max(1, smallest):.0f}")
+    return Few(FEW, classes, classes == len(counts), smallest, f"{100 / max(1, smallest):.3g}")
 
 
 def _of_kind(run: Findings, kind: str) -> list[Stage]:
@@ -186,15 +186,14 @@ def _curves(run: Findings) -> list[tuple[str, Markup]]:
 
 
 def _class_columns(run: Findings) -> list[str]:
-    number = ["no."] if len(run.labels) > MANY_CLASSES else []
-    return [*number, "class", "student", *(stage.name for stage in _of_kind(run, "teacher")), "test images"]
+    return ["class", "student", *(stage.name for stage in _of_kind(run, "teacher")), "test images"]
 
 
 def _class_rows(run: Findings) -> list[Row]:
     (student,), colours, counts = _of_kind(run, "student"), _colours(run), run.confusion.sum(1)
     nets = [student, *_of_kind(run, "teacher")]
     order = np.argsort(run.class_accuracy[student.stage], kind="stable")  # NaN comes last
-    number = len(run.labels) > MANY_CLASSES
+    numbered = len(run.labels) > MANY_CLASSES
 
     def share(stage: Stage, index: int) -> Cell:
         found = float(run.class_accuracy[stage.stage][index])
@@ -202,8 +201,7 @@ def _class_rows(run: Findings) -> list[Row]:
 
     return [
         [
-            *([str(index)] if number else []),
-            run.labels[index],
+            Cell(run.labels[index], note=f"no. {index}" if numbered else ""),
             *(share(stage, index) for stage in nets),
             f"{counts[index]:,}",
         ]

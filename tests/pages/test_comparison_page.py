@@ -48,7 +48,7 @@ def test_every_seed_is_a_dot_and_every_mean_has_its_deviation():
     assert all(0 <= float(place) <= 100 for place in re.findall(r"left:([-\d.]+)%", html))
     assert {"66.00 ± 1.00", "70.00 ± 1.00"} <= set(found.of("b"))
     assert found.of("td").count("+4.00") == 2
-    assert found.of("small") == ["(+2.00 to +6.00)"] * 2
+    assert found.of("small") == ["± 1.00"] * 2 + ["± 1.00", "(+2.00 to +6.00)"] + ["(+2.00 to +6.00)"]
 
 
 def test_a_single_seed_has_neither_deviation_nor_interval():
