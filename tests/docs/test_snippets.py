@@ -119,8 +119,7 @@ def workspace(clothes, tiny_recipe_file, tmp_path_factory) -> Path:
     run = folder / "run"
     arguments = ["--data", str(images), "--out", str(run), "--recipe", str(tiny_recipe_file), "--device", "cpu"]
     assert run_command(["distill", *arguments]) == 0
-    for target in ("onnx", "openvino"):
-        assert run_command(["export", str(run), "--target", target]) == 0
+    assert run_command(["export", str(run), "--target", "onnx"]) == 0
     shutil.copytree(run / "bundles", folder / "libkd-demo" / "bundles")
     first = images / "test" / "Bag" / "0.png"
     for copy in ("libkd-demo/images/Coat.png", "holiday/1.png", "holiday/2.png", "photo.jpg"):
