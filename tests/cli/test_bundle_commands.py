@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 import sdk
-from runtimes.engines import ENGINES
 from shell import libkd, succeeded
+
+pytestmark = pytest.mark.slow
 
 
 def test_predictions_of_images_folders_and_standard_input_agree(bundle, clothes, shell):
@@ -120,11 +121,3 @@ def test_a_changed_byte_is_found_by_every_command(bundle, clothes, tmp_path, she
         line = shell.refused(*arguments)
         assert "model.onnx was changed since its export" in line
         assert line.endswith("[bundle-invalid]")
-
-
-def test_the_help_of_export_names_every_engine_and_precision(shell, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "250")
-    text = " ".join(shell.succeeded("export", "--help").split())
-    *others, last = (f"{name} ({engine.title})" for name, engine in ENGINES.items())
-    assert f"The engine: {', '.join(others)} or {last}." in text
-    assert "The precision: fp32, fp16 or int8." in text

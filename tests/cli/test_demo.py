@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import msgspec
+import pytest
 
 import sdk
 from clothes import CLASSES
@@ -12,6 +13,7 @@ from libkd_sdk.commands.demo import BundleFigures, DemoResult, run_demo, show
 from runtimes.engines import ENGINES
 
 
+@pytest.mark.slow
 def test_the_demo_does_the_whole_job(clothes, tiny_recipe_file, tmp_path, capfd):
     found = run_demo(tmp_path, str(clothes), str(tiny_recipe_file))
     result = json.loads((tmp_path / "demo.json").read_text())

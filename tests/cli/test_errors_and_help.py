@@ -16,6 +16,7 @@ import sdk.errors
 import trainer.errors
 from libkd_sdk.main import COMMANDS
 from libkd_sdk.main import run as run_command
+from runtimes.engines import ENGINES
 from shell import libkd, succeeded
 
 NAMES = (
@@ -67,6 +68,15 @@ def test_help_fits_its_paragraphs_to_the_terminal(shell, monkeypatch):
     assert any(line.startswith("The demo trains") and line.endswith("what is missing.") for line in lines)
 
 
+def test_the_help_of_export_names_every_engine_and_precision(shell, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    text = " ".join(shell.succeeded("export", "--help").split())
+    *others, last = (f"{name} ({engine.title})" for name, engine in ENGINES.items())
+    assert f"The engine: {', '.join(others)} or {last}." in text
+    assert "The precision: fp32, fp16 or int8." in text
+
+
+@pytest.mark.slow
 def test_wrong_input_gets_one_line_and_leaves_nothing(shell, clothes, tiny_recipe_file, tmp_path, distilled):
     fails, run, empty = shell.refused, tmp_path / "run", tmp_path / "empty"
     empty.mkdir()
@@ -120,18 +130,17 @@ def test_a_line_ends_with_the_code_of_its_error(shell, clothes, tmp_path):
     assert process.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize(
-    "error",
-    sorted(
-        {
-            found
-            for module in (runtimes.errors, sdk.errors, trainer.errors)
-            for found in vars(module).values()
-            if isinstance(found, type) and issubclass(found, sdk.errors.LibkdError)
-        },
-        key=lambda found: found.code,
-    ),
-)
+def all_errors() -> list[type[sdk.errors.LibkdError]]:
+    found = {
+        it
+        for module in (runtimes.errors, sdk.errors, trainer.errors)
+        for it in vars(module).values()
+        if isinstance(it, type) and issubclass(it, sdk.errors.LibkdError)
+    }
+    return sorted(found, key=lambda error: error.code)
+
+
+@pytest.mark.parametrize("error", all_errors())
 def test_every_error_of_the_tree_is_a_line_with_its_code(error, shell, monkeypatch, tmp_path):
     def breaks(*args, **kwargs):
         raise error("two\nlines")
@@ -141,6 +150,7 @@ def test_every_error_of_the_tree_is_a_line_with_its_code(error, shell, monkeypat
     assert done == (error.exit_code, "", f"libkd-sdk: two lines [{error.code}]\n")
 
 
+@pytest.mark.slow
 def test_a_missing_extra_is_named_with_its_command(bundle, clothes):
     code = """
 import sys
@@ -171,13 +181,13 @@ sys.exit(run(sys.argv[1:]))
     assert b"needs jinja2; pip install 'libkd-sdk[train]'" in process.stderr
 
 
-def test_what_nobody_expected_is_one_line_too(capfd, monkeypatch, distilled):
+def test_what_nobody_expected_is_one_line_too(capfd, monkeypatch, tmp_path):
     def breaks(*args, **kwargs):
         raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr("libkd_sdk.commands.verify.verify_bundle", breaks)
-    assert run_command(["verify", str(distilled)]) == 1
+    assert run_command(["verify", str(tmp_path)]) == 1
     assert "unexpected ZeroDivisionError: division by zero; LIBKD_DEBUG=1 shows where" in capfd.readouterr().err
     monkeypatch.setenv("LIBKD_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
-        run_command(["verify", str(distilled)])
+        run_command(["verify", str(tmp_path)])

@@ -12,6 +12,8 @@ import pytest
 
 from shell import LIBKD, libkd, succeeded
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_finished_run_is_not_trained_again(distilled):
     before = (distilled / "metrics.jsonl").read_bytes()
@@ -57,7 +59,7 @@ def test_a_run_is_cut_to_the_time_it_is_given_and_goes_on_as_it_was_cut(clothes,
     assert json.loads(shell.succeeded(*arguments, "--within", "1h", "--json"))["stages"]["student"]
     again = shell.run(*arguments, "--within", "1h")
     assert again.code == 0
-    assert "goes on with the epochs and views that it began with" in again.err
+    assert "continues with the epochs and views that it started with" in again.err
 
 
 def test_a_comparison_with_unlabelled_images_and_an_arm_of_ones_own(clothes, tiny_recipe_file, tmp_path, shell):

@@ -12,7 +12,7 @@ import pytest
 from browser import HOSTILE, Read, as_unicode, stands_alone
 from libkd_sdk.pages.run import FEW, run_report
 from trainer.evaluate import Score
-from trainer.findings import Answer, Findings, Reliability, Sample, Stage
+from trainer.findings import Answer, Findings, Kind, Reliability, Sample, Stage
 from trainer.units import duration, size
 
 SECTIONS = [
@@ -40,7 +40,9 @@ def invented(
     results = {split: Score(images=90, top1=0.7, nll=0.9, ece=0.05) for split in ("validation", "test")}
     curve = {"loss": [2.0, 1.5, 1.2], "validation_top1": [0.3, 0.6, 0.7], "lr": [1e-3, 5e-4, 1e-5]}
     teacher = [f"teachers/net{number}" for number in range(teachers)]
-    kinds = [*((stage, "teacher") for stage in teacher), ("student", "student"), *[("arms/plain", "plain")] * plain]
+    kinds: list[tuple[str, Kind]] = [(stage, "teacher") for stage in teacher]
+    kinds += [("student", "student")]
+    kinds += [("arms/plain", "plain")] if plain else []
     accuracy = {stage: draw.uniform(0.4, 1, classes) for stage in (*teacher, "student")}
     accuracy["student"][-1] = np.nan
     count = np.array([0] * 5 + [each] * 10)
