@@ -53,7 +53,7 @@ class BundleFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bundle predicts for an image."""
+    """The answer of a bundle for an image."""
 
     label: str | None
     score: float
