@@ -1,4 +1,4 @@
-"""A recipe cut to the time that there is: fewer epochs and views, by the same share in all stages."""
+"""Cut a recipe to the available time: fewer epochs and views, by the same share in all stages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def cut_to(deadline: Deadline | None, job: Job, *, arms: Arms = own_student, run
     if deadline is None:
         return recipe
     if (folder / RECIPE).exists():
-        job.progress.tell(f"{folder} goes on with the epochs and views that it began with; --within is for a new run")
+        job.progress.tell(
+            f"{folder} continues with the epochs and views that it started with; --within is for new runs"
+        )
         return as_cut(recipe, read_recipe(folder / RECIPE))
     return cut(job, deadline.seconds_left(), arms=arms, runs=runs)
 

@@ -1,4 +1,4 @@
-"""The findings of a finished run as plain data. The report shows them; how it shows them is not decided here."""
+"""The findings of a finished run as plain data, which the report shows."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ BINS, SAMPLES = 15, 24
 PACKAGES = ("libkd-sdk", "torch", "torchvision", "timm", "numpy")
 
 Floats = NDArray[np.float64]
-
-
 Kind = Literal["teacher", "student", "plain"]
 
 
@@ -238,14 +236,15 @@ def _reliability(probabilities: Tensor, truth: Tensor) -> Reliability:
 def _samples(test: Split, logits: Mapping[str, Tensor]) -> tuple[Sample, ...]:
     """Return some test images. Those that the student gets wrong come first; apart from them, the ids decide."""
     answers = {stage: rows.softmax(-1).max(-1) for stage, rows in logits.items()}
-    wrong = (answers["student"].indices != test.labels.cpu()).tolist()
+    wrong = (answers[STUDENT].indices != test.labels.cpu()).tolist()
     by_id = test.ids.argsort().tolist()
     missed, right = ([index for index in by_id if wrong[index] is is_wrong] for is_wrong in (True, False))
+    pixels = test.pixels()
     shown = missed[: max(SAMPLES // 2, SAMPLES - len(right))]
     return tuple(
         Sample(
             name=test.names[index],
-            pixels=test.pixels()[index].cpu().numpy(),
+            pixels=pixels[index].cpu().numpy(),
             label=int(test.labels[index]),
             answers={
                 stage: Answer(int(best.indices[index]), float(best.values[index])) for stage, best in answers.items()

@@ -1,4 +1,4 @@
-"""How long work reports what it is doing, to the command line or to any other caller."""
+"""How training reports its progress to the command line or to another caller."""
 
 from __future__ import annotations
 

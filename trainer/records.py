@@ -1,10 +1,10 @@
 """The typed records that are kept as JSON in a run's folder.
 
-data.json             DataRecord: the data that the run is trained on
+data.json               DataRecord: the data of the run
 teachers/*/config.json  TeacherRecord: a trained teacher
-student/config.json     StudentRecord: a trained student, as in arms/*/config.json
-arms/*/arm.json         ArmRecord: how an arm differs from the run's own student
-metrics.jsonl           one EpochRow for each epoch of a net, one StoreRow for each pass that fills a logit store
+student/config.json     StudentRecord: a trained student; the same in arms/*/config.json
+student/arm.json        ArmRecord: the settings of an arm; the same in arms/*/arm.json
+metrics.jsonl           an EpochRow for each epoch of a net, a StoreRow for each pass that filled a logit store
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StudentRecord(msgspec.Struct, frozen=True, kw_only=True):
         preprocessing: how images become its input.
         student: its shape and its loss.
         parameters: the number of its parameters.
-        temperature: what its logits are divided by, fitted on validation data.
+        temperature: the temperature that divides its logits, fitted on validation data.
         ece_before_temperature: its calibration error on the test images at temperature 1.
         teachers: the names of the teachers that it learned from.
         seconds: how long all its epochs took together.
@@ -76,7 +76,7 @@ NetRecord = TeacherRecord | StudentRecord
 
 
 class DataRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The data that a run is trained on.
+    """The data of a run.
 
     Attributes:
         hash: a hash of all images, labels and splits.
@@ -114,7 +114,7 @@ class EpochRow(msgspec.Struct, frozen=True, kw_only=True):
         validation_top1: the accuracy on the validation images after the epoch.
         lr: the learning rate of the last step.
         seconds: how long the training steps took.
-        samples_per_second: images that were trained on in a second.
+        samples_per_second: how many images were trained on per second.
     """
 
     stage: str

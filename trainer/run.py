@@ -1,13 +1,13 @@
-"""A run's folder: what it is a run of, and the nets that it holds.
+"""A run's folder: its recipe, its data, and its trained nets.
 
-recipe.toml             the recipe, every value spelled out
+recipe.toml             the recipe with all values
 data.json               the data: its hash, where it came from, what was skipped
 teachers/NAME/          model.safetensors, config.json
 logits/                 the logit store
 student/                the student: model.safetensors, config.json
-arms/NAME/              students to compare it with: `plain`, without teachers, and others
-metrics.jsonl           every epoch of every stage; the same under tensorboard/
-report.html             the page to look at
+arms/NAME/              students that it is compared with: `plain`, which has no teachers, and others
+metrics.jsonl           every epoch of every stage; tensorboard/ holds the same as curves
+report.html             the report
 """
 
 from __future__ import annotations
@@ -159,13 +159,13 @@ def _train_again(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that the work on a run needs.
+    """A run together with everything that work on it needs.
 
     Attributes:
         run: the folder and the recipe.
         data: the run's data.
         device: where the nets are trained.
-        progress: who is told how far the work is.
+        progress: follows the work.
     """
 
     run: Run

@@ -1,4 +1,4 @@
-"""How a run starts or continues: its data is loaded, its recipe chosen and cut to the time that there is."""
+"""How a run starts or continues: load the data, choose the recipe, and cut it to the available time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Sources = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a caller wants a run to be. What is left out is taken from the run in the folder, if there is one.
+    """The run that a caller asks for. If there is a run in the folder, it supplies what is left out here.
 
     Attributes:
         out: the run's folder.
@@ -44,10 +44,10 @@ class Request:
 
 
 def prepare(request: Request, progress: Progress, check: Callable[[Recipe], object] | None = None) -> Job:
-    """Return the work on the run that is asked for: on a new run, or on the one in the folder.
+    """Return the job for a request: for a new run, or for the run in the folder.
 
     Args:
-        check: is called with the recipe of the run before anything is written; it may raise an error.
+        check: is called with the recipe before anything is written, and may raise an error.
 
     Raises:
         UsageError: there is no run in the folder and no data is named, or `within` is not a time.

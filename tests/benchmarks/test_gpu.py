@@ -1,4 +1,4 @@
-"""The programs for a borrowed card, run small on the CPU: what they leave, and that they go on after a fault."""
+"""The programs for a GPU, at a small size on the CPU: what they write, and that they continue after an error."""
 
 import importlib.util
 import json
@@ -49,29 +49,35 @@ def test_a_probe_times_every_part_of_every_stage(probed):
         "stored / plain",
         "load_s",
     }
-    assert figures["views_apart"] == 0  # the CPU from itself
+    assert figures["views_apart"] == 0  # the CPU compared with itself
     tables = (folder / "out/profile.txt").read_text()
     assert all(f"===== {name}, three steps" in tables for name in ("views", "conv", "involution", "student"))
 
 
-def test_a_probe_says_what_a_longer_job_has_time_for(probed, tiny_recipe_file):
+def test_a_probe_estimates_what_a_longer_job_has_time_for(probed, tiny_recipe_file):
     folder, _ = probed
     suggestion = (folder / "scratch/suggestion.env").read_text()
     whole = read_recipe(tiny_recipe_file)
     command = ["bash", "-c", f"VIEWS=1\n{suggestion}\necho $TEACHER_EPOCHS $STUDENT_EPOCHS $VIEWS"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert said == ["10", str(whole.student.training.epochs), "1"]  # all fits; what is set already stays
+    assert said == [
+        "10",
+        str(whole.student.training.epochs),
+        "1",
+    ]  # everything fits; a variable that is set already stays
 
 
 def imported(name, monkeypatch):
-    monkeypatch.syspath_prepend(PROGRAMS)  # where Python looks when it runs the program
+    monkeypatch.syspath_prepend(PROGRAMS)  # where Python looks for modules when it runs the program
     found = importlib.util.spec_from_file_location(name, PROGRAMS / f"{name}.py")
     module = sys.modules[name] = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
 
 
-def test_a_fault_in_one_section_is_told_and_the_others_run(clothes, tiny_recipe_file, tmp_path, monkeypatch, capsys):
+def test_an_error_in_one_section_does_not_stop_the_others(
+    clothes, tiny_recipe_file, tmp_path, monkeypatch, capsys
+):
     probe = imported("probe", monkeypatch)
 
     def broken(_):
@@ -106,7 +112,7 @@ def test_a_job_keeps_what_is_finished(clothes, tiny_recipe_file, tmp_path):
     assert "count = 1" in recipe
 
 
-def test_a_job_ends_in_time_and_judges_what_it_has(clothes, tiny_recipe_file, tmp_path, monkeypatch, capsys):
+def test_a_job_ends_in_time_and_evaluates_what_it_has(clothes, tiny_recipe_file, tmp_path, monkeypatch, capsys):
     job = imported("job", monkeypatch)
     options = ["--recipe", tiny_recipe_file, "--seconds", 10, "--run", tmp_path / "run", "--out", tmp_path, clothes]
     monkeypatch.setattr(sys, "argv", ["job.py", *map(str, options)])

@@ -1,4 +1,4 @@
-"""The programs in examples/ do what they say, run as their docstrings say."""
+"""The programs in examples/ work when they are run as their docstrings say."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_images_are_sorted_by_class(bundles, tmp_path):
     assert "notes.txt: not a readable image" in done.stderr
 
 
-def test_nothing_that_was_sorted_is_overwritten(bundles, tmp_path):
+def test_no_sorted_file_is_overwritten(bundles, tmp_path):
     inbox, target = tmp_path / "inbox", tmp_path / "sorted"
     inbox.mkdir()
     for _ in range(2):
@@ -57,7 +57,7 @@ def test_nothing_that_was_sorted_is_overwritten(bundles, tmp_path):
 
 
 @pytest.mark.parametrize(("bundle", "inbox"), [("nowhere", "."), (".", "nowhere")])
-def test_what_is_missing_is_named(tmp_path, bundle, inbox):
+def test_a_missing_folder_is_named(tmp_path, bundle, inbox):
     done = run("sort_images.py", tmp_path / bundle, tmp_path / inbox, tmp_path / "sorted")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -75,14 +75,14 @@ def test_your_own_module_is_exported(tmp_path, target):
     assert guess.split(" ")[0] == truth
 
 
-def test_a_target_that_is_not_known(tmp_path):
+def test_an_unknown_target_is_named(tmp_path):
     done = run("export_your_own.py", "onx", tmp_path / "bundle")
     assert done.returncode == 1
     assert done.stderr == "target 'onx' is unknown; did you mean 'onnx'?\n"
 
 
 @pytest.mark.slow
-def test_a_student_is_distilled_exported_and_asked(clothes, tiny_recipe_file, tmp_path):
+def test_a_student_is_distilled_and_exported_and_predicts(clothes, tiny_recipe_file, tmp_path):
     assert len((EXAMPLES / "distil_from_python.py").read_text().splitlines()) < 40
     done = run("distil_from_python.py", clothes, tmp_path / "out", tiny_recipe_file)
     assert done.returncode == 0, done.stderr

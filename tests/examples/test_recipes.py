@@ -1,4 +1,4 @@
-"""The recipes in examples/recipes/ can be followed, and each says its command and its result, or that there is none."""
+"""The recipes in examples/recipes can be used, and each README names its command and its result, if it was run."""
 
 import re
 import tomllib
@@ -16,7 +16,7 @@ FILES = sorted(path for folder in FOLDERS for path in folder.glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_recipe_can_be_followed(path):
+def test_a_recipe_can_be_used(path):
     if "teachers" not in tomllib.loads(path.read_text()):
         assert read_changes(path)  # arms of a comparison
         return
@@ -27,7 +27,7 @@ def test_a_recipe_can_be_followed(path):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
-def test_a_recipe_says_its_command_and_its_result(folder):
+def test_a_readme_names_its_command_and_its_result(folder):
     text = (folder / "README.md").read_text()
     commands = re.findall(r"^libkd-sdk (?:distill|compare) .*--recipe (\S+)", text, re.MULTILINE)
     assert commands

@@ -100,7 +100,7 @@ def test_a_new_run_is_cut_to_its_time_and_continues_as_it_was_cut(tiny_recipe, c
     assert 1 <= cut.student.training.epochs < 100_000
     assert any(line.startswith("cut to the time, in epochs and views: ") for line in told.lines)
     assert prepare(request, told).run.recipe == cut
-    assert "goes on with the epochs and views that it began with" in told.lines[-1]
+    assert "continues with the epochs and views that it started with" in told.lines[-1]
 
 
 def test_a_time_that_has_passed_is_too_little(clothes, tiny_recipe_file, tmp_path):

@@ -1,4 +1,4 @@
-"""A recipe cut to the time that there is: evenly, as far as it goes, and refused where it goes nowhere."""
+"""A recipe is cut to the available time by the same share everywhere; too little time is refused."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Told(Silent):
 
 
 class Steady:
-    """Paces that are known: 1 s an epoch of a teacher, 2 s of a student, 0.5 s a view, 3 s around each net."""
+    """Known paces: 1 s for an epoch of a teacher, 2 s for one of a student, 0.5 s for a view, 3 s once for each net."""
 
     def __init__(self, job, seconds):
         self.seconds_to_answer = 0.5 / len(job.data.train)
@@ -67,7 +67,7 @@ def seconds(recipe, students=1):
     return conv + 3 + involution + 3 + 0.5 * views + students * (2 * student + 3)
 
 
-def test_what_fits_is_left_whole(steady, tiny_data):
+def test_a_recipe_that_fits_stays_whole(steady, tiny_data):
     progress = Told()
     assert fitted(RECIPE, tiny_data, 400.0, progress) == RECIPE
     assert progress.lines[-1] == "all of the recipe fits: about 5.4 min of 6.7 min"
@@ -92,21 +92,21 @@ def test_a_comparison_shares_the_time_among_its_seeds_and_arms(steady, tiny_data
     assert 440 < seconds(fitting, students=5) <= 450  # none, each, both, and one view of the same store
 
 
-def test_teachers_that_are_taken_as_they_are_stay_so(steady, tiny_data):
+def test_teachers_without_epochs_are_not_cut(steady, tiny_data):
     ready = replace(RECIPE.teachers["conv"], pretrained=True, training=Training(epochs=0))
     fitting = fitted(replace(RECIPE, teachers={**RECIPE.teachers, "conv": ready}), tiny_data, 60.0, Told())
     assert counts(fitting)[0] == 0
     assert counts(fitting)[1] > 0
 
 
-def test_too_little_for_one_epoch_of_each_is_refused_with_what_it_takes(steady, tiny_data):
+def test_too_little_time_for_one_epoch_of_each_stage_is_refused(steady, tiny_data):
     with pytest.raises(
         RecipeError, match=r"10.0 s are left after loading and timing, and one epoch of every stage takes 14 s;"
     ):
         fitted(RECIPE, tiny_data, 10.0, Told())
 
 
-def test_a_run_that_was_cut_is_known_again(steady, tiny_data):
+def test_a_run_that_was_cut_is_recognised(steady, tiny_data):
     fitting = fitted(RECIPE, tiny_data, 100.0, Told())
     assert as_cut(RECIPE, fitting) == fitting
     other = replace(RECIPE, teachers={"conv": RECIPE.teachers["conv"]})
@@ -114,7 +114,7 @@ def test_a_run_that_was_cut_is_known_again(steady, tiny_data):
 
 
 class Seen(Paces):
-    """Paces that count the steps that are timed."""
+    """Paces that count the timed steps."""
 
     def _timed(self, work, training=None):
         counted = []
@@ -129,7 +129,7 @@ class Seen(Paces):
         return super()._timed(watched, training)
 
 
-def test_paces_are_those_of_a_few_real_steps(tiny_recipe, tiny_data, tmp_path, monkeypatch):
+def test_paces_come_from_a_few_real_steps(tiny_recipe, tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = Run(Path(), tiny_recipe)
     paces = Seen(job_of(run, tiny_data), seconds=0.0)
@@ -160,7 +160,7 @@ class Clock:
         return self.now
 
 
-def test_the_first_step_and_what_comes_before_it_are_told_apart_from_the_others(monkeypatch):
+def test_the_time_before_the_first_step_is_separated_from_the_steps(monkeypatch):
     clock = Clock()
     monkeypatch.setattr("trainer.pace.time", clock)
     progress = _Stopwatch(CPU, seconds=5.0)
@@ -175,7 +175,7 @@ def test_the_first_step_and_what_comes_before_it_are_told_apart_from_the_others(
     assert progress.measured() == (10.0, 2.0)
 
 
-def test_a_stage_of_a_single_step_is_timed_by_it(monkeypatch):
+def test_a_stage_with_a_single_step_is_timed_as_a_whole(monkeypatch):
     clock = Clock()
     monkeypatch.setattr("trainer.pace.time", clock)
     progress = _Stopwatch(CPU, seconds=5.0)
@@ -187,17 +187,17 @@ def test_a_stage_of_a_single_step_is_timed_by_it(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "expected"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5 h", 5400), ("2min", 120), ("1h5s", 3605)]
 )
-def test_a_time_is_read_as_people_say_it(text, expected):
+def test_a_time_is_read_as_people_write_it(text, expected):
     assert seconds_of(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "30", "m", "0s", "-5m", "5m2h", "soon", "1..5h", "nan s"])
-def test_what_is_no_time_is_refused(text):
+def test_other_text_is_not_a_time(text):
     with pytest.raises(ValueError, match="is not a time; write it as 90s, 30m or 1h30m"):
         seconds_of(text)
 
 
-def test_a_recipe_that_was_cut_is_written_as_it_is_followed(steady, tiny_data, tmp_path):
+def test_a_recipe_that_was_cut_is_written_as_it_was_cut(steady, tiny_data, tmp_path):
     fitting = fitted(RECIPE, tiny_data, 100.0, Told())
     (tmp_path / "recipe.toml").write_text(write_recipe(fitting))
     assert read_recipe(tmp_path / "recipe.toml") == fitting

@@ -1,4 +1,4 @@
-"""Comparisons: the arms differ by what they say and by nothing else; unlabelled pictures are learned from."""
+"""In a comparison, arms differ in what they say and in nothing else. Students also learn from unlabelled images."""
 
 import statistics
 
@@ -75,7 +75,7 @@ def test_every_arm_is_trained_with_every_seed(compared):
 
 
 def test_a_difference_is_paired_and_has_students_interval():
-    """Against the formula with a published quantile: t is 2.776 at 4 degrees of freedom, 97.5 %."""
+    """The interval is that of the formula with a published quantile: t is 2.776 for 4 degrees of freedom and 97.5 %."""
     one, other = [0.80, 0.70, 0.75, 0.60, 0.90], [0.82, 0.71, 0.78, 0.61, 0.93]
     (pair,) = paired({"one": one, "other": other})
     differences = [0.02, 0.01, 0.03, 0.01, 0.03]
@@ -97,7 +97,7 @@ def test_a_second_comparison_trains_nothing_again(compared):
 
 
 def test_an_arm_is_the_run_with_its_change(compared, tiny_recipe, tiny_data, tmp_path):
-    """The same student as a run whose recipe says so; the arms beside it leave no trace."""
+    """It is the same student as that of a run with this recipe; the other arms have no influence on it."""
     folder, _, _ = compared
     views = replace(tiny_recipe.views, count=1)
     run = start_run(tmp_path / "run", replace(tiny_recipe, seed=3, views=views), tiny_data, Source(("clothes",)))
@@ -118,7 +118,7 @@ def test_arms_differ_from_each_other_and_keep_their_shape(compared):
 
 
 def test_online_teachers_answer_as_the_store_does(tiny_recipe, tiny_data, tmp_path):
-    """`exact` and `online` show the same views and hear the same answers, but for float16."""
+    """`exact` and `online` show the same views and get the same answers, except for the rounding to float16."""
     views = replace(tiny_recipe.views, mode="exact")
     run = start_run(tmp_path / "run", replace(tiny_recipe, views=views), tiny_data, Source(("clothes",)))
     run_pipeline(job_of(run, tiny_data))
@@ -136,7 +136,7 @@ def partly_labelled(clothes):
     return load([clothes], DataRecipe(labels=0.5))
 
 
-def test_pictures_without_labels_are_learned_from_by_students_alone(tiny_recipe, partly_labelled, tmp_path):
+def test_only_students_learn_from_images_without_labels(tiny_recipe, partly_labelled, tmp_path):
     data = partly_labelled
     assert len(data.unlabelled) == len(data.train)
     assert (data.unlabelled.labels == UNLABELLED).all()
@@ -156,8 +156,8 @@ def test_pictures_without_labels_are_learned_from_by_students_alone(tiny_recipe,
     assert not torch.equal(one["heads.1.weight"], other["heads.1.weight"])
 
 
-def test_labels_of_unlabelled_pictures_are_never_looked_at(tiny_recipe, partly_labelled, tmp_path):
-    """Nothing that is learned changes when the classes of the unlabelled pictures are others."""
+def test_the_labels_of_unlabelled_images_are_never_used(tiny_recipe, partly_labelled, tmp_path):
+    """The unlabelled part of the student's split has no labels, and the student without teachers does not see it."""
     data = partly_labelled
     assert set(data.unlabelled.names).isdisjoint(data.train.names)
     run = Run(tmp_path, tiny_recipe)
@@ -184,7 +184,7 @@ def test_a_wrong_arm_is_named_before_anything_is_trained(text, message, tiny_rec
         read_changes(tmp_path / "none.toml")
 
 
-def test_an_arm_that_can_not_be_made_leaves_nothing(tiny_recipe, tiny_data, tmp_path):
+def test_an_arm_that_cannot_be_created_leaves_nothing(tiny_recipe, tiny_data, tmp_path):
     changes = {"odd": Change(student={"stem": "patch", "patch": 5})}
     job = job_of(Run(tmp_path / "comparison", tiny_recipe), tiny_data)
     with pytest.raises(RecipeError, match=r"do not divide into patches of 5"):
@@ -192,27 +192,27 @@ def test_an_arm_that_can_not_be_made_leaves_nothing(tiny_recipe, tiny_data, tmp_
     assert not (tmp_path / "comparison").exists()
 
 
-def test_a_clean_store_binds_those_alone_who_learn_from_it(tiny_recipe, tmp_path):
+def test_mode_clean_changes_only_arms_with_teachers(tiny_recipe, tmp_path):
     run = Run(tmp_path, replace(tiny_recipe, views=replace(tiny_recipe.views, mode="clean")))
     assert own_arm(run.recipe).spec == ViewSpec()
     assert plain_arm(run.recipe).spec == tiny_recipe.views.spec
 
 
 @pytest.mark.parametrize("names", [("a b", "a-b"), ("plain",)])
-def test_two_arms_of_one_place_are_refused(names, tiny_recipe, tiny_data, tmp_path):
+def test_two_arms_with_the_same_folder_are_refused(names, tiny_recipe, tiny_data, tmp_path):
     with pytest.raises(RecipeError, match=r"another one is kept in arms/(a-b|plain) too"):
         list_arms(tiny_recipe, tiny_data, dict.fromkeys(names, Change()))
 
 
-def test_an_arm_that_changed_under_its_name_is_not_taken_for_the_old_one(compared, changes):
+def test_an_arm_whose_settings_changed_is_not_taken_for_the_old_one(compared, changes):
     _, arguments, _ = compared
     other = {**changes, "one view": Change(views={"count": 2, "mode": "exact"})}
     with pytest.raises(RunError, match=r"arms/one-view: an arm of this name was trained with other settings"):
         compare_arms(*arguments[:3], other)
 
 
-def test_a_loss_that_rises_beyond_its_start_stops_the_run(tiny_recipe, tiny_data, tmp_path, monkeypatch):
-    """A rate that is bearable for an epoch of warm-up and no longer; the checkpoint before it stays."""
+def test_a_loss_that_doubles_stops_the_run(tiny_recipe, tiny_data, tmp_path, monkeypatch):
+    """The learning rate works during one epoch of warm-up, but not after it. The checkpoint before it stays."""
     monkeypatch.setattr("trainer.loop.LOST_AT_MOST", 0)
     training = replace(tiny_recipe.student.training, epochs=6, lr=300.0, warmup=3.0, clip=1e9)
     recipe = replace(tiny_recipe, student=replace(tiny_recipe.student, training=training, drop_path=0.0))

@@ -1,4 +1,4 @@
-"""What a report is told of a run is what its folder and its nets say, computed here another way."""
+"""The findings agree with the run's folder and nets, whose figures are computed in another way here."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def found(run, tiny_data):
 
 @pytest.fixture(scope="module")
 def probabilities(run, tiny_data):
-    """The student's, from its pixels up, one picture at a time."""
+    """The student's probabilities, computed from the pixels, one image at a time."""
     student, _, preprocessing = trainer.load_student(run.folder)
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     with torch.no_grad():
@@ -50,7 +50,7 @@ def probabilities(run, tiny_data):
         return torch.cat([student(pixels[None]).softmax(-1) for pixels in inputs])
 
 
-def test_every_stage_is_told_with_its_figures(run, found):
+def test_every_stage_has_its_figures(run, found):
     names = [("conv", "teacher"), ("involution", "teacher"), ("student", "student"), ("plain", "plain")]
     assert [(stage.name, stage.kind) for stage in found.stages] == names
     for stage in found.stages:
@@ -73,7 +73,7 @@ def test_curves_are_those_of_the_metrics(run, found):
     assert [len(stage.curve["loss"]) for stage in found.stages] == [10, 10, 4, 4]
 
 
-def test_confusion_and_class_accuracy_count_the_test_pictures(found, tiny_data, probabilities):
+def test_confusion_and_class_accuracy_count_the_test_images(found, tiny_data, probabilities):
     truth, answers = tiny_data.test.labels.tolist(), probabilities.argmax(-1).tolist()
     pairs = Counter(zip(truth, answers, strict=True))
     assert {place: count for place, count in np.ndenumerate(found.confusion) if count} == pairs
@@ -105,7 +105,7 @@ def test_reliability_is_that_of_the_student_before_and_after_its_temperature(run
         assert bins.ece == pytest.approx(np.nansum(gaps) / len(truth), abs=1e-6)
 
 
-def test_samples_are_test_pictures_with_the_answers_of_every_net(found, tiny_data, probabilities):
+def test_samples_are_test_images_with_the_answers_of_every_net(found, tiny_data, probabilities):
     places = {name: index for index, name in enumerate(tiny_data.test.names)}
     assert len({sample.name for sample in found.samples}) == len(found.samples) == min(SAMPLES, len(places))
     for sample in found.samples:
@@ -121,7 +121,7 @@ def test_samples_are_test_pictures_with_the_answers_of_every_net(found, tiny_dat
     assert sum(wrong) == min(missed, max(SAMPLES // 2, SAMPLES - (len(places) - missed)))
 
 
-def test_what_it_was_trained_on_and_by_is_told(run, found, tiny_data):
+def test_data_recipe_and_versions_are_named(run, found, tiny_data):
     assert found.images == {name: len(getattr(tiny_data, name)) for name in ("train", "validation", "test")}
     assert (found.data, found.skipped, found.labels) == (("clothes",), (), tiny_data.labels)
     assert found.recipe == (run.folder / "recipe.toml").read_text()

@@ -1,4 +1,4 @@
-"""The loop, which spares the host what it can, against a slow and obvious one; and what it does with little memory."""
+"""The training loop gives the same weights as a slow and obvious loop, and it copes with little memory."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ TRAINING = Training(epochs=3, batch=16, lr=1e-2, warmup=1.0, ema=0.9, precision=
 
 
 def slow_fit(net, split, training, preprocessing, seed):
-    """Batches rendered one by one, torchvision's normalisation, torch's plain AdamW, timm's average of everything."""
+    """Train in the obvious way: one batch at a time, torchvision's normalisation, plain AdamW, timm's average."""
     net = net.to(memory_format=torch.channels_last).train()
     average = ModelEmaV3(net, decay=training.ema, use_warmup=True)
     optimizer = create_optimizer_v2(net, opt="adamw", lr=training.lr, weight_decay=training.weight_decay)
@@ -72,7 +72,7 @@ def slow_fit(net, split, training, preprocessing, seed):
 
 @pytest.fixture
 def net_and_run(tiny_recipe, tiny_data, tmp_path):
-    """A net of convolutions, norms that count included, and a run that teaches it."""
+    """A convolutional net, whose norms have integer buffers, and a run that trains it."""
     conv = replace(tiny_recipe.teachers["conv"], views=SPEC, training=TRAINING)
     recipe = replace(tiny_recipe, teachers={"conv": conv})
     run = start_run(tmp_path / "run", recipe, tiny_data, Source(("clothes",)))
@@ -81,7 +81,7 @@ def net_and_run(tiny_recipe, tiny_data, tmp_path):
 
 
 @pytest.mark.parametrize("together", [1, 2, 100])
-def test_it_ends_with_the_very_weights_of_the_slow_one(together, net_and_run, tiny_data, monkeypatch):
+def test_it_ends_with_the_same_weights_as_the_slow_loop(together, net_and_run, tiny_data, monkeypatch):
     untrained, run = net_and_run
     seed = seed_of(run.recipe.seed, "teach", "conv")
     expected = slow_fit(untrained.net, tiny_data.train, TRAINING, untrained.preprocessing, seed).state_dict()
@@ -94,7 +94,7 @@ def test_it_ends_with_the_very_weights_of_the_slow_one(together, net_and_run, ti
         assert torch.equal(ours[name], value), name
 
 
-def test_an_epoch_is_judged_in_the_precision_of_its_training(net_and_run, tiny_data):
+def test_an_epoch_is_evaluated_in_the_precision_of_its_training(net_and_run, tiny_data):
     teacher, _ = net_and_run
     exact, short = (logits_of(teacher.net, tiny_data.test, teacher.preprocessing, it) for it in ("fp32", "bf16"))
     assert exact.dtype == short.dtype == torch.float32
@@ -102,7 +102,7 @@ def test_an_epoch_is_judged_in_the_precision_of_its_training(net_and_run, tiny_d
 
 
 class Clock:
-    """Time that passes by the number of times that somebody looks at it."""
+    """A clock that advances each time it is read."""
 
     def __init__(self, tick: float) -> None:
         self.now, self.tick = 0.0, tick
@@ -113,8 +113,8 @@ class Clock:
 
 
 @pytest.mark.parametrize(("tick", "kept"), [(0.001, [3]), (3.0, [2, 3]), (100.0, [1, 2, 3])])
-def test_checkpoints_come_by_time_where_epochs_are_short(tick, kept, net_and_run, tiny_data, monkeypatch):
-    """An epoch takes about two looks at the clock here: 2 ms, 6 s, 200 s."""
+def test_checkpoints_depend_on_time_if_epochs_are_short(tick, kept, net_and_run, tiny_data, monkeypatch):
+    """The clock is read about twice in an epoch, which so takes 2 ms, 6 s, or 200 s."""
     _, run = net_and_run
     saved = []
     monkeypatch.setattr(Learner, "save", lambda self, path, epoch: saved.append(epoch))
@@ -141,7 +141,7 @@ class Told(Silent):
 def test_a_batch_beyond_the_memory_is_refused_with_one_that_fits(
     room, advice, tiny_recipe, tiny_data, tmp_path, monkeypatch
 ):
-    """A device that has memory for `room` pictures."""
+    """The device has memory for `room` images."""
     step = Learner.step
 
     def in_little_room(self, number, inputs, loss_of):
@@ -155,7 +155,7 @@ def test_a_batch_beyond_the_memory_is_refused_with_one_that_fits(
         train_arm(job_of(run, tiny_data), plain_arm(run.recipe))
 
 
-def test_pictures_beyond_a_gpus_memory_stay_with_the_host_and_teach_the_same(net_and_run, tiny_data, monkeypatch):
+def test_images_that_exceed_a_gpus_memory_stay_with_the_host_and_teach_the_same(net_and_run, tiny_data, monkeypatch):
     _, run = net_and_run
     progress = Told()
     resident = train_teacher(job_of(run, tiny_data, progress), "conv").net.state_dict()

@@ -1,4 +1,4 @@
-"""Recipes: what is written is what is read, and what nobody understands is an error."""
+"""A recipe reads the same after it was written, and unknown keys and values are errors."""
 
 import pytest
 from msgspec.structs import replace
@@ -10,7 +10,7 @@ from trainer.recipe import RECIPES, DataRecipe, read_recipe, recipe_for, write_r
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
-def test_recipes_that_come_along_can_be_trained(name):
+def test_recipes_of_the_package_can_be_trained(name):
     recipe = read_recipe(name)
     preprocessing = sdk.Preprocessing.square({"large": 96}.get(name, 28))
     assert len(recipe.teachers) >= 2
@@ -20,7 +20,7 @@ def test_recipes_that_come_along_can_be_trained(name):
     assert len(student.heads) == 1 + len(recipe.teachers)
 
 
-def test_small_and_large_pictures_get_a_recipe_of_their_own():
+def test_small_and_large_images_have_their_own_recipes():
     assert recipe_for(32) == read_recipe("small")
     assert recipe_for(96) == read_recipe("large")
 
@@ -30,7 +30,7 @@ def test_a_written_recipe_reads_the_same(tiny_recipe, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(write_recipe(settled))
     assert read_recipe(path) == settled
-    assert "weight_decay" in path.read_text()  # spelled out, though the recipe left it to its default
+    assert "weight_decay" in path.read_text()  # written, although it has its default value
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_a_wrong_recipe_is_one_line_that_names_the_key(tmp_path, text, message):
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_recipe_names_those_that_come_along(tmp_path):
+def test_a_missing_recipe_names_those_of_the_package(tmp_path):
     with pytest.raises(RecipeError, match=r"no such recipe; name a TOML file or one of demo, large, small"):
         read_recipe(tmp_path / "none.toml")
 
 
-def test_an_unknown_model_is_named_with_its_likeness(tiny_recipe):
+def test_an_unknown_model_is_named_with_a_similar_one(tiny_recipe):
     teacher = tiny_recipe.teachers["conv"]
     with pytest.raises(RecipeError, match=r"timm has no model 'rednet_26'; did you mean 'rednet26'\?"):
         create_teacher(replace(teacher, model="rednet_26"), 10, sdk.Preprocessing.square(28))
@@ -85,13 +85,13 @@ def test_an_unknown_model_is_named_with_its_likeness(tiny_recipe):
         create_teacher(replace(teacher, args={"deepness": 3}), 10, sdk.Preprocessing.square(28))
 
 
-def test_pictures_that_do_not_divide_into_patches_are_refused(tiny_recipe):
+def test_images_that_do_not_divide_into_patches_are_refused(tiny_recipe):
     shape = replace(tiny_recipe.student, stem="patch", patch=5)
     with pytest.raises(RecipeError, match=r"set data.size to 25"):
         create_student(shape, 2, 10, sdk.Preprocessing.square(28))
 
 
-def test_stems_ask_for_two_teachers(tiny_recipe):
+def test_stems_need_two_teachers(tiny_recipe):
     shape = replace(tiny_recipe.student, tokens="stems")
     with pytest.raises(RecipeError, match="2 teachers or more, not 1; name more teachers"):
         create_student(shape, 1, 10, sdk.Preprocessing.square(28))

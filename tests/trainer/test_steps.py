@@ -1,7 +1,7 @@
-"""A step asks the host, for which a GPU waits, for few operations, and never for a value.
+"""A step launches few operations, and the host never reads a value from the device, as that would empty its queue.
 
-Without a GPU, tensors that only claim to be on one (torch's fake tensors) take the very paths that theirs take, up to
-the loss; the backward pass, the optimiser and the average run on the CPU, in the form that they have on a GPU.
+No GPU is needed. Up to the loss, torch's fake tensors claim to be on a GPU and take the same paths as real ones. The
+backward pass, the optimiser and the average run on the CPU, in the form that they have on a GPU.
 """
 
 from collections import Counter
@@ -46,8 +46,10 @@ NAMES_ONLY |= {"select", "split", "split_with_sizes", "unbind", "detach", "alias
 
 
 class Unread(TorchDispatchMode):
-    """Counts the operations that are dispatched, but for those that only name memory otherwise; refuses any that brings
-    a value to the host, or from it to the device, which waits as well."""
+    """Count the dispatched operations, without those that only give another name to memory.
+
+    An operation that moves a value from the device to the host, or the other way, is an error: both wait.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +75,7 @@ class Unread(TorchDispatchMode):
 
 @pytest.fixture
 def pretended():
-    """Inside, tensors may be on a GPU that there is not: they have shapes and no values."""
+    """Inside, tensors may be on a GPU that does not exist: they have shapes but no values."""
     caches = (_statistics, _beta_quantiles)
     for cache in caches:
         cache.cache_clear()
@@ -83,14 +85,14 @@ def pretended():
         cache.cache_clear()
 
 
-def pictures(count: int, device: torch.device = GPU) -> Split:
+def images_of(count: int, device: torch.device = GPU) -> Split:
     numbers = torch.arange(count, device=device)
     images = torch.zeros(count, SIZE, SIZE, 3, dtype=torch.uint8, device=device)
     return Split(MemoryImages(images), numbers % CLASSES, numbers, [str(number) for number in range(count)])
 
 
 def used(work, *arguments) -> Unread:
-    """Return what `work` dispatches the second time, when its tables are there."""
+    """Return what `work` dispatches the second time, when its cached tables exist."""
     work(*arguments)
     with Unread() as seen:
         work(*arguments)
@@ -118,8 +120,8 @@ EVERYTHING = ViewSpec(
     ids=lambda spec: "-".join(k for k in spec.__struct_fields__ if getattr(spec, k) != getattr(ViewSpec(), k)) or "off",
 )
 def test_no_option_of_a_view_reads_the_device(spec, pretended):
-    """Rendered, made the net's input, labelled."""
-    split, preprocessing = pictures(BATCH), Preprocessing.square(SIZE)
+    """Neither rendering a view nor making the net's input and the labels of it does."""
+    split, preprocessing = images_of(BATCH), Preprocessing.square(SIZE)
 
     def shown():
         view = render(split.pixels(), split.ids, seed=1, view=2, spec=spec)
@@ -131,7 +133,7 @@ def test_no_option_of_a_view_reads_the_device(spec, pretended):
 
 
 def test_labels_and_input_of_a_batch_are_few_operations(pretended):
-    split, preprocessing = pictures(BATCH), Preprocessing.square(SIZE)
+    split, preprocessing = images_of(BATCH), Preprocessing.square(SIZE)
     view = render(split.pixels(), split.ids, seed=1, view=2, spec=EVERYTHING)
 
     def prepared():
@@ -142,7 +144,7 @@ def test_labels_and_input_of_a_batch_are_few_operations(pretended):
 
 @pytest.mark.parametrize("field", ExtraSpec.__struct_fields__)
 def test_no_extra_reads_the_device(field, pretended):
-    split = pictures(BATCH)
+    split = images_of(BATCH)
     pixels = torch.zeros(BATCH, 3, SIZE, SIZE, device=GPU)
     used(lambda: enhance(pixels, split.ids, seed=1, epoch=2, spec=ExtraSpec(**{field: 0.5})))
 
@@ -174,21 +176,21 @@ def test_no_loss_reads_the_device(loss, standardize, ensemble, stored, pretended
     assert seen.total <= BUDGET["the default loss" if is_default else "any loss"]
 
 
-def test_teachers_that_answer_in_the_loop_are_not_read(tiny_recipe):
-    """Their paths are the same on a CPU, but for the kernels of involution."""
+def test_the_answers_of_online_teachers_are_not_read(tiny_recipe):
+    """Teachers take the same paths on a CPU, except for the kernels of involution."""
     preprocessing = Preprocessing.square(SIZE)
     teachers = {name: create_teacher(it, CLASSES, preprocessing) for name, it in tiny_recipe.teachers.items()}
     online = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="online"))
     _, objective = OnlineLessons(own_arm(online), teachers).epoch(0)
-    split = pictures(BATCH, CPU)
+    split = images_of(BATCH, CPU)
     batch = Batch(split.ids, split.ids, View(torch.rand(BATCH, 3, SIZE, SIZE), torch.ones(BATCH)))
     logits, targets = torch.randn(BATCH, 3, CLASSES), torch.full((BATCH, CLASSES), 1 / CLASSES)
     assert used(lambda: objective(logits, targets, batch)).counts["convolution"] > 0
 
 
 def test_an_epoch_renders_many_batches_at_once(pretended):
-    """A view is hundreds of operations, whose launches take a GPU's host longer than a batch's pixels take the GPU."""
-    split, steps = pictures(64 * BATCH), 64
+    """A view is hundreds of operations. Launching them takes the host longer than one batch of pixels takes the GPU."""
+    split, steps = images_of(64 * BATCH), 64
 
     def epoch():
         return list(batches(split, seed=1, view=0, epoch=0, size=BATCH, spec=EVERYTHING))
@@ -201,8 +203,8 @@ def test_an_epoch_renders_many_batches_at_once(pretended):
 
 @pytest.mark.parametrize("loss", [*LOSSES, None])
 def test_the_update_reads_nothing_and_is_few_operations(loss, monkeypatch):
-    """The backward pass, clipping, optimiser and average, beyond what the net and its gradient are."""
-    # In the form of a GPU, which torch has for CPUs too.
+    """The update is what clipping, optimiser and average add to the net and its gradient."""
+    # In the form for a GPU, which torch also has for CPUs.
     monkeypatch.setattr(
         trainer.learner, "create_optimizer_v2", partial(as_on_a_gpu, trainer.learner.create_optimizer_v2)
     )

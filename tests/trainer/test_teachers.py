@@ -1,4 +1,4 @@
-"""Teachers: any timm net, from published weights or from a file, seeing pictures in its own way; a third bias."""
+"""Any timm net can be a teacher: with published weights, with its own preprocessing, and as a third bias."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def lite(weights: Path, **changes) -> recipe.TeacherRecipe:
     return recipe.TeacherRecipe(model=LITE, weights=str(weights), **changes)
 
 
-def test_published_weights_know_photographs_of_imagenet(published):
+def test_published_weights_recognise_photographs_of_imagenet(published):
     preprocessing = Preprocessing(input=sdk.Preprocessing.square(224).input, mean=(0.0,) * 3, std=(1.0,) * 3)
     teacher = create_teacher(lite(published, training=Training(epochs=0)), 1000, preprocessing)
     assert teacher.preprocessing.mean == teacher.preprocessing.std == (0.5, 0.5, 0.5)  # timm's, not the data's
@@ -39,7 +39,7 @@ def test_published_weights_know_photographs_of_imagenet(published):
     assert right >= 15
 
 
-def test_other_classes_leave_the_classifier_out_and_nothing_else(published, tiny_data):
+def test_with_other_classes_only_the_classifier_is_left_out(published, tiny_data):
     torch.manual_seed(0)
     net = create_teacher(lite(published), 3, tiny_data.preprocessing).net.state_dict()
     there = timm.create_model(LITE, num_classes=3).state_dict()
@@ -50,7 +50,7 @@ def test_other_classes_leave_the_classifier_out_and_nothing_else(published, tiny
     assert net["classifier.weight"].shape == (3, 1280)
 
 
-def test_a_torch_state_dictionary_serves_as_well(published, tiny_data, tmp_path):
+def test_a_torch_state_dictionary_is_read_too(published, tiny_data, tmp_path):
 
     torch.save(load_file(published), tmp_path / "lite0.pth")
     one = create_teacher(lite(tmp_path / "lite0.pth"), 1000, tiny_data.preprocessing).net
@@ -77,14 +77,14 @@ def test_weights_that_do_not_fit_are_refused_by_name(published, tiny_data, tmp_p
     assert "not a plain state dictionary" in refused(tmp_path / "other.pth")
 
 
-def test_a_teacher_sees_pictures_at_its_own_size_and_is_kept_so(published, tiny_recipe, tiny_data, tmp_path):
+def test_a_teacher_keeps_its_own_input_size(published, tiny_recipe, tiny_data, tmp_path):
     fine_tuned = lite(published, size=64, training=Training(epochs=5, batch=16, lr=1e-3, warmup=1.0, ema=0.5))
     with_it = replace(tiny_recipe, teachers={"lite": fine_tuned})
     run = start_run(tmp_path / "run", with_it, tiny_data, Source(("clothes",)))
     trained = train_teacher(job_of(run, tiny_data), "lite")
     assert trained.preprocessing.input.height == 64
     assert run.teacher_record("lite").results["test"].top1 > 0.8  # ImageNet's features know clothes apart
-    published.rename(published.with_suffix(".moved"))  # from now on the run stands alone
+    published.rename(published.with_suffix(".moved"))  # from now on the run has only its own files
     try:
         loaded = load_teacher(open_run(tmp_path / "run"), "lite")
     finally:
@@ -95,7 +95,7 @@ def test_a_teacher_sees_pictures_at_its_own_size_and_is_kept_so(published, tiny_
     assert loaded.hash() == trained.hash()
 
 
-def test_a_trained_teacher_serves_another_run_as_it_is(tiny_recipe, tiny_data, tmp_path):
+def test_a_trained_teacher_can_be_used_in_another_run(tiny_recipe, tiny_data, tmp_path):
     first = start_run(tmp_path / "first", tiny_recipe, tiny_data, Source(("clothes",)))
     trained = train_teacher(job_of(first, tiny_data), "conv")
     taken = replace(

@@ -1,4 +1,4 @@
-"""Training: it learns, it goes on after a kill as if nothing had happened, and it refuses what it should not touch."""
+"""Training learns, continues after a kill as if nothing had happened, and leaves other folders alone."""
 
 import json
 import math
@@ -26,7 +26,7 @@ SOURCE = Source(("clothes",))
 
 
 class Interrupt(Silent):
-    """Stops the work after a number of steps of one stage, as Ctrl-C would."""
+    """Stop the work after a number of steps of one stage, like Ctrl-C."""
 
     def __init__(self, stage: str, steps: int) -> None:
         self.wanted, self.left, self.here = stage, steps, False
@@ -42,7 +42,7 @@ class Interrupt(Silent):
 
 @pytest.fixture(scope="module")
 def finished(tiny_recipe, tiny_data, tmp_path_factory):
-    """A run from its first to its last stage, undisturbed."""
+    """A whole run that was not interrupted."""
     run = start_run(tmp_path_factory.mktemp("finished"), tiny_recipe, tiny_data, SOURCE)
     run_pipeline(job_of(run, tiny_data))
     train_arm(job_of(run, tiny_data), plain_arm(run.recipe))
@@ -53,7 +53,7 @@ def weights(run, stage):
     return load_file(run.folder / stage / "model.safetensors")
 
 
-def test_a_run_leaves_what_its_folder_promises(finished, tiny_data):
+def test_a_run_leaves_the_files_that_are_documented(finished, tiny_data):
     folder = finished.folder
     for stage in ("teachers/conv", "teachers/involution", "student", "arms/plain"):
         kept = {"model.safetensors", "config.json"} | ({"arm.json"} if "teachers" not in stage else set())
@@ -90,7 +90,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     assert (folder / stage / "checkpoint.safetensors").exists() == (lost_at_most == 0 and steps > 4)  # an epoch has 4
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "a row that was cut o')
-    torch.manual_seed(12345)  # the state that a new process happens to have must not matter
+    torch.manual_seed(12345)  # the random state of a new process must not matter
     run_pipeline(job_of(start_run(folder, tiny_recipe, tiny_data, SOURCE), tiny_data))
     for kept in ("teachers/conv", "teachers/involution", "student"):
         once, again = weights(finished, kept), weights(run, kept)
@@ -101,8 +101,8 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     assert epochs == sorted(set(epochs))
 
 
-def test_pictures_that_stay_files_teach_the_very_same(finished, tiny_recipe, clothes, tmp_path):
-    """Decoded by workers in every epoch, or all in memory: the same views, answers, weights."""
+def test_images_that_stay_files_teach_the_same(finished, tiny_recipe, clothes, tmp_path):
+    """Images that workers decode in every epoch give the same views, answers and weights as images in memory."""
     files = load([clothes], DataRecipe(memory_gb=0))
     assert files.train.images.nbytes == 0
     run = start_run(tmp_path / "run", tiny_recipe, files, SOURCE)
@@ -112,7 +112,7 @@ def test_pictures_that_stay_files_teach_the_very_same(finished, tiny_recipe, clo
         assert all(torch.equal(once[name], again[name]) for name in once), stage
 
 
-def test_the_loaded_student_answers_as_it_was_judged(finished, tiny_data):
+def test_the_loaded_student_has_the_accuracy_of_its_record(finished, tiny_data):
     student, labels, preprocessing = trainer.load_student(finished.folder)
     assert labels == tiny_data.labels
     assert preprocessing == tiny_data.preprocessing
@@ -122,7 +122,7 @@ def test_the_loaded_student_answers_as_it_was_judged(finished, tiny_data):
     assert top1(logits, tiny_data.test.labels) == finished.student_record().results["test"].top1
 
 
-def test_the_plain_student_starts_from_the_same_weights_and_differs_by_its_teachers_alone(finished):
+def test_the_student_without_teachers_has_the_same_shape_and_other_weights(finished):
     taught, plain = weights(finished, "student"), weights(finished, "arms/plain")
     assert {name: tensor.shape for name, tensor in taught.items()} == {
         name: tensor.shape for name, tensor in plain.items()
@@ -140,7 +140,7 @@ def test_every_epoch_shows_every_pair_once_and_keeps_pairs_together(tiny_data):
         by_epoch.append(torch.cat([batch.places for batch in seen]))
         assert len(set(torch.cat([batch.indices for batch in seen]).tolist())) == len(split) // 16 * 16
         assert torch.equal(by_epoch[-1][0::2] + 1, by_epoch[-1][1::2])
-    assert not torch.equal(*by_epoch)  # another epoch lays the same pairs out differently
+    assert not torch.equal(*by_epoch)  # another epoch has the same pairs in another order
 
     fewer = list(batches(split.take(torch.arange(5)), seed=3, view=5, epoch=0, size=16, spec=spec))
     assert [len(batch.indices) for batch in fewer] == [4]
@@ -157,7 +157,7 @@ def test_other_data_or_another_recipe_are_refused(finished, tiny_recipe, tiny_da
     assert start_run(finished.folder, tiny_recipe, tiny_data, SOURCE).has("student")
 
 
-def test_a_recipe_that_can_not_be_followed_leaves_no_run(tiny_recipe, tiny_data, tmp_path):
+def test_a_recipe_whose_nets_cannot_be_created_leaves_no_run(tiny_recipe, tiny_data, tmp_path):
     conv = tiny_recipe.teachers["conv"]
     for wrong in (
         replace(tiny_recipe, teachers={"conv": replace(conv, model="resnet_of_dreams")}),
@@ -216,11 +216,11 @@ def test_bf16_arithmetic_trains_too(tiny_recipe, tiny_data, tmp_path):
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
 def test_compiled_nets_train_as_others_do(tiny_recipe, tiny_data, tmp_path):
-    """torch.compile changes the rounding and nothing else; what is kept has the names of the plain net."""
+    """torch.compile changes only the rounding. The kept weights have the names of the plain net."""
 
     def trained(compile: bool) -> dict[str, torch.Tensor]:
         training = replace(tiny_recipe.student.training, epochs=1, compile=compile)
-        # stochastic depth draws its numbers otherwise when it is compiled
+        # compiled stochastic depth draws other numbers
         recipe = replace(tiny_recipe, student=replace(tiny_recipe.student, training=training, drop_path=0.0))
         run = start_run(tmp_path / str(compile), recipe, tiny_data, SOURCE)
         train_arm(job_of(run, tiny_data), plain_arm(run.recipe))
@@ -228,11 +228,11 @@ def test_compiled_nets_train_as_others_do(tiny_recipe, tiny_data, tmp_path):
 
     plain, compiled = trained(False), trained(True)
     assert plain.keys() == compiled.keys()
-    for name in plain:  # in the mean: where a gradient is rounding alone, AdamW makes a whole step of it
+    for name in plain:  # on average: AdamW makes a whole step of a gradient that is only rounding
         assert (compiled[name] - plain[name]).abs().double().mean() < 5e-4, name
 
 
-def test_a_dataset_is_never_judged_by_what_it_was_trained_on(tiny_data: Dataset):
+def test_no_image_is_in_two_splits(tiny_data: Dataset):
     names = [set(split.names) for split in (tiny_data.train, tiny_data.validation, tiny_data.test)]
     assert not names[0] & names[1]
     assert not names[0] & names[2]
