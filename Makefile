@@ -21,6 +21,7 @@ lint: .venv/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini tests tools examples docs
 
 # The documentation, in docs/_build. A warning is an error.
 docs: .venv/ready

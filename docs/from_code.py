@@ -12,11 +12,13 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import msgspec
 import typer
-from sphinx.application import Sphinx
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 MARK = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
 
@@ -142,12 +144,12 @@ def _table_lines(title: str, table: type[msgspec.Struct]) -> Iterator[str]:
 
 
 def _summary(table: type[msgspec.Struct]) -> str:
-    return inspect.getdoc(table).partition("\n\nAttributes:")[0].strip()
+    return (inspect.getdoc(table) or "").partition("\n\nAttributes:")[0].strip()
 
 
 def documented(table: type[msgspec.Struct]) -> dict[tuple[str, ...], str]:
     """Return the text of each entry under `Attributes:` by the keys that it describes."""
-    lines = inspect.getdoc(table).partition("\n\nAttributes:\n")[2].splitlines()
+    lines = (inspect.getdoc(table) or "").partition("\n\nAttributes:\n")[2].splitlines()
     found: dict[tuple[str, ...], str] = {}
     for line in lines:
         entry = re.match(r" {4}(\w+(?:, \w+)*): (.*)", line)
