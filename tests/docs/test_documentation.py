@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ def test_its_commands_exist_and_none_is_missing():
     assert set(re.findall(r"libkd-sdk (\w+)", README)) <= known
     table = set(re.findall(r"^\| `(\w+)", README, re.MULTILINE)) | set(re.findall(r"`, `(\w+)` \|", README))
     assert known <= table
+
+
+def test_the_readme_names_what_the_base_installs():
+    (named,) = re.findall(r"^pip install \. +# predict with ONNX Runtime: (.*)$", README, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert named.split(", ") == [re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"]]
 
 
 def test_the_readme_s_table_of_engines_is_the_list_of_engines():
