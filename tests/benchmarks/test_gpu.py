@@ -31,6 +31,7 @@ def probed(clothes, tiny_recipe_file, tmp_path_factory):
     return folder, program("probe.py", *options, "--few", 32, "--rounds", 5, clothes, cwd=folder)
 
 
+@pytest.mark.slow
 def test_a_probe_times_every_part_of_every_stage(probed):
     folder, process = probed
     assert process.returncode == 0, process.stdout + process.stderr
@@ -54,6 +55,7 @@ def test_a_probe_times_every_part_of_every_stage(probed):
     assert all(f"===== {name}, three steps" in tables for name in ("views", "conv", "involution", "student"))
 
 
+@pytest.mark.slow
 def test_a_probe_estimates_what_a_longer_job_has_time_for(probed, tiny_recipe_file):
     folder, _ = probed
     suggestion = (folder / "scratch/suggestion.env").read_text()
@@ -75,9 +77,7 @@ def imported(name, monkeypatch):
     return module
 
 
-def test_an_error_in_one_section_does_not_stop_the_others(
-    clothes, tiny_recipe_file, tmp_path, monkeypatch, capsys
-):
+def test_an_error_in_one_section_does_not_stop_the_others(clothes, tiny_recipe_file, tmp_path, monkeypatch, capsys):
     probe = imported("probe", monkeypatch)
 
     def broken(_):
@@ -95,6 +95,7 @@ def test_an_error_in_one_section_does_not_stop_the_others(
     assert "broken: left out, no time" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_job_keeps_what_is_finished(clothes, tiny_recipe_file, tmp_path):
     options = ["--recipe", tiny_recipe_file, "--seconds", 3600, "--run", "run", "--out", "out", clothes]
     process = program("job.py", *options, cwd=tmp_path, TEACHER_EPOCHS="2", STUDENT_EPOCHS="3", VIEWS="1")
@@ -112,6 +113,7 @@ def test_a_job_keeps_what_is_finished(clothes, tiny_recipe_file, tmp_path):
     assert "count = 1" in recipe
 
 
+@pytest.mark.slow
 def test_a_job_ends_in_time_and_evaluates_what_it_has(clothes, tiny_recipe_file, tmp_path, monkeypatch, capsys):
     job = imported("job", monkeypatch)
     options = ["--recipe", tiny_recipe_file, "--seconds", 10, "--run", tmp_path / "run", "--out", tmp_path, clothes]

@@ -1,4 +1,4 @@
-"""The recipe and the dataset that the trainer's tests share."""
+"""The recipe, the dataset and the finished run that the trainer's tests share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from jobs import job_of
+from trainer.arms import plain_arm
 from trainer.data import Dataset, load
+from trainer.pipeline import run_pipeline, train_arm
 from trainer.recipe import DataRecipe, Recipe, read_recipe
+from trainer.run import Run, Source, start_run
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +22,13 @@ def tiny_recipe(tiny_recipe_file: Path) -> Recipe:
 @pytest.fixture(scope="session")
 def tiny_data(clothes: Path) -> Dataset:
     return load([clothes], DataRecipe())
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_recipe: Recipe, tiny_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A whole run that was not interrupted, with the student without teachers. Do not change it: change a copy."""
+    run = start_run(tmp_path_factory.mktemp("finished"), tiny_recipe, tiny_data, Source(("clothes",)))
+    job = job_of(run, tiny_data)
+    run_pipeline(job)
+    train_arm(job, plain_arm(run.recipe))
+    return run

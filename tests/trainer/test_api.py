@@ -10,12 +10,9 @@ from msgspec.structs import replace
 from safetensors.torch import load_file
 
 import trainer
-from jobs import job_of
 from sdk.errors import UsageError
 from trainer.comparison import Change, read_result
 from trainer.errors import DataError, RecipeError, RunError
-from trainer.pipeline import run_pipeline
-from trainer.run import Source, start_run
 from trainer.start import Request, prepare, source_of
 from trainer.units import Deadline
 
@@ -58,10 +55,8 @@ def test_distill_does_every_stage_and_reports_it(distilled):
     assert equal(student.state_dict(), again.state_dict())
 
 
-def test_distill_is_the_pipeline_on_the_same_data(distilled, tiny_recipe, tiny_data, tmp_path):
-    run = start_run(tmp_path / "run", tiny_recipe, tiny_data, Source(("clothes",)))
-    run_pipeline(job_of(run, tiny_data))
-    assert equal(weights(run), weights(distilled[0]))
+def test_distill_is_the_pipeline_on_the_same_data(distilled, finished):
+    assert equal(weights(distilled[0]), weights(finished))
 
 
 def test_distill_continues_with_what_the_run_remembers(distilled):
@@ -146,6 +141,7 @@ def compared(clothes, tiny_recipe_file, tmp_path_factory):
     return out, arguments, trainer.compare(clothes, out, **arguments)
 
 
+@pytest.mark.slow
 def test_compare_returns_what_it_writes(compared, clothes, tiny_recipe_file):
     out, arguments, result = compared
     assert isinstance(result, trainer.ComparisonResult)
@@ -157,6 +153,7 @@ def test_compare_returns_what_it_writes(compared, clothes, tiny_recipe_file):
     assert trainer.compare(clothes, out, **arguments) == result
 
 
+@pytest.mark.slow
 def test_compare_trains_runs_that_load_student_knows(compared):
     out, _, result = compared
     student, labels, _ = trainer.load_student(out / "seed-5", "arms/conv-alone")

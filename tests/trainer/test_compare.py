@@ -58,6 +58,7 @@ def weights(folder, seed, stage):
     return load_file(folder / f"seed-{seed}" / stage / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_every_arm_is_trained_with_every_seed(compared):
     _, _, results = compared
     assert list(results.arms) == [
@@ -89,6 +90,7 @@ def test_a_difference_is_paired_and_has_students_interval():
     assert single.interval is None
 
 
+@pytest.mark.slow
 def test_a_second_comparison_trains_nothing_again(compared):
     folder, arguments, results = compared
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
@@ -96,6 +98,7 @@ def test_a_second_comparison_trains_nothing_again(compared):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_an_arm_is_the_run_with_its_change(compared, tiny_recipe, tiny_data, tmp_path):
     """It is the same student as that of a run with this recipe; the other arms have no influence on it."""
     folder, _, _ = compared
@@ -106,6 +109,7 @@ def test_an_arm_is_the_run_with_its_change(compared, tiny_recipe, tiny_data, tmp
     assert all(torch.equal(own[name], arm[name]) for name in own)
 
 
+@pytest.mark.slow
 def test_arms_differ_from_each_other_and_keep_their_shape(compared):
     folder, _, _ = compared
     stages = ("arms/plain", "arms/conv-alone", "arms/involution-alone", "student", "arms/online", "arms/more-on-top")
@@ -117,6 +121,7 @@ def test_arms_differ_from_each_other_and_keep_their_shape(compared):
     assert not (folder / "seed-3/arms/plain/checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_online_teachers_answer_as_the_store_does(tiny_recipe, tiny_data, tmp_path):
     """`exact` and `online` show the same views and get the same answers, except for the rounding to float16."""
     views = replace(tiny_recipe.views, mode="exact")
@@ -136,6 +141,7 @@ def partly_labelled(clothes):
     return load([clothes], DataRecipe(labels=0.5))
 
 
+@pytest.mark.slow
 def test_only_students_learn_from_images_without_labels(tiny_recipe, partly_labelled, tmp_path):
     data = partly_labelled
     assert len(data.unlabelled) == len(data.train)
@@ -204,6 +210,7 @@ def test_two_arms_with_the_same_folder_are_refused(names, tiny_recipe, tiny_data
         list_arms(tiny_recipe, tiny_data, dict.fromkeys(names, Change()))
 
 
+@pytest.mark.slow
 def test_an_arm_whose_settings_changed_is_not_taken_for_the_old_one(compared, changes):
     _, arguments, _ = compared
     other = {**changes, "one view": Change(views={"count": 2, "mode": "exact"})}

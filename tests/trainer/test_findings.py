@@ -17,10 +17,9 @@ from msgspec.structs import replace
 import trainer
 from jobs import job_of
 from libkd_sdk.pages.run import run_report
-from trainer.arms import plain_arm
 from trainer.errors import RunError
 from trainer.findings import BINS, SAMPLES, findings
-from trainer.pipeline import run_pipeline, train_arm
+from trainer.pipeline import run_pipeline
 from trainer.recipe import ViewsRecipe
 from trainer.run import Source, start_run
 
@@ -28,11 +27,8 @@ SOURCE = Source(("clothes",))
 
 
 @pytest.fixture(scope="module")
-def run(tiny_recipe, tiny_data, tmp_path_factory):
-    started = start_run(tmp_path_factory.mktemp("reported"), tiny_recipe, tiny_data, SOURCE)
-    run_pipeline(job_of(started, tiny_data))
-    train_arm(job_of(started, tiny_data), plain_arm(started.recipe))
-    return started
+def run(finished):
+    return finished
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +124,7 @@ def test_data_recipe_and_versions_are_named(run, found, tiny_data):
     assert torch.__version__.startswith(found.versions["torch"].split("+")[0])
 
 
+@pytest.mark.slow
 def test_a_run_that_stored_nothing_and_has_no_plain_student(run, tiny_data, tmp_path):
     recipe = replace(run.recipe, views=ViewsRecipe(mode="online", spec=run.recipe.views.spec))
     online = start_run(tmp_path / "run", recipe, tiny_data, SOURCE)

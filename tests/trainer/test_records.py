@@ -13,19 +13,9 @@ from trainer.comparison import Pair, read_result
 from trainer.errors import RunError
 from trainer.evaluate import Score
 from trainer.metrics import add_row, epoch_rows, first_loss, rows, training_seconds
-from trainer.pipeline import run_pipeline, train_arm
+from trainer.pipeline import train_arm
 from trainer.records import DataRecord, EpochRow, StoreRow, read_record, write_record
 from trainer.run import Source, open_run, recipe_table, remembered_source, start_run, teacher_stage
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_recipe, tiny_data, tmp_path_factory):
-    source = Source(("clothes",), unlabelled=("more",))
-    run = start_run(tmp_path_factory.mktemp("kept"), tiny_recipe, tiny_data, source)
-    job = job_of(run, tiny_data)
-    run_pipeline(job)
-    train_arm(job, plain_arm(run.recipe))
-    return run
 
 
 @pytest.fixture
@@ -66,7 +56,7 @@ def test_records_are_read_with_their_types(finished, tiny_data):
         "arms/plain": finished.student_record("arms/plain"),
     }
     assert finished.data_record().images == {"train": 66, "validation": 6, "test": 24}
-    assert remembered_source(finished.folder) == Source(("clothes",), None, ("more",))
+    assert remembered_source(finished.folder) == Source(("clothes",))
     found = rows(finished.folder)
     assert {type(row) for row in found} == {EpochRow, StoreRow}
     assert [row.epoch for row in epoch_rows(finished.folder, "student")] == [0, 1, 2, 3]
@@ -94,6 +84,13 @@ def test_a_malformed_file_is_one_error_with_the_fix(name, content, copy, tiny_re
     fix = "start a new run in another folder" if name == "data.json" else f"remove {folder} and run again"
     assert str(caught.value).startswith(f"{copy.folder / name}: missing or damaged (")
     assert str(caught.value).endswith(f"; {fix}")
+
+
+def test_a_run_remembers_where_its_images_came_from(tiny_recipe, tiny_data, clothes, tmp_path):
+    source = Source((str(clothes), "fashion-mnist"), tmp_path, ("more",))
+    start_run(tmp_path / "run", tiny_recipe, tiny_data, source)
+    assert remembered_source(tmp_path / "run") == source
+    assert remembered_source(tmp_path / "none") is None
 
 
 def test_a_damaged_data_record_is_named_when_a_run_is_asked_for_its_source(copy):

@@ -77,6 +77,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(published, tiny_data, tmp_p
     assert "not a plain state dictionary" in refused(tmp_path / "other.pth")
 
 
+@pytest.mark.slow
 def test_a_teacher_keeps_its_own_input_size(published, tiny_recipe, tiny_data, tmp_path):
     fine_tuned = lite(published, size=64, training=Training(epochs=5, batch=16, lr=1e-3, warmup=1.0, ema=0.5))
     with_it = replace(tiny_recipe, teachers={"lite": fine_tuned})
@@ -115,6 +116,7 @@ def test_a_trained_teacher_can_be_used_in_another_run(tiny_recipe, tiny_data, tm
     assert len(student.heads) == 2
 
 
+@pytest.mark.slow
 def test_a_third_bias_is_one_more_table_and_one_more_token(tiny_recipe_file, clothes, tmp_path):
     text = (
         tiny_recipe_file.read_text()

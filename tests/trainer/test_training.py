@@ -40,15 +40,6 @@ class Interrupt(Silent):
             raise KeyboardInterrupt
 
 
-@pytest.fixture(scope="module")
-def finished(tiny_recipe, tiny_data, tmp_path_factory):
-    """A whole run that was not interrupted."""
-    run = start_run(tmp_path_factory.mktemp("finished"), tiny_recipe, tiny_data, SOURCE)
-    run_pipeline(job_of(run, tiny_data))
-    train_arm(job_of(run, tiny_data), plain_arm(run.recipe))
-    return run
-
-
 def weights(run, stage):
     return load_file(run.folder / stage / "model.safetensors")
 
@@ -78,6 +69,7 @@ def test_it_learns_three_kinds_of_clothes(finished):
 
 @pytest.mark.parametrize("stage", ["teachers/conv", "student"])
 @pytest.mark.parametrize(("steps", "lost_at_most"), [(1, 0), (9, 0), (14, 0), (14, 20)])
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     stage, steps, lost_at_most, finished, tiny_recipe, tiny_data, tmp_path, monkeypatch
 ):
@@ -101,6 +93,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     assert epochs == sorted(set(epochs))
 
 
+@pytest.mark.slow
 def test_images_that_stay_files_teach_the_same(finished, tiny_recipe, clothes, tmp_path):
     """Images that workers decode in every epoch give the same views, answers and weights as images in memory."""
     files = load([clothes], DataRecipe(memory_gb=0))
@@ -203,6 +196,7 @@ def test_a_diverging_run_stops_with_its_last_checkpoint(tiny_recipe, tiny_data, 
     assert not run.has("teachers/conv")
 
 
+@pytest.mark.slow
 def test_bf16_arithmetic_trains_too(tiny_recipe, tiny_data, tmp_path):
     conv = tiny_recipe.teachers["involution"]
     bf16 = replace(conv, training=replace(conv.training, precision="bf16"))
@@ -215,6 +209,7 @@ def test_bf16_arithmetic_trains_too(tiny_recipe, tiny_data, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
+@pytest.mark.slow
 def test_compiled_nets_train_as_others_do(tiny_recipe, tiny_data, tmp_path):
     """torch.compile changes only the rounding. The kept weights have the names of the plain net."""
 
