@@ -18,9 +18,7 @@ def main() -> int:
     arguments.add_argument("bundle", type=Path)
     arguments.add_argument("inbox", type=Path)
     arguments.add_argument("sorted", type=Path)
-    arguments.add_argument(
-        "--sure", type=float, default=0.6, help="the lowest score that counts as sure"
-    )
+    arguments.add_argument("--sure", type=float, default=0.6, help="the lowest score that counts as sure")
     given = arguments.parse_args()
     if not given.inbox.is_dir():
         print(f"{given.inbox}: no such folder; name the folder with the images", file=sys.stderr)

@@ -12,7 +12,7 @@ from PIL import Image
 import sdk
 import trainer
 from clothes import CLASSES
-from conftest import LABELS, patterns
+from patterns import LABELS, patterns
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

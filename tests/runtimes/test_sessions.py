@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from conftest import LABELS, SIZE, patterns
+from patterns import LABELS, SIZE, patterns
 from runtimes.base import Signature
 from runtimes.engines import ENGINES, open_session, read_manifest
 from runtimes.errors import BundleError, EngineError

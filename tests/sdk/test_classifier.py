@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import LABELS, SIZE, patterns
+from patterns import LABELS, SIZE, patterns
 from sdk import Bundle, BundleError, Classifier, EngineError, ImageError, Prediction, Preprocessing, UsageError
 from sdk.testing import FakeSession
 

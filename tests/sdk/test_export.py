@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import sdk
-from conftest import LABELS, SIZE, patterns
+from patterns import LABELS, SIZE, patterns
 from sdk import Bundle, Classifier, ExportError, ImageError, Preprocessing, ProofError, UsageError, verify
 from sdk.bundle.golden import GOLDEN
 from sdk.errors import did_you_mean

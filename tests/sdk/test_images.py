@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from PIL import Image
 
-from conftest import patterns
+from patterns import patterns
 from published import photographs
 from sdk.errors import ImageError
 from sdk.images import FORMATS, Input, Preprocessing, Resize, crop, pixels, read, resize, source_name

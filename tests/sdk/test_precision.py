@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sdk
-from conftest import LABELS, patterns
+from patterns import LABELS, patterns
 from runtimes.engines import ENGINES
 from sdk import Classifier, ImageError, Preprocessing, ProofError, verify
 from sdk.exporting.deployed import Deployed

@@ -29,7 +29,7 @@ RECIPE = Recipe(
 
 class Told(Silent):
     def __init__(self) -> None:
-        self.lines = []
+        self.lines: list[str] = []
 
     def tell(self, text: str) -> None:
         self.lines.append(text)

@@ -125,7 +125,7 @@ def test_checkpoints_depend_on_time_if_epochs_are_short(tick, kept, net_and_run,
 
 class Told(Silent):
     def __init__(self) -> None:
-        self.lines = []
+        self.lines: list[str] = []
 
     def tell(self, text: str) -> None:
         self.lines.append(text)

@@ -53,7 +53,7 @@ class Unread(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts = Counter()
+        self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         name = operation.__name__.split(".")[0]
