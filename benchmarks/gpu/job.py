@@ -55,7 +55,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = True  # float32 products need not be exact
 
-    device, progress = pick_device(options.device), Deadline(options.seconds)
+    device, progress = pick_device(options.device), TimedProgress(options.seconds)
     say("torch", torch.__version__, "on", _name_of(device))
     recipe = _shortened(replace(read_recipe(options.recipe), seed=options.seed))
     epochs = {name: it.training.epochs for name, it in recipe.teachers.items()}
@@ -94,7 +94,7 @@ class TimeUp(Exception):
     """The time is up."""
 
 
-class Deadline:
+class TimedProgress:
     """A `trainer.progress.Progress` that prints a line now and then, and ends the work when the time is up."""
 
     def __init__(self, seconds: float) -> None:
