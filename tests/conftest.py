@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import sdk
 from clothes import TINY_RECIPE, unpack_clothes
 from patterns import LABELS, SIZE, patterns
 from published import write_weights
+from shell import libkd, succeeded
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +100,18 @@ def tiny_recipe_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(TINY_RECIPE)
     return path
+
+
+@pytest.fixture(scope="session")
+def distilled(clothes, tiny_recipe_file, tmp_path_factory) -> Path:
+    """Return a run's folder with a bundle for ONNX Runtime. It is shared: change a copy."""
+    run = tmp_path_factory.mktemp("distilled") / "run"
+    process = libkd("distill", "--data", clothes, "--out", run, "--recipe", tiny_recipe_file, "--json")
+    stages = json.loads(succeeded(process))["stages"]
+    assert list(stages) == ["teachers/conv", "teachers/involution", "student"]
+    assert b"Traceback" not in process.stderr
+    succeeded(libkd("export", run, "--target", "onnx"))
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -208,7 +208,7 @@ class TestRefusals:
             (np.zeros((0, 4, 3), np.uint8), r"an array has the shape \[height, width\]"),
             (Image.new("F", (4, 4)), r"floating-point pixels have no agreed range"),
         ],
-        ids=str,
+        ids=lambda value: value if isinstance(value, str) else type(value).__name__,
     )
     def test_what_is_no_image(self, source, message):
         with pytest.raises(ImageError, match=message):
