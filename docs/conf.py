@@ -1,4 +1,4 @@
-"""How Sphinx builds this documentation: `make docs`."""
+"""The settings by which Sphinx builds this documentation: `make docs`."""
 
 import sys
 from importlib import metadata

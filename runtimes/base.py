@@ -50,7 +50,7 @@ class Quantization(NamedTuple):
 
 
 class Delegation(NamedTuple):
-    """How a graph was partitioned.
+    """The result of partitioning a graph.
 
     Attributes:
         delegates: number of parts that the engine's backend runs.

@@ -1,4 +1,4 @@
-"""What the tests of the pages share: a strict reader of HTML, and names that try to break out of their place."""
+"""Shared by the tests of the pages: a strict reader of HTML, and names that try to break out of their place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def as_unicode(text: str) -> str:
 
 
 class Read(HTMLParser):
-    """What a browser gets out of a page; a tag that is closed in the wrong place is an error."""
+    """The content that a browser reads from a page; a tag that is closed in the wrong place is an error."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

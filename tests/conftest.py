@@ -1,4 +1,4 @@
-"""What many tests share: images with structure in them, a small transformer, and its three bundles, lowered once."""
+"""Shared by many tests: images with structure in them, a small transformer, and its three bundles, lowered once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the trainer start: work on the CPU that nobody follows, unless they say otherwise."""
+"""Jobs that the tests of the trainer start: on the CPU and silent, unless a test says otherwise."""
 
 from __future__ import annotations
 

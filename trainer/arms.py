@@ -44,7 +44,7 @@ class Arm:
 
     @property
     def stored_views(self) -> int:
-        """How many views it needs from a store: 0 if nothing is stored, and never more than it has epochs."""
+        """The number of views that it needs from a store: 0 if nothing is stored, and never more than it has epochs."""
         mode, epochs = self.recipe.views.mode, self.recipe.student.training.epochs
         counts = {"online": 0, "clean": 1, "exact": epochs, "replay": min(self.recipe.views.count, epochs)}
         return counts[mode] if self.teachers else 0

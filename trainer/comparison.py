@@ -38,7 +38,7 @@ RESULTS = "results.json"
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What one net achieves over the seeds. Shares are between 0 and 1.
+    """The figures of one net over the seeds. Shares are between 0 and 1.
 
     Attributes:
         parameters: the number of its parameters.
@@ -99,7 +99,7 @@ class ComparisonResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How an arm differs from the run's own student.
+    """The differences of an arm from the run's own student.
 
     Attributes:
         views, student: the keys of these tables of the recipe that differ.

@@ -1,4 +1,4 @@
-"""What a device can do: the arithmetic in which nets compute on it, and its free memory."""
+"""The abilities of a device: the arithmetic in which nets compute on it, and its free memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run will cost, estimated from a few timed steps of its nets on random images. No data is needed."""
+"""The cost of a run, estimated from a few timed steps of its nets on random images. No data is needed."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Whether a confidence of 0.8 is right in 8 of 10 cases, in bins of equal width from 0 to 1.
+    """The confidence and the accuracy, in bins of equal width from 0 to 1; a good net has both equal.
 
     Attributes:
         confidence, accuracy: the mean of each bin; NaN for an empty one.

@@ -1,4 +1,4 @@
-"""The lessons of a net: which view each epoch shows, and what is minimised on it."""
+"""The lessons of a net: the view that each epoch shows, and the loss that is minimised on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALL_LOGITS_UP_TO, TOP_K = 1000, 100
 
 
 class Lessons(Protocol):
-    """What a net is taught in each epoch."""
+    """A source of lessons: it decides what a net is taught in each epoch."""
 
     def epoch(self, number: int) -> EpochPlan:
         """Return the view and the objective of an epoch, counted from 0."""

@@ -23,11 +23,12 @@ from .run import CHECKPOINT, Job, recipe_table
 from .views import ExtraSpec, View, ViewSpec, enhance, order, render, seed_of
 
 RENDERED_AT_ONCE = 2**23
-"""How many pixels a GPU renders at once: 8,192 images of 32 x 32. A view is hundreds of small operations, and launching
-them takes longer than computing the pixels of one batch. A CPU renders batch by batch, which fits into its caches."""
+"""The number of pixels that a GPU renders at once: 8,192 images of 32 x 32. A view is hundreds of small operations, and
+launching them takes longer than computing the pixels of one batch. A CPU renders one batch at a time, which fits into
+its caches."""
 
 LOST_AT_MOST = 20.0
-"""How many seconds of training may be lost when the process is killed, if an epoch is shorter than that. Writing a
+"""The seconds of training that may be lost when the process is killed, if an epoch is shorter than that. Writing a
 checkpoint takes as long as a short epoch."""
 
 CHECK_EVERY = 50
@@ -57,7 +58,7 @@ Objective = Callable[[Tensor, Tensor, Batch], dict[str, Tensor]]
 
 
 class EpochPlan(NamedTuple):
-    """What one epoch shows: the number of its view, and the objective on it."""
+    """The plan of one epoch: the number of the view that it shows, and the objective on it."""
 
     view: int
     objective: Objective

@@ -180,7 +180,7 @@ class Teaching:
 
 
 class HeadTarget(NamedTuple):
-    """What one bias head learns from.
+    """The target of one bias head.
 
     Attributes:
         name: the name of the term in the loss.

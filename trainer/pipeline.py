@@ -17,7 +17,7 @@ from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import StoreRow
 from .run import STUDENT, Job, Run, load_student, load_teacher
-from .start import Request, Sources, prepare, source_of
+from .start import RunRequest, Sources, prepare, source_of
 from .train import train_student, train_teacher
 from .units import Deadline
 
@@ -57,7 +57,7 @@ def distill(
         DataError, RecipeError, RunError, StoreError: something is wrong with the data, the recipe or the folder.
         Diverged, OutOfMemory: a training failed.
     """
-    request = Request(
+    request = RunRequest(
         out=Path(out),
         source=source_of(data, unlabelled, root),
         recipe=recipe,

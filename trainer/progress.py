@@ -1,4 +1,4 @@
-"""How training reports its progress to the command line or to another caller."""
+"""The interface by which training reports its progress to the command line or to another caller."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DataRecipe(Table, frozen=True, kw_only=True):
-    """How images become pixels, and which of them are held out.
+    """The conversion of images to pixels, and the share of them that is held out.
 
     Attributes:
         size: The height and width of the nets' input, in pixels. The default is the median size of the images, at
@@ -53,7 +53,7 @@ class DataRecipe(Table, frozen=True, kw_only=True):
 
 
 class ViewsRecipe(Table, frozen=True, kw_only=True):
-    """What the student sees, and where its teachers' answers come from.
+    """The views that the student sees, and the source of its teachers' answers.
 
     Attributes:
         mode: `replay` stores `count` views and shows them in turn, one in each epoch. `exact` stores a different view

@@ -66,7 +66,7 @@ def recipe_table(stage: str) -> str:
 
 
 class Source(NamedTuple):
-    """Where the images of a run come from, as `trainer.data.load` takes it.
+    """The source of a run's images, as `trainer.data.load` takes it.
 
     Attributes:
         data: folders, archives, or the name of a dataset.

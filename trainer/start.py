@@ -1,4 +1,4 @@
-"""How a run starts or continues: load the data, choose the recipe, and cut it to the available time."""
+"""The start of a run, new or continued: load the data, choose the recipe, and cut it to the available time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Sources = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class RunRequest:
     """The run that a caller asks for. If there is a run in the folder, it supplies what is left out here.
 
     Attributes:
@@ -43,7 +43,7 @@ class Request:
     device: str = "auto"
 
 
-def prepare(request: Request, progress: Progress, check: Callable[[Recipe], object] | None = None) -> Job:
+def prepare(request: RunRequest, progress: Progress, check: Callable[[Recipe], object] | None = None) -> Job:
     """Return the job for a request: for a new run, or for the run in the folder.
 
     Args:

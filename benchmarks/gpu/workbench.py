@@ -29,7 +29,7 @@ Step = Callable[[int], None]
 
 @dataclass
 class Workbench:
-    """What all sections share.
+    """The things that all sections share.
 
     Attributes:
         recipe, data, device: what is timed, and where.

@@ -52,7 +52,7 @@ class BundleFigures(msgspec.Struct, frozen=True, kw_only=True):
     p95_ms: float
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class DemoAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of a bundle for an image."""
 
     label: str | None
@@ -77,7 +77,7 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     accuracy: dict[str, NetFigures]
     bundles: dict[str, BundleFigures]
-    predictions: dict[str, dict[str, Answer]]
+    predictions: dict[str, dict[str, DemoAnswer]]
     seconds: float
 
 
@@ -112,9 +112,9 @@ def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device:
         from trainer.pipeline import run_pipeline, train_arm
         from trainer.records import write_record
         from trainer.run import Source
-        from trainer.start import Request, prepare
+        from trainer.start import RunRequest, prepare
 
-    request = Request(out=out / "run", source=Source((data,)), recipe=recipe, seed=seed, device=device)
+    request = RunRequest(out=out / "run", source=Source((data,)), recipe=recipe, seed=seed, device=device)
     remark(f"Two teachers, their stored logits, two students, {len(ENGINES)} bundles: 6 to 12 minutes on two cores.")
     with Bars() as bars:
         job = prepare(request, bars)
@@ -156,10 +156,10 @@ def _write_images(data: Dataset, folder: Path) -> list[Path]:
     return paths
 
 
-def _predict(bundle: Bundle, images: list[Path]) -> dict[str, Answer]:
+def _predict(bundle: Bundle, images: list[Path]) -> dict[str, DemoAnswer]:
     with Classifier(bundle.path) as classifier:
         predictions = classifier.predict_batch(images)
-    return {path.stem: Answer(label=it.label, score=it.score) for path, it in zip(images, predictions, strict=True)}
+    return {path.stem: DemoAnswer(label=it.label, score=it.score) for path, it in zip(images, predictions, strict=True)}
 
 
 def _accuracy(run: Run) -> dict[str, NetFigures]:
@@ -233,5 +233,5 @@ def _bundle_row(target: str, bundle: BundleFigures) -> list[str]:
     ]
 
 
-def _said(answer: Answer) -> str:
+def _said(answer: DemoAnswer) -> str:
     return f"{answer.label} {answer.score:.1%}"

@@ -44,12 +44,12 @@ def distill(
         from trainer.findings import findings
         from trainer.pipeline import run_pipeline
         from trainer.run import REPORT
-        from trainer.start import Request, prepare, source_of
+        from trainer.start import RunRequest, prepare, source_of
 
         from ..pages.run import run_report
 
     source = source_of(data, unlabelled or (), root)
-    request = Request(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device)
+    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device)
     with Bars() as bars:
         job = prepare(request, bars)
         run_pipeline(job)

@@ -40,7 +40,7 @@ def evaluate(
         from trainer.data import load_labelled
         from trainer.evaluate import confusion, logits_of, score
         from trainer.run import load_student
-        from trainer.start import Request, prepare
+        from trainer.start import RunRequest, prepare
 
     with Bars() as bars:
         if (what / MANIFEST).exists():
@@ -55,7 +55,7 @@ def evaluate(
             if data:
                 split = load_labelled(data, labels, preprocessing.input, root=root, progress=bars)
             else:
-                split = prepare(Request(out=what), bars).data.test
+                split = prepare(RunRequest(out=what), bars).data.test
             logits = logits_of(student, split, preprocessing)
     result = score(logits, split.labels)
     counts = confusion(logits.argmax(-1), split.labels, len(labels)).tolist()

@@ -108,7 +108,7 @@ def export(
         raise UsageError("--weights and --labels: a run has its own; leave them out")
     with training_extra():
         from trainer.data import load_labelled, load_sample, sample
-        from trainer.start import Request, prepare
+        from trainer.start import RunRequest, prepare
 
     with Bars() as bars:
         net = _of_run(Path(source)) if is_run else _of_timm(source, weights, labels)
@@ -120,7 +120,7 @@ def export(
             raise UsageError("int8 needs images to calibrate on; name some by --calibrate")
         proving = load_labelled(validation, net.labels, input, root=root, progress=bars) if validation else None
         if is_run and (proving is None or (precision == "int8" and seen is None)):
-            dataset = prepare(Request(out=Path(source)), bars).data
+            dataset = prepare(RunRequest(out=Path(source)), bars).data
             proving = proving or dataset.test
             if precision == "int8" and seen is None:
                 seen = sample(dataset.train, CALIBRATION_IMAGES).numpy()

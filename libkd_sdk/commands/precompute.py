@@ -34,10 +34,10 @@ def precompute(
         from trainer.arms import own_arm
         from trainer.errors import StoreError
         from trainer.pipeline import check_store, fill_store
-        from trainer.start import Request, prepare, source_of
+        from trainer.start import RunRequest, prepare, source_of
 
     with Bars() as bars:
-        job = prepare(Request(out=out, source=source_of(data, (), root), device=device), bars)
+        job = prepare(RunRequest(out=out, source=source_of(data, (), root), device=device), bars)
         arm = own_arm(job.run.recipe)
         if check:
             store, checked = check_store(job, arm)

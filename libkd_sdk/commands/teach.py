@@ -41,7 +41,7 @@ def teach(
     with training_extra():
         from trainer.recipe import Recipe
         from trainer.run import teacher_stage
-        from trainer.start import Request, prepare, source_of
+        from trainer.start import RunRequest, prepare, source_of
         from trainer.train import train_teacher
 
     def has_teacher(chosen: Recipe) -> None:
@@ -49,7 +49,7 @@ def teach(
             raise UsageError(f"the recipe has no teacher {name!r}; it has {', '.join(chosen.teachers)}")
 
     source = source_of(data, unlabelled or (), root)
-    request = Request(out=out, source=source, recipe=recipe, seed=seed, device=device)
+    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, device=device)
     with Bars() as bars:
         job = prepare(request, bars, check=has_teacher)
         train_teacher(job, name)

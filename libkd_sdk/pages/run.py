@@ -66,7 +66,7 @@ def run_report(run: Findings) -> str:
 
 
 class Few(NamedTuple):
-    """How much of the test rests on few images.
+    """The extent to which the test rests on few images.
 
     Attributes:
         classes: number of classes with fewer than `limit` test images.

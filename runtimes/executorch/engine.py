@@ -1,4 +1,4 @@
-"""What is known about ExecuTorch without importing it."""
+"""The facts about ExecuTorch that are known without importing it."""
 
 from runtimes.base import Engine
 

@@ -1,4 +1,4 @@
-"""What is known about ONNX Runtime without importing it."""
+"""The facts about ONNX Runtime that are known without importing it."""
 
 from runtimes.base import Engine
 

@@ -1,4 +1,4 @@
-"""What is known about OpenVINO without importing it."""
+"""The facts about OpenVINO that are known without importing it."""
 
 from runtimes.base import Engine
 

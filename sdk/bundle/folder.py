@@ -71,7 +71,7 @@ class Bundle:
 
     @property
     def proved(self) -> bool:
-        """Whether it was compared with its PyTorch module on images when it was made."""
+        """True if it was compared with its PyTorch module on images when it was made."""
         return self.manifest.proof is not None
 
     @property

@@ -21,7 +21,7 @@ from ..errors import ExportError, ProofError, UsageError
 from ..images import ImageSource, Pixels, Preprocessing, pixels
 from . import proof
 from .card import CARD, model_card
-from .request import GoldenKind, Request, find_lowering
+from .request import ExportRequest, GoldenKind, find_lowering
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +85,7 @@ def export(
         ImageError: a validation or calibration image can't be read.
     """
     lowering = find_lowering(target, precision)
-    request = Request(
+    request = ExportRequest(
         module=module,
         target=target,
         precision=precision,

@@ -30,7 +30,7 @@ GoldenKind: TypeAlias = Literal["blends", "pictures", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ExportRequest:
     """The arguments of `export` that describe the bundle. See there for their meaning."""
 
     module: torch.nn.Module

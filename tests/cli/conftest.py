@@ -1,4 +1,4 @@
-"""What the tests of the commands share: a shell in this process, and the bundle of the shared run."""
+"""Shared by the tests of the commands: a shell in this process, and the bundle of the shared run."""
 
 from __future__ import annotations
 

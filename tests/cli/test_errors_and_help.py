@@ -1,4 +1,4 @@
-"""What wrong input gets: one line with a code, an exit code, and nothing half-written. And what --help says."""
+"""Wrong input gets one line with a code, an exit code, and nothing half-written; --help has an example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all pages have in common: escaping, sections, charts, and how they are written."""
+"""All pages have this in common: escaping, sections, charts, and how they are written."""
 
 from __future__ import annotations
 

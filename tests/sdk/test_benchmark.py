@@ -38,7 +38,7 @@ def test_the_same_bundle_may_run_twice(bundles):
 
 @pytest.mark.parametrize("target", ENGINES)
 def test_the_engine_alone_answers_the_same(target, bundles, validation, tmp_path):
-    """In a process of its own, as it is meant to be."""
+    """Each runs in a process of its own, as `open_bare` demands."""
     images, bundle = validation[0][:5], bundles[target]
     np.save(tmp_path / "images.npy", images)
     code = (
@@ -60,7 +60,7 @@ def test_top1_is_of_the_images_that_are_given(bundles, validation):
 
 
 def test_peak_memory_counts_what_was_had_and_given_back():
-    """In a process of its own, whose peak is not that of the tests before."""
+    """It runs in a process of its own, whose peak is not that of earlier tests."""
     code = (
         "import numpy; from sdk.benchmark import peak_bytes; before = peak_bytes(); "
         "held = numpy.ones(64 * 2**20, numpy.uint8); del held; print(peak_bytes() - before)"

@@ -160,7 +160,9 @@ class TestBatches:
         assert [type(answer) for answer in classifier.predict_batch([b"", b""], errors="return")] == [ImageError] * 2
 
     @pytest.mark.parametrize(
-        "one", ["a.jpg", b"bytes", np.zeros((4, 4, 3), np.uint8), Image.new("RGB", (4, 4)), io.BytesIO(b"1")], ids=repr
+        "one",
+        ["a.jpg", b"bytes", np.zeros((4, 4, 3), np.uint8), Image.new("RGB", (4, 4)), io.BytesIO(b"1")],
+        ids=lambda image: type(image).__name__,
     )
     def test_one_image_is_no_batch(self, one):
         with pytest.raises(UsageError, match="is one image; use predict, or give a list"):

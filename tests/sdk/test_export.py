@@ -44,7 +44,7 @@ def export(module: nn.Module, out: Path, **options) -> Bundle:
 
 
 def probabilities(module: nn.Module, pixels: np.ndarray) -> np.ndarray:
-    """By hand, as the reference says: scale, normalise, classify, softmax."""
+    """Compute the reference by hand: scale, normalise, classify, softmax."""
     mean, std = np.array(PREPROCESSING.mean), np.array(PREPROCESSING.std)
     inputs = torch.from_numpy(((pixels / 255 - mean) / std).transpose(0, 3, 1, 2)).float()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the package promises at its door: cheap to import, no torch on the device, one family of errors."""
+"""The package keeps its promises: cheap to import, no torch on the device, one family of errors."""
 
 from __future__ import annotations
 

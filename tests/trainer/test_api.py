@@ -13,7 +13,7 @@ import trainer
 from sdk.errors import UsageError
 from trainer.comparison import Change, read_result
 from trainer.errors import DataError, RecipeError, RunError
-from trainer.start import Request, prepare, source_of
+from trainer.start import RunRequest, prepare, source_of
 from trainer.units import Deadline
 
 
@@ -86,7 +86,7 @@ def test_a_recipe_may_be_an_object_and_the_seed_another(tiny_recipe, clothes, tm
 def test_a_new_run_is_cut_to_its_time_and_continues_as_it_was_cut(tiny_recipe, clothes, tmp_path):
     student = replace(tiny_recipe.student, training=replace(tiny_recipe.student.training, epochs=100_000))
     told = Told()
-    request = Request(
+    request = RunRequest(
         out=tmp_path / "run", source=source_of(clothes), recipe=replace(tiny_recipe, student=student), within="30s"
     )
     started = time.perf_counter()
@@ -128,7 +128,7 @@ def test_a_recipe_can_be_refused_before_anything_is_written(clothes, tiny_recipe
     def refuse(recipe):
         raise UsageError(f"{len(recipe.teachers)} teachers")
 
-    request = Request(out=tmp_path / "run", source=source_of(clothes), recipe=tiny_recipe_file)
+    request = RunRequest(out=tmp_path / "run", source=source_of(clothes), recipe=tiny_recipe_file)
     with pytest.raises(UsageError, match="2 teachers"):
         prepare(request, trainer.Silent(), check=refuse)
     assert not (tmp_path / "run").exists()

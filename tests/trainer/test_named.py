@@ -80,7 +80,9 @@ def test_cifar_is_read_from_its_own_files_if_they_are_complete(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not gzip", gzip.compress(b"\0\0\x08"), gzip.compress(b"\0\0\x0d\x01\0\0\0\1z")]
+    "content",
+    [b"", b"not gzip", gzip.compress(b"\0\0\x08"), gzip.compress(b"\0\0\x0d\x01\0\0\0\1z")],
+    ids=["empty", "not-gzip", "too-short", "another-type"],
 )
 def test_a_damaged_idx_file_is_named(tmp_path, content):
     path = tmp_path / "x.gz"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 TRITON = find_spec("triton") is not None
-"""Whether Triton is installed. It comes with torch for GPUs on Linux, and with few other builds."""
+"""True if Triton is installed. It comes with torch for GPUs on Linux, and with few other builds."""
 ELEMENTS_PER_CORE = 2**18
 """The elements of an operand that a CPU core processes at once. They are read K*K times, and stay in its cache."""
 
@@ -117,7 +117,7 @@ def _parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 class _Context(Protocol):
-    """What the forward pass keeps for the backward pass."""
+    """The memory of the forward pass for the backward pass."""
 
     stride: int
     saved_tensors: tuple[Tensor, Tensor]

@@ -1,4 +1,4 @@
-"""What is known about this engine without importing it."""
+"""The facts about this engine that are known without importing it."""
 
 from runtimes.base import Engine
 
