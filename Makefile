@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
+# Test processes of one thread each: with more threads than cores, torch is many times slower.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test check lint docs wheel floor clean
 
@@ -11,11 +14,11 @@ demo: .venv/ready
 
 # Everything that a continuous integration would test.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # What one runs while working: style, types, and the tests that are not marked `slow`.
 check: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/ready
 	$(BIN)/ruff check

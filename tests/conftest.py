@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 import sdk
 from clothes import TINY_RECIPE, unpack_clothes
 from patterns import LABELS, SIZE, patterns
 from published import write_weights
+from runtimes.engines import ENGINES
 from shell import libkd, succeeded
 
 
@@ -62,21 +65,41 @@ def validation(vit, preprocessing) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def bundles(vit, preprocessing, validation, tmp_path_factory) -> dict[str, sdk.Bundle]:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder that all test processes share: the first one to ask fills it, the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, done = common / f"shared-{name}", common / f"shared-{name}.done"
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def bundles(vit, preprocessing, validation, made_once) -> dict[str, sdk.Bundle]:
     """The transformer, exported for every engine. Shared: change a copy, see `own_copy`."""
-    folder = tmp_path_factory.mktemp("bundles")
-    return {
-        target: sdk.export(
-            vit,
-            target=target,
-            out=folder / target,
-            labels=LABELS,
-            preprocessing=preprocessing,
-            validation=validation,
-            model={"arch": "vit", "teachers": ["conv", "involution"], "trained_on": "patterns"},
-        )
-        for target in ("onnx", "openvino", "executorch")
-    }
+
+    def fill(folder: Path) -> None:
+        for target in ENGINES:
+            sdk.export(
+                vit,
+                target=target,
+                out=folder / target,
+                labels=LABELS,
+                preprocessing=preprocessing,
+                validation=validation,
+                model={"arch": "vit", "teachers": ["conv", "involution"], "trained_on": "patterns"},
+            )
+
+    folder = made_once("bundles", fill)
+    return {target: sdk.Bundle.open(folder / target) for target in ENGINES}
 
 
 @pytest.fixture
@@ -103,15 +126,18 @@ def tiny_recipe_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def distilled(clothes, tiny_recipe_file, tmp_path_factory) -> Path:
+def distilled(clothes, tiny_recipe_file, made_once) -> Path:
     """Return a run's folder with a bundle for ONNX Runtime. It is shared: change a copy."""
-    run = tmp_path_factory.mktemp("distilled") / "run"
-    process = libkd("distill", "--data", clothes, "--out", run, "--recipe", tiny_recipe_file, "--json")
-    stages = json.loads(succeeded(process))["stages"]
-    assert list(stages) == ["teachers/conv", "teachers/involution", "student"]
-    assert b"Traceback" not in process.stderr
-    succeeded(libkd("export", run, "--target", "onnx"))
-    return run
+
+    def fill(folder: Path) -> None:
+        run = folder / "run"
+        process = libkd("distill", "--data", clothes, "--out", run, "--recipe", tiny_recipe_file, "--json")
+        stages = json.loads(succeeded(process))["stages"]
+        assert list(stages) == ["teachers/conv", "teachers/involution", "student"]
+        assert b"Traceback" not in process.stderr
+        succeeded(libkd("export", run, "--target", "onnx"))
+
+    return made_once("distilled", fill) / "run"
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ def test_the_commands_are_these():
 
 
 @pytest.mark.parametrize("command", NAMES)
+@pytest.mark.slow
 def test_help_has_an_example_and_loads_nothing_heavy(command):
     code = (
         "import sys; from libkd_sdk.main import run; run(sys.argv[1:]); print(sorted({'torch', 'timm', 'onnxruntime', "

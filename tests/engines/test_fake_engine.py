@@ -63,9 +63,10 @@ def commands(tmp_path_factory) -> Commands:
 
 
 @pytest.fixture(scope="module")
-def demo(commands, clothes, tiny_recipe_file, tmp_path_factory) -> tuple[Path, str]:
-    """The folder of a demo on little data, and the tables that it printed."""
+def demo(commands, distilled, clothes, tiny_recipe_file, tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a demo on little data, whose teachers and student are trained already, and its tables."""
     out = tmp_path_factory.mktemp("demo")
+    shutil.copytree(distilled, out / "run", ignore=shutil.ignore_patterns("bundles"))
     return out, commands.python("-c", DEMO, out, clothes, tiny_recipe_file)
 
 

@@ -65,6 +65,7 @@ def test_a_missing_folder_is_named(tmp_path, bundle, inbox):
 
 
 @pytest.mark.parametrize("target", ["onnx", "executorch"])
+@pytest.mark.slow
 def test_your_own_module_is_exported(tmp_path, target):
     done = run("export_your_own.py", target, tmp_path / "bundle")
     assert done.returncode == 0, done.stderr
@@ -75,6 +76,7 @@ def test_your_own_module_is_exported(tmp_path, target):
     assert guess.split(" ")[0] == truth
 
 
+@pytest.mark.slow
 def test_an_unknown_target_is_named(tmp_path):
     done = run("export_your_own.py", "onx", tmp_path / "bundle")
     assert done.returncode == 1

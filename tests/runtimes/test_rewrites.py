@@ -15,6 +15,8 @@ from sdk import Preprocessing
 from sdk.exporting.deployed import Deployed
 from trainer.models import Student
 
+pytestmark = pytest.mark.slow
+
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 

@@ -131,6 +131,7 @@ def test_the_manifest_inside_is_read_back(engine, bundles):
     assert '"näh/garn"' in read_manifest(engine, bundles[engine].path)
 
 
+@pytest.mark.slow
 def test_engines_are_silent(engine, bundles):
     program = (
         "import sys; from pathlib import Path; import numpy as np; from runtimes.base import *;"
@@ -142,6 +143,7 @@ def test_engines_are_silent(engine, bundles):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_nothing_is_reported_to_the_makers_of_an_engine(engine, bundles, tmp_path):
     """OpenVINO, left alone, keeps an identity in the home folder and sends events under it."""
     program = (

@@ -12,6 +12,8 @@ from runtimes.engines import ENGINES
 from sdk import BundleError, Classifier, EngineError, UsageError
 from sdk.benchmark import measure, top1
 
+pytestmark = pytest.mark.slow
+
 
 def test_bundles_side_by_side(bundles):
     found = measure(

@@ -51,6 +51,7 @@ def probabilities(module: nn.Module, pixels: np.ndarray) -> np.ndarray:
         return copy.deepcopy(module).eval()(inputs).softmax(-1).numpy()
 
 
+@pytest.mark.slow
 class TestProof:
     @pytest.mark.parametrize("target", ["onnx", "openvino", "executorch"])
     def test_it_is_measured_on_the_validation_images(self, bundles, validation, target):
@@ -115,6 +116,7 @@ class TestProof:
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 class TestGoldenImages:
     def images(self, tmp_path, pixels, **options):
         return export(Tiny(), tmp_path / "b", validation=(pixels, None), **options).golden()
@@ -164,6 +166,7 @@ class TestTheModule:
             found = np.stack([prediction.probabilities for prediction in classifier.predict_batch(pixels)])
         np.testing.assert_allclose(found, probabilities(Tiny(), pixels), atol=1e-5)
 
+    @pytest.mark.slow
     def test_images_need_not_be_square(self, tmp_path):
         input = sdk.Input(height=4, width=16, resize=sdk.Resize(mode="squash", size=(4, 16)), crop="none")
         preprocessing = Preprocessing(input=input, mean=(0, 0, 0), std=(1, 1, 1))
@@ -179,6 +182,7 @@ class TestTheModule:
             found = classifier.predict(pixels[0]).probabilities
         np.testing.assert_allclose(found, probabilities(Tiny(temperature=2.5), pixels)[0], atol=1e-5)
 
+    @pytest.mark.slow
     def test_it_is_not_changed(self, tmp_path):
         module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.9), nn.Flatten(), nn.Linear(144, 3))
         module.train()
@@ -192,6 +196,7 @@ class TestTheModule:
     def test_half_precision_weights_are_lowered_in_fp32(self, tmp_path):
         assert export(Tiny().half(), tmp_path / "b").precision == "fp32"
 
+    @pytest.mark.slow
     def test_what_is_recorded(self, tmp_path):
         found = export(Tiny(), tmp_path / "plain").manifest
         assert (found.name, found.model.arch, found.model.parameters) == ("plain", "Tiny", 3 * 193)
@@ -220,6 +225,7 @@ class TestTheModule:
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("target", ["onnx", "openvino", "executorch"])
+    @pytest.mark.slow
     def test_modules_that_an_engine_cannot_take(self, tmp_path, target):
         class Undecided(Tiny):
             def forward(self, x):
@@ -266,6 +272,7 @@ class TestArguments:
         assert did_you_mean("xyz", map(str, range(12))).endswith("9, ...")
 
 
+@pytest.mark.slow
 class TestPlaces:
     def test_an_old_bundle_is_replaced(self, tmp_path):
         first = export(Tiny(), tmp_path / "b", name="first")

@@ -14,6 +14,8 @@ from sdk import Classifier, ImageError, Preprocessing, ProofError, verify
 from sdk.exporting.deployed import Deployed
 from sdk.exporting.sensitivity import most_sensitive_first
 
+pytestmark = pytest.mark.slow
+
 PREPROCESSING = Preprocessing.square(8, mean=(0.5,) * 3, std=(0.2,) * 3)
 
 

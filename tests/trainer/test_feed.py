@@ -62,6 +62,7 @@ def test_a_consumer_may_stop_early(many):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["damaged", "gone"])
+@pytest.mark.slow
 def test_an_image_that_became_unreadable_is_named(tmp_path, workers, kind):
     folder = unpack_clothes(tmp_path)
     files = load([folder], DataRecipe(memory_gb=0)).train

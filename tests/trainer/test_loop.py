@@ -81,6 +81,7 @@ def net_and_run(tiny_recipe, tiny_data, tmp_path):
 
 
 @pytest.mark.parametrize("together", [1, 2, 100])
+@pytest.mark.slow
 def test_it_ends_with_the_same_weights_as_the_slow_loop(together, net_and_run, tiny_data, monkeypatch):
     untrained, run = net_and_run
     seed = seed_of(run.recipe.seed, "teach", "conv")
