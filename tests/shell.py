@@ -55,7 +55,7 @@ class Shell:
         return done.out
 
     def refused(self, *arguments: object) -> str:
-        """Return what a command says that the user can mend: one line on stderr, after progress, and no stdout."""
+        """Return the error of a command that the user can fix: one line on stderr, after progress, and no stdout."""
         done = self.run(*arguments)
         assert done.code == 2
         assert done.out == ""

@@ -4,8 +4,8 @@
     apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb debian
     python tools/make_fashion_mnist_mini.py debian/usr/share/datasets/fashion-mnist trainer/data/fashion_mnist_mini.zip
 
-The first 800 pictures of each class of the training set and the first 200 of each class of the test set, in the
-order of the original files; written without dates, so that the same input gives the same bytes.
+The archive contains the first 800 images of each class of the training set and the first 200 of each class of the test
+set, in the order of the original files. It has no dates, so that the same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FILES = {"train": "train", "test": "t10k"}
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """The smallest PNG of a grey picture: the best row filters first, then the best packing of those."""
+    """Return the smallest PNG of a grey image: find the best row filters first, then the best packing of them."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     filtered = oxipng.optimize_from_memory(out.getvalue(), level=6)

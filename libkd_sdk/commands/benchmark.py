@@ -1,4 +1,4 @@
-"""`libkd-sdk benchmark`"""
+"""The command `libkd-sdk benchmark`."""
 
 from __future__ import annotations
 

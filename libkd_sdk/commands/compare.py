@@ -1,4 +1,4 @@
-"""`libkd-sdk compare`"""
+"""The command `libkd-sdk compare`."""
 
 from __future__ import annotations
 

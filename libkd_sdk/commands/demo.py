@@ -1,4 +1,4 @@
-"""`libkd-sdk demo`"""
+"""The command `libkd-sdk demo`."""
 
 from __future__ import annotations
 

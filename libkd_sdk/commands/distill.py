@@ -1,4 +1,4 @@
-"""`libkd-sdk distill`"""
+"""The command `libkd-sdk distill`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`libkd-sdk eval`"""
+"""The command `libkd-sdk eval`."""
 
 from __future__ import annotations
 

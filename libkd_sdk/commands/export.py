@@ -1,4 +1,4 @@
-"""`libkd-sdk export`"""
+"""The command `libkd-sdk export`."""
 
 from __future__ import annotations
 

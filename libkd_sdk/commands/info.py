@@ -1,4 +1,4 @@
-"""`libkd-sdk info`"""
+"""The command `libkd-sdk info`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`libkd-sdk plan`"""
+"""The command `libkd-sdk plan`."""
 
 from __future__ import annotations
 

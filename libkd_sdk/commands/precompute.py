@@ -1,4 +1,4 @@
-"""`libkd-sdk precompute`"""
+"""The command `libkd-sdk precompute`."""
 
 from __future__ import annotations
 

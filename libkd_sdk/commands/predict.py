@@ -1,4 +1,4 @@
-"""`libkd-sdk predict`"""
+"""The command `libkd-sdk predict`."""
 
 from __future__ import annotations
 

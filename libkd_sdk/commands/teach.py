@@ -1,4 +1,4 @@
-"""`libkd-sdk teach`"""
+"""The command `libkd-sdk teach`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`libkd-sdk verify`"""
+"""The command `libkd-sdk verify`."""
 
 from __future__ import annotations
 

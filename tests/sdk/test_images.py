@@ -19,8 +19,8 @@ from published import photographs
 from sdk.errors import ImageError
 from sdk.images import FORMATS, Input, Preprocessing, Resize, crop, pixels, read, resize, source_name
 
-PICTURE = patterns(1, seed=5, size=48)[0][:32]  # 32 high, 48 wide: turned images differ
-UPRIGHT = Image.fromarray(PICTURE)
+IMAGE = patterns(1, seed=5, size=48)[0][:32]  # 32 high, 48 wide: turned images differ
+UPRIGHT = Image.fromarray(IMAGE)
 WHOLE = Input(height=32, width=48, resize=Resize(mode="squash", size=(32, 48)), crop="none")
 
 
@@ -35,43 +35,43 @@ class TestSources:
         data = encoded(UPRIGHT)
         path = tmp_path / "näher dran.png"
         path.write_bytes(data)
-        sources = (path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), UPRIGHT, PICTURE)
+        sources = (path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), UPRIGHT, IMAGE)
         for source in sources:
             found = pixels(source, WHOLE)
             assert found.dtype == np.uint8
             assert found.flags.c_contiguous
-            np.testing.assert_array_equal(found, PICTURE)
+            np.testing.assert_array_equal(found, IMAGE)
 
     def test_an_open_file_is_read(self, tmp_path):
         (tmp_path / "a.png").write_bytes(encoded(UPRIGHT))
         with (tmp_path / "a.png").open("rb") as file:
-            np.testing.assert_array_equal(pixels(file, WHOLE), PICTURE)
+            np.testing.assert_array_equal(pixels(file, WHOLE), IMAGE)
             assert source_name(file) == str(tmp_path / "a.png")
 
     def test_a_source_is_not_changed(self):
-        image, array = UPRIGHT.copy(), PICTURE.copy()
+        image, array = UPRIGHT.copy(), IMAGE.copy()
         pixels(image, Preprocessing.square(16).input)
         pixels(array, Preprocessing.square(16).input)
-        np.testing.assert_array_equal(np.asarray(image), PICTURE)
-        np.testing.assert_array_equal(array, PICTURE)
+        np.testing.assert_array_equal(np.asarray(image), IMAGE)
+        np.testing.assert_array_equal(array, IMAGE)
 
     def test_views_of_arrays_are_read_right(self):
-        mirrored = PICTURE[:, ::-1]
+        mirrored = IMAGE[:, ::-1]
         np.testing.assert_array_equal(pixels(mirrored, WHOLE), mirrored)
         assert pixels(mirrored, WHOLE).flags.c_contiguous
 
     def test_grey_arrays_and_arrays_with_alpha(self):
-        grey = PICTURE[:, :, 0]
+        grey = IMAGE[:, :, 0]
         for array in (grey, grey[:, :, None]):
             np.testing.assert_array_equal(pixels(array, WHOLE), np.repeat(grey[:, :, None], 3, 2))
-        opaque = np.dstack([PICTURE, np.full((32, 48), 255, np.uint8)])
-        np.testing.assert_array_equal(pixels(opaque, WHOLE), PICTURE)
+        opaque = np.dstack([IMAGE, np.full((32, 48), 255, np.uint8)])
+        np.testing.assert_array_equal(pixels(opaque, WHOLE), IMAGE)
 
     def test_names(self, tmp_path):
         assert source_name("a/b.jpg") == "a/b.jpg"
         assert source_name(tmp_path / "c.png") == str(tmp_path / "c.png")
         assert source_name(b"1234") == "<4 bytes>"
-        assert source_name(PICTURE) == "<array 32x48x3>"
+        assert source_name(IMAGE) == "<array 32x48x3>"
         assert source_name(UPRIGHT) == "<image 48x32>"
 
 
@@ -122,20 +122,20 @@ class TestKindsOfImages:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("as_image", [False, True])
     def test_exif_orientation_is_undone(self, orientation, as_image):
-        stored = {  # what a camera stores so that a viewer, turning it as told, shows PICTURE
-            1: PICTURE,
-            2: PICTURE[:, ::-1],
-            3: PICTURE[::-1, ::-1],
-            4: PICTURE[::-1],
-            5: PICTURE.transpose(1, 0, 2),
-            6: np.rot90(PICTURE, 1),
-            7: PICTURE[::-1, ::-1].transpose(1, 0, 2),
-            8: np.rot90(PICTURE, -1),
+        stored = {  # what a camera stores so that a viewer, turning it as told, shows IMAGE
+            1: IMAGE,
+            2: IMAGE[:, ::-1],
+            3: IMAGE[::-1, ::-1],
+            4: IMAGE[::-1],
+            5: IMAGE.transpose(1, 0, 2),
+            6: np.rot90(IMAGE, 1),
+            7: IMAGE[::-1, ::-1].transpose(1, 0, 2),
+            8: np.rot90(IMAGE, -1),
         }[orientation]
         exif = Image.Exif()
         exif[0x0112] = orientation
         source = encoded(Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
-        np.testing.assert_array_equal(pixels(Image.open(io.BytesIO(source)) if as_image else source, WHOLE), PICTURE)
+        np.testing.assert_array_equal(pixels(Image.open(io.BytesIO(source)) if as_image else source, WHOLE), IMAGE)
 
     def test_grey(self):
         grey = UPRIGHT.convert("L")
@@ -146,9 +146,9 @@ class TestKindsOfImages:
         assert set(np.unique(found)) == {0, 255}
 
     def test_sixteen_bits_keep_their_upper_byte(self):
-        deep = (PICTURE[:, :, 0].astype(np.uint16) << 8) + 77
+        deep = (IMAGE[:, :, 0].astype(np.uint16) << 8) + 77
         found = pixels(encoded(Image.fromarray(deep)), WHOLE)
-        np.testing.assert_array_equal(found, np.repeat(PICTURE[:, :, :1], 3, 2))
+        np.testing.assert_array_equal(found, np.repeat(IMAGE[:, :, :1], 3, 2))
 
     def test_palette(self):
         palette = UPRIGHT.quantize(16)
@@ -164,8 +164,8 @@ class TestKindsOfImages:
         assert (found[:, 24:] == (200, 100, 50)).all()
 
     def test_alpha_lies_on_white(self):
-        half = np.dstack([PICTURE, np.full((32, 48), 128, np.uint8)])
-        expected = PICTURE * (128 / 255) + 255 * (127 / 255)
+        half = np.dstack([IMAGE, np.full((32, 48), 128, np.uint8)])
+        expected = IMAGE * (128 / 255) + 255 * (127 / 255)
         for source in (half, encoded(Image.fromarray(half)), encoded(Image.fromarray(half), "WEBP", lossless=True)):
             np.testing.assert_allclose(pixels(source, WHOLE), expected, atol=1)
 
@@ -175,7 +175,7 @@ class TestKindsOfImages:
 
     def test_cmyk(self):
         source = encoded(UPRIGHT.convert("CMYK"), "TIFF")
-        np.testing.assert_allclose(pixels(source, WHOLE), PICTURE, atol=1)
+        np.testing.assert_allclose(pixels(source, WHOLE), IMAGE, atol=1)
         assert pixels(encoded(UPRIGHT.convert("CMYK"), "JPEG", quality=95), WHOLE).shape == (32, 48, 3)
 
     @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -284,7 +284,7 @@ class TestSizes:
 
     def test_the_middle_is_kept(self):
         cropped = np.asarray(crop(UPRIGHT, (16, 24)))
-        np.testing.assert_array_equal(cropped, PICTURE[8:24, 12:36])
+        np.testing.assert_array_equal(cropped, IMAGE[8:24, 12:36])
 
     def test_the_pixels_are_those_of_torchvision(self):
         from torchvision.transforms import v2

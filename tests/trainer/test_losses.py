@@ -149,7 +149,7 @@ def test_a_loss_is_a_mean_over_images(logits, name):
 
 
 def test_kl_is_a_special_case_of_decoupled_distillation(logits):
-    """As the paper shows, for one image KL is dkd whose beta is the mass of the teacher outside the target."""
+    """The paper shows it: for one image, KL is dkd whose beta is the mass of the teacher outside the target."""
     student, teacher, targets = logits["student"][:1, 1], logits["teachers"][:1, 0], logits["targets"][:1]
     beta = 1 - (teacher / 2).softmax(-1)[0, targets.argmax()].item()
     expected = LOSSES["kl"](student, teacher, targets, 2.0)
