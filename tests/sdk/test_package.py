@@ -51,6 +51,23 @@ def test_every_public_name_is_there():
         sdk.Clasifier  # noqa: B018
 
 
+def test_the_names_have_a_second_home():
+    import libkd_sdk
+
+    for name in sdk.__all__:
+        assert getattr(libkd_sdk, name) is getattr(sdk, name)
+        assert name in dir(libkd_sdk)
+    with pytest.raises(AttributeError, match="module 'libkd_sdk' has no attribute 'Clasifier'"):
+        libkd_sdk.Clasifier  # noqa: B018
+    done = run(
+        "import sys, libkd_sdk\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
+        "import libkd_sdk.main, sdk\n"
+        "print(libkd_sdk.export is sdk.export, libkd_sdk.verify is sdk.verify, libkd_sdk.benchmark is sdk.benchmark)"
+    )
+    assert done.stdout.splitlines() == ["[]", "True True True"], done.stderr
+
+
 def test_export_stays_a_function_whatever_is_imported():
     done = run(
         "import sdk.exporting.exporter, sdk; from sdk import export; print(callable(export), sdk.export is export)"
