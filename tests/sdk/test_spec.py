@@ -12,6 +12,7 @@ import pytest
 
 from runtimes.base import METADATA_KEY
 from runtimes.engines import ENGINES
+from sdk.bundle.golden import TOLERANCE
 from sdk.bundle.manifest import Description, Manifest, json_schema
 
 SPEC = Path(__file__).parents[2] / "spec"
@@ -39,6 +40,13 @@ def test_every_engine_is_described(engine):
     offset, magic = ENGINES[engine].magic
     shown = magic.decode() if magic.isascii() and magic.decode().isprintable() else magic.hex()
     assert f"`{shown}` at offset {offset}" in text
+
+
+def test_the_tolerances_are_those_of_the_code():
+    text = " ".join((SPEC / "bundle.md").read_text(encoding="utf-8").split())
+    found = re.search(r"within (\S+) at fp32, (\S+) at fp16 and (\S+) at int8", text)
+    assert found
+    assert tuple(map(float, found.groups())) == tuple(TOLERANCE[precision] for precision in ("fp32", "fp16", "int8"))
 
 
 @pytest.mark.parametrize("target", ENGINES)
