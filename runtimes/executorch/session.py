@@ -116,11 +116,11 @@ _pool = _Pool()
 
 @contextmanager
 def _loading(folder: Path) -> Iterator[Any]:
-    with quiet() as said, engine_failures(f"{folder}: loading {FILE}"):
+    with quiet() as last_line, engine_failures(f"{folder}: loading {FILE}"):
         try:
             yield engine._load_program(str(folder / FILE), program_verification=engine.Verification.InternalConsistency)
         except RuntimeError as fault:
-            raise EngineError(f"{folder}: loading {FILE} failed: {said() or fault}") from fault
+            raise EngineError(f"{folder}: loading {FILE} failed: {last_line() or fault}") from fault
 
 
 _stderr_lock = threading.RLock()
@@ -131,7 +131,7 @@ def quiet() -> Iterator[Callable[[], str]]:
     """Hide what native code writes to standard error. Yields a function that returns its last line."""
     with _stderr_lock, tempfile.TemporaryFile() as kept:
 
-        def said() -> str:
+        def last_line() -> str:
             kept.seek(0)
             return (kept.read().decode(errors="replace").strip().splitlines() or [""])[-1]
 
@@ -140,11 +140,11 @@ def quiet() -> Iterator[Callable[[], str]]:
         try:
             stderr = os.dup(2)
         except OSError:  # a daemon without standard error
-            yield said
+            yield last_line
             return
         os.dup2(kept.fileno(), 2)
         try:
-            yield said
+            yield last_line
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
