@@ -1,18 +1,15 @@
-"""The options that several commands have, and what these commands do before they import torch."""
+"""The options that several commands have, and the message if training is not installed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sdk.errors import EngineMissing, UsageError
-
-if TYPE_CHECKING:
-    from trainer.units import Deadline
+from sdk.errors import EngineMissing
 
 DataOption = Annotated[
     list[str] | None,
@@ -59,19 +56,3 @@ def training_extra() -> Iterator[None]:
         if (fault.name or "").split(".")[0] in {"sdk", "trainer", "runtimes"}:
             raise
         raise EngineMissing(f"training needs {fault.name}; pip install 'libkd-sdk[train]'") from fault
-
-
-def deadline(within: str | None) -> Deadline | None:
-    """Return the end of the time that `--within` gives, counted from now on.
-
-    Call it before torch is imported, which takes seconds of that time.
-
-    Raises:
-        UsageError: `within` is not a time.
-    """
-    from trainer.units import Deadline
-
-    try:
-        return Deadline.after(within) if within else None
-    except ValueError as fault:
-        raise UsageError(f"--within: {fault}") from fault

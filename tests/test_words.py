@@ -14,7 +14,7 @@ FOLDERS = ("libkd_sdk", "sdk", "runtimes", "trainer", "benchmarks", "examples", 
 FRAGMENT = re.compile(r"(Of|What|How|Whether|Where|Which|Whose|Those|As|For|So|Nobody|Whoever)\b")
 """The first words of a docstring that is not a sentence."""
 
-ARCHAIC = re.compile(r"\b(picture|whoever|the house|reckon|mend|behold|thereof|wherein|lest)", re.IGNORECASE)
+ARCHAIC = re.compile(r"\b(picture|whoever|the house|reckon|mend)", re.IGNORECASE)
 GOLDEN = re.compile(r"--golden pictures|blends, pictures|[\"`']pictures[\"`']")
 """The one place where the word stayed: a kind of golden images."""
 

@@ -28,9 +28,9 @@ from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import NetRecord, read_record, write_record
 from .run import Job, Run, Source, arm_stage, image_counts, start_run
-from .start import Sources, choose, deadline_of, source_of
+from .start import Sources, choose, source_of
 from .train import train_teacher
-from .units import Deadline
+from .units import Deadline, deadline_of
 
 PLAIN_ARM, OWN_ARM = "without teachers", "all teachers"
 LABELLED_ARM = f"{OWN_ARM}, labelled images only"

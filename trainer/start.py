@@ -16,7 +16,7 @@ from .device import pick_device
 from .progress import Progress
 from .recipe import DataRecipe, Recipe, read_recipe, recipe_for
 from .run import RECIPE, Job, Run, Source, remembered_source, start_run
-from .units import Deadline
+from .units import Deadline, deadline_of
 
 Sources = str | Path | Sequence[str | Path]
 """A folder, an archive, or the name of a dataset; or several folders or archives."""
@@ -106,18 +106,6 @@ def source_of(data: Sources | None, unlabelled: Sources = (), root: str | Path |
             raise UsageError("--unlabelled goes with --data; a run that is there remembers both")
         return None
     return Source(names, Path(root) if root else None, _names(unlabelled))
-
-
-def deadline_of(within: str | Deadline | None) -> Deadline | None:
-    """Return the moment at which the given time ends, counted from now on.
-
-    Raises:
-        UsageError: `within` is not a time.
-    """
-    try:
-        return Deadline.after(within) if isinstance(within, str) else within
-    except ValueError as fault:
-        raise UsageError(f"--within: {fault}") from fault
 
 
 def _names(sources: Sources) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ import re
 import time
 from typing import NamedTuple
 
+from sdk.errors import UsageError
+
 
 class Deadline(NamedTuple):
     """The moment at which work has to be finished, in seconds of `time.perf_counter`."""
@@ -24,6 +26,20 @@ class Deadline(NamedTuple):
     def seconds_left(self) -> float:
         """Return the seconds until then; less than 0 when it has passed."""
         return self.end - time.perf_counter()
+
+
+def deadline_of(within: str | Deadline | None) -> Deadline | None:
+    """Return the moment at which the given time ends, counted from now on; None without a limit.
+
+    A command calls it before it imports torch, which takes seconds of that time.
+
+    Raises:
+        UsageError: `within` is not a time.
+    """
+    try:
+        return Deadline.after(within) if isinstance(within, str) else within
+    except ValueError as fault:
+        raise UsageError(f"--within: {fault}") from fault
 
 
 def seconds_of(text: str) -> float:

@@ -14,11 +14,11 @@ from sdk import benchmark as benchmarks
 from sdk.benchmark import Measurement
 from sdk.bundle import Bundle
 from sdk.errors import UsageError
+from sdk.files import write_whole
 
 from ..options import RootOption, ThreadsOption, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
 from ..pages.benchmark import COLUMNS, benchmark_report, called, cells, title
-from ..pages.page import write_page
 
 
 def benchmark(
@@ -60,7 +60,7 @@ def benchmark(
     if judged is not None:
         found = [replace(measured, top1=top1) for measured, top1 in zip(found, judged, strict=True)]
     if report is not None:
-        write_page(report, benchmark_report(found, validation))
+        write_whole(report, benchmark_report(found, validation))
     if json:
         show_json(msgspec.to_builtins(found))
         return

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdk.errors import UsageError
+from sdk.files import write_whole
+from trainer.units import deadline_of
 
 from ..options import (
     DataOption,
@@ -16,12 +18,10 @@ from ..options import (
     RootOption,
     UnlabelledOption,
     WithinOption,
-    deadline,
     training_extra,
 )
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
-from ..pages.comparison import comparison_page, difference, differences_from_first, spread, title
-from ..pages.page import write_page
+from ..pages.comparison import comparison_page, difference, nets, spread, title
 
 if TYPE_CHECKING:
     from trainer.comparison import ComparisonResult
@@ -53,7 +53,7 @@ def compare(
 
     Example: libkd-sdk compare --data images/ --out comparison/
     """
-    end = deadline(within)
+    end = deadline_of(within)
     with training_extra():
         import msgspec
 
@@ -76,7 +76,7 @@ def compare(
             device=device,
             progress=bars,
         )
-    write_page(out / "comparison.html", comparison_page(found))
+    write_whole(out / "comparison.html", comparison_page(found))
     if json:
         show_json(msgspec.to_builtins(found))
     else:
@@ -106,9 +106,6 @@ def show(result: ComparisonResult) -> None:
 
 
 def _rows(result: ComparisonResult) -> list[list[str]]:
-    differences = differences_from_first(result)
-    teachers = [(f"teacher {name}", row, None) for name, row in result.teachers.items()]
-    students = [(f"student, {name}", row, differences.get(name)) for name, row in result.arms.items()]
     return [
         [
             name,
@@ -117,5 +114,5 @@ def _rows(result: ComparisonResult) -> list[list[str]]:
             " ".join(difference(pair)) if pair else "",
             percent(row.ece),
         ]
-        for name, row, pair in [*teachers, *students]
+        for name, row, pair in nets(result)
     ]

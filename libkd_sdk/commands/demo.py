@@ -212,7 +212,7 @@ def show(result: DemoResult, out: Path) -> None:
     show_table(
         "images, and what each engine calls them",
         ["", *result.predictions],
-        [[name, *(_said(answers[name]) for answers in result.predictions.values())] for name in names],
+        [[name, *(_shown(answers[name]) for answers in result.predictions.values())] for name in names],
     )
     gain = result.accuracy[DISTILLED_STUDENT].top1 - result.accuracy[PLAIN_STUDENT].top1
     remark(
@@ -233,5 +233,5 @@ def _bundle_row(target: str, bundle: BundleFigures) -> list[str]:
     ]
 
 
-def _said(answer: DemoAnswer) -> str:
+def _shown(answer: DemoAnswer) -> str:
     return f"{answer.label} {answer.score:.1%}"

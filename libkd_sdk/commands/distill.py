@@ -6,6 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from sdk.files import write_whole
+from trainer.units import deadline_of
+
 from ..options import (
     DataOption,
     DeviceOption,
@@ -15,11 +18,9 @@ from ..options import (
     SeedOption,
     UnlabelledOption,
     WithinOption,
-    deadline,
     training_extra,
 )
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
-from ..pages.page import write_page
 
 
 def distill(
@@ -39,7 +40,7 @@ def distill(
 
     Example: libkd-sdk distill --data images/ --out run/
     """
-    end = deadline(within)
+    end = deadline_of(within)
     with training_extra():
         from trainer.findings import findings
         from trainer.pipeline import run_pipeline
@@ -54,7 +55,7 @@ def distill(
         job = prepare(request, bars)
         run_pipeline(job)
         report = job.run.folder / REPORT
-        write_page(report, run_report(findings(job)))
+        write_whole(report, run_report(findings(job)))
     records, folder = job.run.net_records(), job.run.folder
     if json:
         stages = msgspec.to_builtins(records)

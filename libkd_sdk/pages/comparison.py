@@ -36,9 +36,6 @@ def _lane(name: str, row: Figures) -> Lane:
 
 
 def _rows(result: ComparisonResult) -> list[Row]:
-    differences = differences_from_first(result)
-    teachers = [(f"teacher {name}", row, None) for name, row in result.teachers.items()]
-    students = [(f"student, {name}", row, differences.get(name)) for name, row in result.arms.items()]
     return [
         [
             name,
@@ -51,7 +48,7 @@ def _rows(result: ComparisonResult) -> list[Row]:
             percent(row.ece),
             millions(row.parameters),
         ]
-        for name, row, pair in [*teachers, *students]
+        for name, row, pair in nets(result)
     ]
 
 
@@ -76,9 +73,12 @@ def first_arm(result: ComparisonResult) -> str:
     return next(iter(result.arms))
 
 
-def differences_from_first(result: ComparisonResult) -> dict[str, Pair]:
-    """Return, for every other arm by its name, the difference between it and the first arm."""
-    return {pair.arm: pair for pair in result.pairs if pair.other == first_arm(result)}
+def nets(result: ComparisonResult) -> list[tuple[str, Figures, Pair | None]]:
+    """Return the name and the figures of each teacher and student, and a student's difference from the first arm."""
+    differences = {pair.arm: pair for pair in result.pairs if pair.other == first_arm(result)}
+    teachers = [(f"teacher {name}", row, None) for name, row in result.teachers.items()]
+    students = [(f"student, {name}", row, differences.get(name)) for name, row in result.arms.items()]
+    return [*teachers, *students]
 
 
 def difference(pair: Pair) -> tuple[str, str]:

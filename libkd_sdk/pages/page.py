@@ -12,12 +12,10 @@ import io
 import math
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from sdk.files import write_whole
 from sdk.images import Pixels
 
 if TYPE_CHECKING:
@@ -90,11 +88,6 @@ def render(template: str, **content: object) -> str:
     """
     html = _environment().get_template(template).render(section=_Sections(), **content)
     return html.encode("utf-8", "replace").decode()
-
-
-def write_page(path: Path, html: str) -> None:
-    """Write the file whole, or not at all."""
-    write_whole(path, html)
 
 
 def thumbnail(pixels: Pixels) -> str:

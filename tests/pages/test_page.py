@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import stat
 import subprocess
 import sys
 from importlib import resources
@@ -13,7 +12,7 @@ import pytest
 from browser import HOSTILE, Read, as_unicode, stands_alone
 from libkd_sdk.pages import page
 from libkd_sdk.pages.charts import TICKS, Lane, Mark, axes, drawing, strips
-from libkd_sdk.pages.page import Cell, write_page
+from libkd_sdk.pages.page import Cell
 
 ANY = """
 {% extends "base.html" %}
@@ -84,17 +83,6 @@ def test_a_name_that_a_template_does_not_know_is_an_error():
 def test_the_browser_may_run_and_load_nothing():
     assert f'<meta http-equiv="Content-Security-Policy" content="{page.POLICY.replace(chr(39), "&#39;")}">' in shown("")
     assert page.POLICY.startswith("default-src 'none'")
-
-
-def test_a_page_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "report.html"
-    write_page(path, "<p>ä")
-    assert path.read_text(encoding="utf-8") == "<p>ä"
-    with pytest.raises(UnicodeEncodeError):
-        write_page(path, "half\udcff")
-    assert path.read_text(encoding="utf-8") == "<p>ä"
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
-    assert path.stat().st_mode & stat.S_IRUSR
 
 
 def test_the_readers_own_matplotlib_settings_do_not_matter(tmp_path):
