@@ -3,6 +3,7 @@
 LibkdError                  one line: what is wrong, where, and how to fix it
 ├── ImageError              an image can't be read
 ├── UsageError              an argument makes no sense
+├── FileError               a file can't be written
 ├── BundleError             a bundle is damaged, foreign, or written by a newer version
 ├── ExportError             a model can't be lowered as asked
 │   └── ProofError          the lowered model does not answer like the trained one
@@ -22,6 +23,7 @@ __all__ = [
     "EngineError",
     "EngineMissing",
     "ExportError",
+    "FileError",
     "ImageError",
     "LibkdError",
     "ProofError",
@@ -40,6 +42,12 @@ class UsageError(LibkdError):
     """An argument makes no sense, or does not go together with another one."""
 
     code = "usage"
+
+
+class FileError(LibkdError):
+    """A file or a folder can't be written."""
+
+    code = "file-unwritable"
 
 
 class ProofError(ExportError):

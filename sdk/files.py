@@ -1,10 +1,37 @@
-"""Whole files or none: a file is written beside its place, forced to the disk, and renamed into it."""
+"""Whole files or none: what is written is forced to the disk and renamed into place, what is read has a limit."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .errors import FileError
+
+_AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
+
+
+@contextmanager
+def disk_failures(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of writing inside the block into a `FileError` that names `path` and what to do."""
+    try:
+        yield
+    except OSError as fault:
+        raise FileError(f"{fault.filename or path}: can't be written ({fault.strerror}); {_mend(fault)}") from fault
+
+
+def _mend(fault: OSError) -> str:
+    if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space and run again; what was finished stays"
+    if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "choose a folder that you may write to, or change its permissions"
+    return "check the disk and the path"
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -14,21 +41,117 @@ def write_whole(path: Path, content: bytes | str) -> None:
         content: bytes, or text that is stored as UTF-8.
 
     Raises:
-        OSError: the disk is full, or the folder can't be written.
+        FileError: the disk is full, or the folder can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with disk_failures(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_folder(path.parent)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk: a rename lasts only then. File systems that can't do this are left."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        os.fsync(descriptor)
+    except OSError as fault:
+        if fault.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal."""
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+def read_regular(path: str | os.PathLike[str], limit: int, *, folder: int | None = None) -> bytes | None:
+    """Return the content of a regular file, or None if it has more than `limit` bytes.
+
+    The file is opened once, so a name that is replaced meanwhile changes nothing; a pipe or a device is not read.
+
+    Args:
+        folder: the descriptor of an open folder that `path` is relative to. Links out of it are refused then.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it can't be read, or is no regular file (`errno.EINVAL`), or a link (`errno.ELOOP`).
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if folder is None else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, dir_fd=folder)
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        if about.st_size > limit:
+            return None
+        parts, left, at_once = [], limit + 1, max(about.st_size, 4095) + 1
+        while left and (part := os.read(descriptor, min(left, at_once))):
+            parts.append(part)
+            left -= len(part)
+    finally:
+        os.close(descriptor)
+    return b"".join(parts) if left else None
+
+
+def sha256(content: bytes | memoryview) -> str:
+    """Return the SHA-256 of some bytes in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders or files in a single step, so that each name always stands for one of the two.
+
+    Returns:
+        False, with nothing changed, where the system or the file system can't do this.
+
+    Raises:
+        OSError: a path is missing, or may not be renamed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    paths = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin":
+        failed = libc.renamex_np(*paths, _RENAME_SWAP)
+    elif hasattr(libc, "renameat2"):
+        failed = libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
+    else:
+        return False
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Hold the lock `path`, an empty file, inside the block; it is free again when the process ends, however it ends.
+
+    Yields False if another process holds it. Where a file system has no locks, nobody is kept out.
+
+    Raises:
+        FileError: the file can't be created.
+    """
+    with disk_failures(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    import fcntl  # other modules of an app must import without it, which Windows does not have
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        return fault.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True

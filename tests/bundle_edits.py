@@ -19,6 +19,8 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 def reseal(folder: Path) -> None:
     """Make the hashes right again after a file was changed, as somebody who means harm would."""
-    files = {file.name: {"sha256": sha256(file), "bytes": file.stat().st_size} for file in folder.iterdir()}
+    files = {
+        file.name: {"sha256": sha256(file.read_bytes()), "bytes": file.stat().st_size} for file in folder.iterdir()
+    }
     del files[MANIFEST]
     rewrite(folder, files=files)

@@ -157,7 +157,7 @@ def seal(folder: Path, manifest: Manifest) -> None:
     """Hash every file in `folder` into `manifest.files` and write `bundle.json`."""
     files = {}
     for file in sorted(folder.iterdir()):
-        files[file.name] = FileEntry(sha256(file), file.stat().st_size)
+        files[file.name] = FileEntry(sha256(file.read_bytes()), file.stat().st_size)
     manifest = msgspec.structs.replace(manifest, files=files)
     text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2)
     write_whole(folder / MANIFEST, text + b"\n")
@@ -198,7 +198,7 @@ def _check_bytes(folder: Path, name: str, entry: FileEntry) -> None:
     size = (folder / name).stat().st_size
     if size != entry.bytes:
         raise BundleError(f"{folder}: {name} has {size:,} bytes, not {entry.bytes:,}; copy or export the bundle again")
-    if sha256(folder / name) != entry.sha256:
+    if sha256((folder / name).read_bytes()) != entry.sha256:
         raise BundleError(f"{folder}: {name} was changed since its export (SHA-256 differs); copy or export it again")
 
 

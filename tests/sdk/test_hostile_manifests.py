@@ -156,4 +156,4 @@ class TestHostileManifests:
         except BundleError as fault:
             assert str(folder) in str(fault)  # noqa: PT017 (either outcome is right)
         else:
-            assert read == FileEntry(sha256(model), model.stat().st_size)
+            assert read == FileEntry(sha256(model.read_bytes()), model.stat().st_size)
