@@ -6,7 +6,7 @@ Shapes: a graph takes uint8 RGB pixels [batch, height, width, 3] and returns flo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
@@ -61,11 +61,30 @@ class Delegation(NamedTuple):
     outside: dict[str, int]
 
 
+class ModelFiles(NamedTuple):
+    """The files of a model, read before an engine sees them: no session opens a file itself.
+
+    Attributes:
+        place: where they come from, for errors.
+        contents: the bytes of each of the engine's `files`, by name.
+    """
+
+    place: str
+    contents: Mapping[str, bytes]
+
+    @classmethod
+    def in_folder(cls, folder: Path, names: Iterable[str]) -> ModelFiles:
+        """Read files that were just written; those of a bundle are read by `sdk.Bundle`, which checks them."""
+        return cls(str(folder), {name: (folder / name).read_bytes() for name in names})
+
+
 class Session(Protocol):
-    """A loaded model file. Several threads may use it at once."""
+    """A loaded model. Several threads may use it at once."""
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
         """Return the probabilities [batch, classes] of RGB pixels [batch, height, width, 3]; batch is at least 1.
+
+        The answer for an image does not depend on the other images of the batch.
 
         Raises:
             EngineError: the engine failed.
@@ -75,6 +94,16 @@ class Session(Protocol):
     def close(self) -> None:
         """Free the engine's memory."""
         ...
+
+
+class ModelSession(Session, Protocol):
+    """The class `Session` in `session.py` of an engine. It takes (files, signature, precision, threads).
+
+    Attributes:
+        manifest: the JSON that the model file carries, or "".
+    """
+
+    manifest: str
 
 
 class Lowering(Protocol):
@@ -97,7 +126,7 @@ class Lowering(Protocol):
                 [batch, classes] and computes in the dtype of its parameters. It is not changed.
             precision: one of the engine's `precisions`.
             quantization: given at int8, else None.
-            manifest: one line of JSON, which `read_manifest` of the engine's session returns again.
+            manifest: one line of JSON, which the `manifest` of the engine's session is again.
 
         Returns:
             How the graph was partitioned, if the engine does that while lowering.
@@ -133,13 +162,46 @@ class Engine(NamedTuple):
     backends: tuple[str, ...] = ()
 
 
-def check_signature(folder: Path, file: str, found: tuple[object, ...], wanted: Signature) -> None:
-    """Raise `BundleError` if the (height, width, classes) of a graph are not those that it should have."""
-    if found != wanted:
-        raise BundleError(
-            f"{folder}: {file} takes {found[0]}x{found[1]} pixels and knows {found[2]} classes, "
-            f"not {wanted.height}x{wanted.width} and {wanted.classes}; copy or export the bundle again"
-        )
+class Port(NamedTuple):
+    """An input or output of a graph.
+
+    Attributes:
+        name: its name; None if the engine has no names.
+        dtype: the name of its numpy dtype, or what the engine calls it.
+        shape: its lengths; None for one that may change.
+    """
+
+    name: str | None
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        lengths = ", ".join("n" if length is None else str(length) for length in self.shape)
+        return f"{self.name or 'a tensor'}: {self.dtype} [{lengths}]"
+
+
+def check_ports(place: str, inputs: Sequence[Port], outputs: Sequence[Port], wanted: Signature) -> None:
+    """Raise `BundleError` unless a graph has exactly the input and the output of this signature.
+
+    The batch is any number, or 1 for a graph that takes one image at a time.
+    """
+    pixels = Port(INPUT, "uint8", (None, wanted.height, wanted.width, 3))
+    probabilities = Port(OUTPUT, "float32", (None, wanted.classes))
+    for kind, ports, expected in (("input", inputs, pixels), ("output", outputs, probabilities)):
+        if len(ports) != 1 or not _fits(ports[0], expected):
+            found = "; ".join(map(str, ports)) or "nothing"
+            raise BundleError(
+                f"{place}: the model's {kind} is {found}, and not {expected}; copy or export the bundle again"
+            )
+
+
+def _fits(port: Port, expected: Port) -> bool:
+    return (
+        port.name in (None, expected.name)
+        and port.dtype == expected.dtype
+        and port.shape[:1] in ((None,), (1,))
+        and port.shape[1:] == expected.shape[1:]
+    )
 
 
 def usable_cores() -> int:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from .base import Call, Engine, Lowering, Session, Signature, engine_failures, first_line
+from .base import Call, Engine, Lowering, ModelFiles, ModelSession, Session, Signature, engine_failures, first_line
+from .checked import CheckedSession
 from .errors import BundleError, EngineMissing
 
 FOLDERS = (
@@ -23,22 +24,34 @@ ENGINES: dict[str, Engine] = {
 """The engines by name. An engine is called like its folder: in `--target`, in the manifest, and in this dictionary."""
 
 
+class OpenSession(NamedTuple):
+    """A model that was loaded into its engine, and the JSON that its file carries, or ""."""
+
+    session: Session
+    manifest: str
+
+
 def open_session(
-    engine: str, folder: Path, signature: Signature, threads: int | None = None, *, precision: str = "fp32"
-) -> Session:
-    """Load the engine's files in `folder`.
+    engine: str, files: ModelFiles, signature: Signature, threads: int | None = None, *, precision: str = "fp32"
+) -> OpenSession:
+    """Load a model into its engine.
 
     Args:
+        files: the content of the engine's files.
         threads: threads that the engine computes with; by default, the cores that this process may use.
         precision: the precision that the files were lowered at.
 
+    Returns:
+        The session, and the JSON that the model file carries.
+
     Raises:
         EngineMissing: the engine can't be imported.
-        BundleError: the file has another format, or its graph has another signature.
+        BundleError: the file has another format, or its graph has other inputs or outputs.
         EngineError: the engine can't load it.
     """
-    check_magic(engine, folder)
-    return cast(Session, _part(engine, "session").Session(folder, signature, precision, threads))
+    check_magic(engine, files)
+    session = cast(ModelSession, _part(engine, "session").Session(files, signature, precision, threads))
+    return OpenSession(CheckedSession(session, signature, files.place), session.manifest)
 
 
 def load_runtime(engine: str) -> None:
@@ -48,16 +61,6 @@ def load_runtime(engine: str) -> None:
         EngineMissing: the engine can't be imported.
     """
     _part(engine, "session")
-
-
-def read_manifest(engine: str, folder: Path) -> str:
-    """Return the JSON that the model file in `folder` carries, or "" if it carries none.
-
-    Raises:
-        EngineMissing, BundleError, EngineError: as for `open_session`.
-    """
-    check_magic(engine, folder)
-    return cast(str, _part(engine, "session").read_manifest(folder))
 
 
 def load_lowering(engine: str) -> Lowering:
@@ -93,14 +96,12 @@ def open_bare(engine: str, folder: Path, threads: int, precision: str) -> Call:
         return cast(Call, bare.open_bare(file, threads, precision))
 
 
-def check_magic(engine: str, folder: Path) -> None:
-    """Raise `BundleError` if the model file in `folder` does not begin like one of this engine."""
+def check_magic(engine: str, files: ModelFiles) -> None:
+    """Raise `BundleError` if the model file does not begin like one of this engine."""
     title, name = ENGINES[engine].title, ENGINES[engine].files[0]
     offset, magic = ENGINES[engine].magic
-    with (folder / name).open("rb") as file:
-        head = file.read(offset + len(magic))
-    if head[offset:] != magic:
-        raise BundleError(f"{folder}: {name} is not a file of {title}; copy or export the bundle again")
+    if not files.contents[name].startswith(magic, offset):
+        raise BundleError(f"{files.place}: {name} is not a file of {title}; copy or export the bundle again")
 
 
 def _part(engine: str, part: str) -> Any:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from runtimes.base import Session, usable_cores
+from runtimes.base import Session, Signature, usable_cores
+from runtimes.checked import CheckedSession
 
 from .bundle import Bundle
 from .errors import ImageError, UsageError, did_you_mean
@@ -82,7 +83,7 @@ class Classifier:
         except BaseException:
             session.close()
             raise
-        self._set_up(session, bundle.input, choice, bundle)
+        self._set_up(session, bundle.input, choice, bundle.without_contents())
 
     @classmethod
     def with_session(
@@ -104,7 +105,9 @@ class Classifier:
             UsageError: an argument makes no sense.
         """
         classifier = cls.__new__(cls)
-        classifier._set_up(session, input, _Choice(labels, top_k, score_threshold, allow, deny), None)
+        choice = _Choice(labels, top_k, score_threshold, allow, deny)
+        signature = Signature(input.height, input.width, len(choice.labels))
+        classifier._set_up(CheckedSession(session, signature, "this session"), input, choice, None)
         return classifier
 
     def _set_up(self, session: Session, input: Input, choice: _Choice, bundle: Bundle | None) -> None:

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 from .errors import FileError
 
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
 
@@ -60,6 +62,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Force the names in a folder to the disk: a rename lasts only then. File systems that can't do this are left."""
+    if os.name != "posix":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -70,19 +74,27 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Force the files of a folder, which holds no folders, and their names to the disk."""
+    for file in folder.iterdir():
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
+    sync_folder(folder)
+
+
 def read_regular(path: str | os.PathLike[str], limit: int, *, folder: int | None = None) -> bytes | None:
     """Return the content of a regular file, or None if it has more than `limit` bytes.
 
     The file is opened once, so a name that is replaced meanwhile changes nothing; a pipe or a device is not read.
 
     Args:
-        folder: the descriptor of an open folder that `path` is relative to. Links out of it are refused then.
+        folder: the descriptor of an open folder that `path` is relative to; a link is refused then.
 
     Raises:
         FileNotFoundError: there is no such file.
         OSError: it can't be read, or is no regular file (`errno.EINVAL`), or a link (`errno.ELOOP`).
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if folder is None else os.O_NOFOLLOW)
+    flags = _READ if folder is None else _READ | os.O_NOFOLLOW
     descriptor = os.open(path, flags, dir_fd=folder)
     try:
         about = os.fstat(descriptor)
@@ -97,6 +109,43 @@ def read_regular(path: str | os.PathLike[str], limit: int, *, folder: int | None
     finally:
         os.close(descriptor)
     return b"".join(parts) if left else None
+
+
+class OpenFolder:
+    """A folder that stays the same one while it is read, even if another takes its name. It is a context manager.
+
+    Raises:
+        OSError: there is no such folder, or it can't be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+    def names(self) -> set[str]:
+        """Return the names of everything in it."""
+        return set(os.listdir(self.descriptor))  # noqa: PTH208 (a path could stand for another folder)
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        """Return the content of a file in it, or None if it has more than `limit` bytes; see `read_regular`."""
+        return read_regular(name, limit, folder=self.descriptor)
+
+    def was_replaced(self) -> bool:
+        """Return whether its path now stands for another folder, or for none."""
+        try:
+            return not os.path.samestat(os.fstat(self.descriptor), self.path.stat())
+        except OSError:
+            return True
+
+    def lock(self) -> bool | None:
+        """Lock it for this process until it is closed. Return False if another process has, None without locks."""
+        return _lock(self.descriptor)
 
 
 def sha256(content: bytes | memoryview) -> str:
@@ -142,16 +191,17 @@ def held(path: Path) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        yield _lock(descriptor)
+        yield _lock(descriptor) is not False
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
-    import fcntl  # other modules of an app must import without it, which Windows does not have
+def _lock(descriptor: int) -> bool | None:
+    """Return whether the lock is ours now; None where the file system has no locks."""
+    import fcntl  # Windows does not have it
 
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as fault:
-        return fault.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+        return False if fault.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True

@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,10 @@ from numpy.typing import NDArray
 
 from runtimes.base import (
     METADATA_KEY,
+    ModelFiles,
+    Port,
     Signature,
-    check_signature,
+    check_ports,
     engine_failure,
     engine_failures,
     usable_cores,
@@ -32,6 +33,8 @@ from runtimes.errors import EngineError
 
 FILE = "model.pte"
 
+_DTYPES = {0: "uint8", 6: "float32"}  # the numbers of PyTorch's scalar types
+
 
 class Session:
     """One method behind a lock, because ExecuTorch does not promise that two threads may run a method at once.
@@ -39,24 +42,24 @@ class Session:
     All sessions of a process share one thread pool, whose size can't change while one of them is open.
     """
 
-    def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
-        self._folder = folder
+    def __init__(self, files: ModelFiles, signature: Signature, precision: str, threads: int | None) -> None:
+        self._place = files.place
         self._turn = threading.Lock()
         _pool.join(self, threads)
         try:
-            self._load(folder, signature)
+            self._load(files, signature)
         except BaseException:
             _pool.leave(self)
             raise
 
-    def _load(self, folder: Path, signature: Signature) -> None:
-        with _loading(folder) as program:
-            shapes = program.method_meta("forward")
-            _, height, width, _ = shapes.input_tensor_meta(0).sizes()
-            _, classes = shapes.output_tensor_meta(0).sizes()
-            check_signature(folder, FILE, (height, width, classes), signature)
+    def _load(self, files: ModelFiles, signature: Signature) -> None:
+        with _loading(files) as program:
+            inputs, outputs = _ports(program.method_meta("forward"))
+            check_ports(files.place, inputs, outputs, signature)
+            methods = [program.get_method_name(index) for index in range(program.num_methods())]
+            self.manifest = str(program.load_method(METADATA_KEY)([])[0]) if METADATA_KEY in methods else ""
             self._forward: Any = program.load_method("forward")
-            self._program = program  # keeps the memory that the method points into
+            self._memory: Any = program, files.contents[FILE]  # the method points into it
             self._classes = signature.classes
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
@@ -68,21 +71,25 @@ class Session:
                 for index, answer in enumerate(probabilities):  # the graph takes one image at a time
                     answer[:] = self._forward([batch[index : index + 1]])[0].numpy()[0]
         except Exception as fault:
-            raise engine_failure(f"{self._folder}: ExecuTorch", fault) from fault
+            raise engine_failure(f"{self._place}: ExecuTorch", fault) from fault
         return probabilities
 
     def close(self) -> None:
         """Free the program and leave the thread pool."""
         with self._turn:
-            self._forward = self._program = None
+            self._forward = self._memory = None
         _pool.leave(self)
 
 
-def read_manifest(folder: Path) -> str:
-    """Return the manifest that a constant method of `model.pte` returns, or ""."""
-    with _loading(folder) as program:
-        methods = [program.get_method_name(index) for index in range(program.num_methods())]
-        return str(program.load_method(METADATA_KEY)([])[0]) if METADATA_KEY in methods else ""
+def _ports(about: Any) -> tuple[list[Port], list[Port]]:
+    """Return the inputs and the outputs of a method, which have no names."""
+    inputs = [about.input_tensor_meta(index) for index in range(about.num_inputs())]
+    outputs = [about.output_tensor_meta(index) for index in range(about.num_outputs())]
+    return list(map(_port, inputs)), list(map(_port, outputs))
+
+
+def _port(tensor: Any) -> Port:
+    return Port(None, _DTYPES.get(tensor.dtype(), str(tensor.dtype())), tuple(tensor.sizes()))
 
 
 class _Pool:
@@ -115,12 +122,14 @@ _pool = _Pool()
 
 
 @contextmanager
-def _loading(folder: Path) -> Iterator[Any]:
-    with quiet() as last_line, engine_failures(f"{folder}: loading {FILE}"):
+def _loading(files: ModelFiles) -> Iterator[Any]:
+    with quiet() as last_line, engine_failures(f"{files.place}: loading {FILE}"):
         try:
-            yield engine._load_program(str(folder / FILE), program_verification=engine.Verification.InternalConsistency)
+            yield engine._load_program_from_buffer(
+                files.contents[FILE], program_verification=engine.Verification.InternalConsistency
+            )
         except RuntimeError as fault:
-            raise EngineError(f"{folder}: loading {FILE} failed: {last_line() or fault}") from fault
+            raise EngineError(f"{files.place}: loading {FILE} failed: {last_line() or fault}") from fault
 
 
 _stderr_lock = threading.RLock()

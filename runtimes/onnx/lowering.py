@@ -43,9 +43,7 @@ def lower(
     folder: Path,
 ) -> None:
     """Write `model.onnx`; see `runtimes.base.Lowering`."""
-    example = torch.zeros(
-        2, signature.height, signature.width, 3, dtype=torch.uint8
-    )  # a batch of 1 would be exported as static
+    example = torch.zeros(2, signature.height, signature.width, 3, dtype=torch.uint8)  # 1 would be taken for static
     with lowering_refusals("ONNX", precision), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -135,7 +133,14 @@ def _quantized(model: Any, quantization: Quantization, convolutional: bool) -> A
             per_channel=True,
             weight_type=QuantType.QInt8,
         )
-        return onnx_ir.load(dynamic)
+        return _for_one_image(onnx_ir.load(dynamic))
+
+
+def _for_one_image(model: Any) -> Any:
+    """Fix the batch at 1: the scale of a layer's inputs is taken over the batch, so images would change each other."""
+    for port in (*model.graph.inputs, *model.graph.outputs):
+        port.shape = onnx_ir.Shape([1, *port.shape[1:]])
+    return model
 
 
 @contextmanager

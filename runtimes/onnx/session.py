@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,10 +12,13 @@ from runtimes.base import (
     INPUT,
     METADATA_KEY,
     OUTPUT,
+    ModelFiles,
+    Port,
     Signature,
-    check_signature,
+    check_ports,
     engine_failure,
     engine_failures,
+    one_by_one,
     usable_cores,
 )
 
@@ -24,46 +26,50 @@ FILE = "model.onnx"
 ERRORS_ONLY = 3
 SPIN_US = "50"
 """Microseconds that a thread spins: enough to bridge operators on idle cores, and short beside other work."""
+NO_FOLDER = "/dev/null"
+"""The folder in which a graph may look for weights outside of its file: one that holds nothing."""
+
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class Session:
-    """An `InferenceSession`, which several threads may share."""
+    """An `InferenceSession`, which several threads may share. A graph for one image runs them one by one."""
 
-    def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
-        self._folder = folder
+    def __init__(self, files: ModelFiles, signature: Signature, precision: str, threads: int | None) -> None:
+        self._place = files.place
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
         # By default, waiting threads spin for milliseconds and take the cores from the app and from each other.
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
-        with engine_failures(f"{folder}: loading {FILE}"):
-            self._session: Any = _open(folder, options)
-            ((_, height, width, _),) = (tensor.shape for tensor in self._session.get_inputs())
-            ((_, classes),) = (tensor.shape for tensor in self._session.get_outputs())
-        check_signature(folder, FILE, (height, width, classes), signature)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", NO_FOLDER)
+        with engine_failures(f"{files.place}: loading {FILE}"):
+            self._session: Any = onnxruntime.InferenceSession(
+                files.contents[FILE], options, providers=["CPUExecutionProvider"]
+            )
+            inputs, outputs = (
+                list(map(_port, ports)) for ports in (self._session.get_inputs(), self._session.get_outputs())
+            )
+            self.manifest = str(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""))
+        check_ports(files.place, inputs, outputs, signature)
+        self._call = self._any_batch if inputs[0].shape[0] is None else one_by_one(self._any_batch)
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
         """Return the probabilities; see `runtimes.base.Session`."""
         try:
-            return cast("NDArray[np.float32]", self._session.run([OUTPUT], {INPUT: pixels})[0])
+            return self._call(pixels)
         except Exception as fault:
-            raise engine_failure(f"{self._folder}: ONNX Runtime", fault) from fault
+            raise engine_failure(f"{self._place}: ONNX Runtime", fault) from fault
+
+    def _any_batch(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return cast("NDArray[np.float32]", self._session.run([OUTPUT], {INPUT: pixels})[0])
 
     def close(self) -> None:
         """Free the session's memory."""
         self._session = None
 
 
-def read_manifest(folder: Path) -> str:
-    """Return the manifest in the metadata of `model.onnx`, or ""."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with engine_failures(f"{folder}: reading {FILE}"):
-        properties = _open(folder, options).get_modelmeta().custom_metadata_map
-    return cast(str, properties.get(METADATA_KEY, ""))
-
-
-def _open(folder: Path, options: Any) -> Any:
-    return onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
+def _port(port: Any) -> Port:
+    shape = tuple(length if isinstance(length, int) else None for length in port.shape)
+    return Port(port.name, _DTYPES.get(port.type, port.type), shape)

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from runtimes.base import METADATA_KEY, Signature, check_signature, engine_failure, engine_failures, usable_cores
+from runtimes.base import (
+    METADATA_KEY,
+    ModelFiles,
+    Port,
+    Signature,
+    check_ports,
+    engine_failure,
+    engine_failures,
+    one_by_one,
+    usable_cores,
+)
 
-FILE = "model.xml"
+FILE, WEIGHTS = "model.xml", "model.bin"
+
+_DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
 class Session:
@@ -22,24 +34,26 @@ class Session:
     when several are predicted for the first time.
     """
 
-    def __init__(self, folder: Path, signature: Signature, precision: str, threads: int | None) -> None:
-        self._folder = folder
+    def __init__(self, files: ModelFiles, signature: Signature, precision: str, threads: int | None) -> None:
+        self._place = files.place
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
         }
         if precision == "fp32":  # by default, OpenVINO computes in bf16 if the CPU can
             self._settings |= {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "f32"}
-        with engine_failures(f"{folder}: loading {FILE}"):
+        with engine_failures(f"{files.place}: loading {FILE}"):
             self._core: Any = openvino.Core()
-            self._model: Any = self._core.read_model(folder / FILE)
-            batch, height, width, _ = map(_length, self._model.input().partial_shape)
-            _, classes = map(_length, self._model.output().partial_shape)
-            check_signature(folder, FILE, (height, width, classes), signature)
+            self._model: Any = self._core.read_model(files.contents[FILE], files.contents[WEIGHTS])
+            inputs, outputs = (list(map(_port, ports)) for ports in (self._model.inputs, self._model.outputs))
+            carried = self._model.has_rt_info(METADATA_KEY)
+            self.manifest = str(self._model.get_rt_info(METADATA_KEY).astype(str)) if carried else ""
+        check_ports(files.place, inputs, outputs, signature)
+        with engine_failures(f"{files.place}: loading {FILE}"):
             one = self._model.clone()
-            one.reshape([1, height, width, 3])
+            one.reshape([1, signature.height, signature.width, 3])
             self._one: Any = self._request(one)
-        self._only_one = batch is not None
+        self._only_one = inputs[0].shape[0] is not None
         self._several: Any = None
         self._turn = threading.Lock()
 
@@ -50,14 +64,12 @@ class Session:
                 if len(pixels) == 1:
                     return _infer(self._one, pixels)
                 if self._only_one:
-                    return np.concatenate(
-                        [_infer(self._one, pixels[index : index + 1]) for index in range(len(pixels))]
-                    )
+                    return one_by_one(partial(_infer, self._one))(pixels)
                 if self._several is None:
                     self._several = self._request(self._model)
                 return _infer(self._several, pixels)
         except Exception as fault:
-            raise engine_failure(f"{self._folder}: OpenVINO", fault) from fault
+            raise engine_failure(f"{self._place}: OpenVINO", fault) from fault
 
     def _request(self, model: Any) -> Any:
         return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
@@ -72,11 +84,10 @@ def _infer(request: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return cast("NDArray[np.float32]", request.infer([pixels])[0].copy())  # the next request overwrites the result
 
 
-def read_manifest(folder: Path) -> str:
-    """Return the manifest in the `rt_info` of `model.xml`, or ""."""
-    with engine_failures(f"{folder}: reading {FILE}"):
-        model = openvino.Core().read_model(folder / FILE)
-        return str(model.get_rt_info(METADATA_KEY).astype(str)) if model.has_rt_info(METADATA_KEY) else ""
+def _port(port: Any) -> Port:
+    shape = tuple(map(_length, port.partial_shape))
+    dtype = port.element_type.get_type_name()
+    return Port(", ".join(sorted(port.names)), _DTYPES.get(dtype, dtype), shape)
 
 
 def _length(dimension: Any) -> int | None:

@@ -1,35 +1,51 @@
-"""The folder of a bundle: written whole, replaced whole, and read only if every byte is as it was written."""
+"""The folder of a bundle: written whole, replaced whole, read once, and used only if every byte is as it was written.
+
+The bytes that were checked are the bytes that an engine gets: no file is opened twice, and no engine opens one. So
+nothing that happens to the folder while it is read can mix two bundles.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
-from runtimes.base import Session, Signature
+from runtimes.base import ModelFiles, Session, Signature
 from runtimes.engines import ENGINES, check_magic, open_session
 
 from ..errors import BundleError, UsageError
-from ..files import sha256, write_whole
+from ..files import OpenFolder, disk_failures, exchange, sha256, sync_folder, sync_tree, write_whole
 from ..images import Input
-from .golden import Golden, check_golden, read_golden
-from .manifest import FORMAT, MANIFEST, FileEntry, Manifest, Precision
+from .golden import GOLDEN, Golden, check_golden, read_golden
+from .manifest import FORMAT, MANIFEST, FileEntry, Manifest, Precision, carried_by
 
 MAX_MANIFEST_BYTES = 16 * 2**20
+ATTEMPTS = 100
+"""How often a bundle is read anew because another one took its place meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder with a valid manifest, whose files have exactly the content that the manifest lists."""
+    """A folder with a valid manifest, whose files have exactly the content that the manifest lists.
+
+    Attributes:
+        path: the folder.
+        manifest: the content of `bundle.json`.
+        contents: the bytes of the files that were read, by name. A file that is not among them is read, and checked,
+            when it is needed.
+    """
 
     path: Path
     manifest: Manifest
+    contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -39,19 +55,29 @@ class Bundle:
             BundleError: it is missing, damaged, foreign, or written by a newer version.
         """
         folder = Path(path)
-        try:
-            manifest = _read_manifest_file(folder)
-            for name in manifest.files:
-                _check_place(folder, name)
-            for name in ENGINES[manifest.target].files:
-                if name not in manifest.files:
-                    raise BundleError(f"{folder}: {MANIFEST} does not list {name}; export again")
-            check_magic(manifest.target, folder)
-            for name, entry in manifest.files.items():
-                _check_bytes(folder, name, entry)
-        except OSError as fault:
-            raise BundleError(f"{folder}: can't be read ({fault.strerror or fault})") from fault
-        return cls(folder, manifest)
+        for _ in range(ATTEMPTS):
+            with _opened(folder) as opened:
+                try:
+                    return cls(folder, *_read(opened))
+                except BundleError:
+                    if not opened.was_replaced():
+                        raise
+        raise BundleError(f"{folder}: it is replaced again and again; try later")
+
+    def without_contents(self) -> Bundle:
+        """Return the same bundle without the bytes of its files, which then take no memory."""
+        return replace(self, contents={})
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file that the manifest lists.
+
+        Raises:
+            BundleError: the file is not there any more, or was changed.
+        """
+        if name in self.contents:
+            return self.contents[name]
+        with _opened(self.path) as opened:
+            return _checked(opened, name, self.manifest.files[name])
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -87,14 +113,21 @@ class Bundle:
 
         Raises:
             UsageError: fewer than one thread.
-            BundleError: the shapes of the graph are not those of the manifest.
+            BundleError: the model's input or output is not that of the manifest, or its file carries another manifest.
             EngineMissing, EngineError: the engine is not installed, or can't load the file.
         """
         if threads is not None and threads < 1:
             raise UsageError(f"threads={threads}: at least 1, or None for all cores")
-        input = self.manifest.input
+        input, names = self.manifest.input, ENGINES[self.target].files
+        files = ModelFiles(str(self.path), {name: self.read(name) for name in names})
         signature = Signature(input.height, input.width, len(self.labels))
-        return open_session(self.target, self.path, signature, threads, precision=self.precision)
+        session, carried = open_session(self.target, files, signature, threads, precision=self.precision)
+        if carried_by(carried) != self.manifest.description():
+            session.close()
+            raise BundleError(
+                f"{self.path}: {names[0]} was made for another {MANIFEST}; copy the whole folder, or export again"
+            )
+        return session
 
     def golden(self) -> Golden | None:
         """Return the golden images, or None if the bundle was made without.
@@ -102,7 +135,9 @@ class Bundle:
         Raises:
             BundleError: the file holds something else.
         """
-        return read_golden(self.path, self.manifest)
+        if GOLDEN not in self.manifest.files:
+            return None
+        return read_golden(self.read(GOLDEN), str(self.path), self.manifest)
 
     def self_test(self, session: Session) -> float | None:
         """Return the largest difference from the golden answers on this machine; None without golden images.
@@ -118,24 +153,67 @@ class Bundle:
 def new_folder(out: Path) -> Iterator[Path]:
     """Yield a hidden folder that replaces `out` when the block ends, and that is deleted if the block raises.
 
+    At every moment, even if the process is killed, `out` is the old bundle or the new one. What a killed process left
+    is removed by the next one.
+
     Raises:
         UsageError: `out` exists and is not a bundle; nothing is written then.
+        FileError: the disk is full, or the folder can't be written.
     """
     check_replaceable(out)
     out = out.resolve()
-    token = uuid.uuid4().hex[:12]
-    folder, old = (out.with_name(f".{out.name}.{token}.{kind}") for kind in ("new", "old"))
     new_parents = [parent for parent in out.parents if not parent.exists()]
+    folder = _hidden(out, "new")
     try:
-        folder.mkdir(parents=True)
-        yield folder
-        _take_place(folder, out, old)
+        with disk_failures(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(out)
+            folder.mkdir()
+        with OpenFolder(folder) as opened:
+            opened.lock()  # tells others that it is in use
+            yield folder
+            with disk_failures(out):
+                sync_tree(folder)
+                _take_place(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
         for parent in new_parents:
             with suppress(OSError):  # not empty: the bundle is in it
                 parent.rmdir()
+
+
+def _hidden(out: Path, kind: str) -> Path:
+    return out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.{kind}")
+
+
+def _sweep(out: Path) -> None:
+    """Remove the hidden folders that killed processes left beside `out`, or bring back the bundle in one."""
+    left = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.(new|old)")
+    for entry in sorted(out.parent.iterdir()):
+        if not left.fullmatch(entry.name) or entry.is_symlink() or not entry.is_dir():
+            continue
+        if entry.suffix == ".old" and not out.exists():
+            entry.rename(out)
+            continue
+        with suppress(OSError), OpenFolder(entry) as opened:
+            if opened.lock():
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _take_place(folder: Path, out: Path) -> None:
+    """Give `folder` the name `out`. What had the name before is then called `folder`, or deleted."""
+    if not out.exists():
+        folder.rename(out)
+    elif not exchange(folder, out):  # then for a moment there is neither
+        old = _hidden(out, "old")
+        out.rename(old)
+        try:
+            folder.rename(out)
+        except BaseException:
+            old.rename(out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    sync_folder(out.parent)
 
 
 def check_replaceable(out: Path) -> None:
@@ -146,7 +224,8 @@ def check_replaceable(out: Path) -> None:
     if not there:
         return
     try:
-        known = {MANIFEST, *_read_manifest_file(out).files}
+        with _opened(out) as opened:
+            known = {MANIFEST, *_read_manifest(opened).files}
     except BundleError:
         known = set()
     if strangers := sorted(there - known):
@@ -154,22 +233,56 @@ def check_replaceable(out: Path) -> None:
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Hash every file in `folder` into `manifest.files` and write `bundle.json`."""
-    files = {}
-    for file in sorted(folder.iterdir()):
-        files[file.name] = FileEntry(sha256(file.read_bytes()), file.stat().st_size)
+    """Hash every file in `folder` into `manifest.files` and write `bundle.json`.
+
+    Raises:
+        FileError: the disk is full.
+    """
+    contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    files = {name: FileEntry(sha256(content), len(content)) for name, content in contents.items()}
     manifest = msgspec.structs.replace(manifest, files=files)
     text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2)
     write_whole(folder / MANIFEST, text + b"\n")
 
 
-def _read_manifest_file(folder: Path) -> Manifest:
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise BundleError(f"{folder}: not a bundle (it has no {MANIFEST}); give the folder that export wrote")
-    if file.stat().st_size > MAX_MANIFEST_BYTES:
+@contextmanager
+def _opened(folder: Path) -> Iterator[OpenFolder]:
+    """Open a bundle's folder. An `OSError` of reading it becomes a `BundleError`."""
+    try:
+        with OpenFolder(folder) as opened:
+            yield opened
+    except (FileNotFoundError, NotADirectoryError) as fault:
+        raise BundleError(f"{folder}: not a bundle ({fault.strerror}); give the folder that export wrote") from fault
+    except (OSError, ValueError) as fault:
+        raise BundleError(f"{folder}: can't be read ({getattr(fault, 'strerror', None) or fault})") from fault
+
+
+def _read(folder: OpenFolder) -> tuple[Manifest, dict[str, bytes]]:
+    """Return the manifest and the content of every file that it lists, after all checks that need no engine."""
+    manifest = _read_manifest(folder)
+    required = ENGINES[manifest.target].files
+    for name in required:
+        if name not in manifest.files:
+            raise BundleError(f"{folder.path}: {MANIFEST} does not list {name}; export again")
+    for name in manifest.files:
+        _check_name(folder.path, name)
+    if strangers := sorted(folder.names() - {MANIFEST, *manifest.files}):
+        raise BundleError(f"{folder.path}: holds {strangers[0]!r}, which {MANIFEST} does not list; remove it")
+    contents = {name: _checked(folder, name, entry) for name, entry in manifest.files.items()}
+    check_magic(manifest.target, ModelFiles(str(folder.path), contents))
+    return manifest, contents
+
+
+def _read_manifest(folder: OpenFolder) -> Manifest:
+    file = folder.path / MANIFEST
+    try:
+        text = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
+    except FileNotFoundError as fault:
+        raise BundleError(
+            f"{folder.path}: not a bundle (it has no {MANIFEST}); give the folder that export wrote"
+        ) from fault
+    if text is None:
         raise BundleError(f"{file}: larger than {MAX_MANIFEST_BYTES // 2**20} MB; this is not a manifest")
-    text = file.read_bytes()
     try:
         format = msgspec.json.decode(text, type=_Format).format
         if format != FORMAT and format.startswith("libkd-bundle/"):
@@ -183,32 +296,27 @@ class _Format(msgspec.Struct):
     format: str
 
 
-def _check_place(folder: Path, name: str) -> None:
-    """Raise `BundleError` if a file does not lie in the folder itself, because of its name or of a link."""
+def _check_name(folder: Path, name: str) -> None:
     if name != Path(name).name or "\\" in name or name.startswith(".") or name == MANIFEST or not name.isprintable():
         raise BundleError(f"{folder}: {MANIFEST} lists {name!r}, which is not a valid name for a file in a bundle")
-    file = folder / name
-    if not file.exists():
-        raise BundleError(f"{folder}: {name} is missing; copy or export the bundle again")
-    if not file.is_file() or file.resolve().parent != folder.resolve():
-        raise BundleError(f"{folder}: {name} is a link out of the bundle; copy the file itself")
 
 
-def _check_bytes(folder: Path, name: str, entry: FileEntry) -> None:
-    size = (folder / name).stat().st_size
-    if size != entry.bytes:
-        raise BundleError(f"{folder}: {name} has {size:,} bytes, not {entry.bytes:,}; copy or export the bundle again")
-    if sha256((folder / name).read_bytes()) != entry.sha256:
-        raise BundleError(f"{folder}: {name} was changed since its export (SHA-256 differs); copy or export it again")
-
-
-def _take_place(folder: Path, out: Path, old: Path) -> None:
-    replaced = out.exists()
-    if replaced:
-        out.rename(old)
+def _checked(folder: OpenFolder, name: str, entry: FileEntry) -> bytes:
+    """Return the content of a file of a bundle, read once, if it is the content that the manifest lists."""
     try:
-        folder.rename(out)
-    except BaseException:
-        if replaced:
-            old.rename(out)
-        raise
+        content = folder.read(name, entry.bytes)
+    except FileNotFoundError as fault:
+        raise BundleError(f"{folder.path}: {name} is missing; copy or export the bundle again") from fault
+    except OSError as fault:
+        why = "a link; copy the file itself" if fault.errno == errno.ELOOP else f"unreadable ({fault.strerror})"
+        raise BundleError(f"{folder.path}: {name} is {why}") from fault
+    if content is None or len(content) != entry.bytes:
+        found = f"over {entry.bytes:,}" if content is None else f"{len(content):,}"
+        raise BundleError(
+            f"{folder.path}: {name} has {found} bytes, not {entry.bytes:,}; copy or export the bundle again"
+        )
+    if sha256(content) != entry.sha256:
+        raise BundleError(
+            f"{folder.path}: {name} was changed since its export (SHA-256 differs); copy or export it again"
+        )
+    return content

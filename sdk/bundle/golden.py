@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.base import Session
+from runtimes.base import Session, first_line
 
 from ..errors import BundleError, ProofError
 from ..images import Pixels
@@ -44,29 +44,30 @@ class Golden(msgspec.Struct, frozen=True):
         (folder / GOLDEN).write_bytes(save(tensors))  # `save_file` would let only the file's owner read it
 
 
-def read_golden(folder: Path, manifest: Manifest) -> Golden | None:
-    """Return the golden images of the bundle in `folder`, or None if it was made without.
+def read_golden(content: bytes, place: str, manifest: Manifest) -> Golden:
+    """Return the golden images that a file holds.
+
+    Args:
+        content: the bytes of the file.
+        place: the path of the bundle, for errors.
 
     Raises:
         BundleError: the file holds something else.
     """
-    if GOLDEN not in manifest.files:
-        return None
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     try:
-        tensors = load_file(folder / GOLDEN)
+        tensors = load(content)
         golden = Golden(tensors["pixels"], tensors["probabilities"])
-    except (SafetensorError, KeyError, OSError) as fault:
-        raise BundleError(f"{folder}: {GOLDEN} can't be read ({fault}); export again") from fault
-    input, (count, *_) = manifest.input, (*golden.pixels.shape, 0)
+    except Exception as fault:  # besides its own errors, those of numpy, which does not know every dtype of the format
+        raise BundleError(f"{place}: {GOLDEN} can't be read ({first_line(fault)}); export again") from fault
+    input, count = manifest.input, len(golden.pixels) if golden.pixels.ndim else 0
     for array, dtype, shape in (
         (golden.pixels, np.uint8, (count, input.height, input.width, 3)),
         (golden.probabilities, np.float32, (count, len(manifest.labels))),
     ):
         if array.dtype != dtype or array.shape != shape or not count:
-            raise BundleError(f"{folder}: {GOLDEN} does not fit {MANIFEST}; export again")
+            raise BundleError(f"{place}: {GOLDEN} does not fit {MANIFEST}; export again")
     return golden
 
 

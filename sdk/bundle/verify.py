@@ -6,12 +6,8 @@ import os
 
 import msgspec
 
-from runtimes.engines import ENGINES, read_manifest
-
-from ..errors import BundleError
 from .folder import Bundle
 from .golden import TOLERANCE
-from .manifest import MANIFEST, carried_by
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,11 +35,6 @@ def verify(bundle: Bundle | str | os.PathLike[str], *, threads: int | None = Non
         EngineError: the engine is missing or fails.
     """
     bundle = Bundle.open(bundle.path if isinstance(bundle, Bundle) else bundle)
-    if carried_by(read_manifest(bundle.target, bundle.path)) != bundle.manifest.description():
-        raise BundleError(
-            f"{bundle.path}: {ENGINES[bundle.target].files[0]} was made for another {MANIFEST}; "
-            "copy the whole folder, or export again"
-        )
     session = bundle.session(threads)
     try:
         difference = bundle.self_test(session)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from msgspec.structs import replace
 
-from runtimes.base import Lowering, Quantization, Session, Signature
-from runtimes.engines import open_session, read_manifest
+from runtimes.base import Lowering, ModelFiles, Quantization, Session, Signature
+from runtimes.engines import ENGINES, open_session
 
 from ..bundle.folder import Bundle, check_replaceable, new_folder, seal
 from ..bundle.golden import TOLERANCE, Golden
@@ -154,8 +154,6 @@ class _Attempt:
             manifest=embedded(manifest),
             folder=self.folder,
         )
-        if read_manifest(manifest.target, self.folder) != embedded(manifest):
-            raise ExportError(f"{manifest.target} does not keep the manifest; use plain characters in name and labels")
         return None if delegation is None else Lowered(delegates=delegation.delegates, outside=delegation.outside)
 
     def _prove(self, manifest: Manifest) -> Proof | None:
@@ -164,8 +162,11 @@ class _Attempt:
 
         reference = Reference(self.deployed)
         golden = proof.golden(reference, self.judged, manifest.input, blend=self.golden != "pictures")
-        session = open_session(manifest.target, self.folder, _signature(manifest), precision=manifest.precision)
+        files = ModelFiles.in_folder(self.folder, ENGINES[manifest.target].files)
+        session, carried = open_session(manifest.target, files, _signature(manifest), precision=manifest.precision)
         try:
+            if carried != embedded(manifest):
+                raise ExportError(f"{manifest.target} loses the manifest; use plain characters in name and labels")
             _check_difference(golden.max_abs_difference(session), manifest)
             if manifest.precision != "fp32":
                 golden = Golden(golden.pixels, session.run(golden.pixels))

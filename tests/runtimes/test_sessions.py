@@ -6,17 +6,22 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from patterns import LABELS, SIZE, patterns
-from runtimes.base import Signature
-from runtimes.engines import ENGINES, open_session, read_manifest
+from runtimes.base import ModelFiles, Signature
+from runtimes.engines import ENGINES, OpenSession, open_session
 from runtimes.errors import BundleError, EngineError
 from sdk.exporting.deployed import Deployed, Reference
 
 SIGNATURE = Signature(SIZE, SIZE, len(LABELS))
+
+
+def opened(engine: str, folder: Path, signature: Signature = SIGNATURE, threads: int | None = 1) -> OpenSession:
+    return open_session(engine, ModelFiles.in_folder(folder, ENGINES[engine].files), signature, threads)
 
 
 @pytest.fixture(params=ENGINES)
@@ -26,7 +31,7 @@ def engine(request):
 
 @pytest.fixture
 def session(engine, bundles):
-    session = open_session(engine, bundles[engine].path, SIGNATURE, threads=2)
+    session, _ = opened(engine, bundles[engine].path, threads=2)
     yield session
     session.close()
 
@@ -63,7 +68,7 @@ def test_the_engines_agree_with_each_other(bundles, expected):
     pixels, _ = expected
     answers = {}
     for engine in ENGINES:
-        session = open_session(engine, bundles[engine].path, SIGNATURE, threads=1)
+        session, _ = opened(engine, bundles[engine].path)
         answers[engine] = session.run(pixels[:50])
         session.close()
     for one in ENGINES:
@@ -96,16 +101,25 @@ def test_threads_may_share_a_session(session, expected):
 
 
 def test_other_shapes_are_refused(engine, bundles):
-    wrong_size, wrong_classes = Signature(SIZE, 28, len(LABELS)), Signature(SIZE, SIZE, 1000)
-    with pytest.raises(BundleError, match=r"takes 32x32 pixels and knows 5 classes, not 32x28 and 5"):
-        open_session(engine, bundles[engine].path, wrong_size)
-    with pytest.raises(BundleError, match=r"not 32x32 and 1000"):
-        open_session(engine, bundles[engine].path, wrong_classes)
+    with pytest.raises(
+        BundleError, match=r"the model's input is .*uint8 \[\w, 32, 32, 3\], and not pixels: uint8 \[n, 32, 28"
+    ):
+        opened(engine, bundles[engine].path, Signature(SIZE, 28, len(LABELS)))
+    with pytest.raises(
+        BundleError, match=r"the model's output is .*float32 \[\w, 5\], and not probabilities: .* 1000\]"
+    ):
+        opened(engine, bundles[engine].path, Signature(SIZE, SIZE, 1000))
 
 
 def test_pixels_of_another_size_fail_with_a_name(session):
-    with pytest.raises(EngineError):
-        session.run(np.zeros((1, SIZE, SIZE + 8, 3), np.uint8))
+    for odd in (
+        np.zeros((1, SIZE, SIZE + 8, 3), np.uint8),
+        np.zeros((SIZE, SIZE, 3), np.uint8),
+        np.zeros((1, SIZE, SIZE, 3), np.float32),
+        np.zeros((0, SIZE, SIZE, 3), np.uint8),
+    ):
+        with pytest.raises(EngineError, match=r"takes uint8 \[n, 32, 32, 3\], and not (uint8|float32) \["):
+            session.run(odd)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -114,9 +128,8 @@ def test_garbage_is_refused_before_the_engine_sees_it(engine, own_copy, seed):
     file = folder / ENGINES[engine].files[0]
     garbage = np.random.default_rng(seed).integers(128, 256, file.stat().st_size, np.uint8)  # no UTF-8, no known head
     file.write_bytes(garbage.tobytes())
-    for attempt in (lambda: open_session(engine, folder, SIGNATURE), lambda: read_manifest(engine, folder)):
-        with pytest.raises(BundleError, match=f"{file.name} is not a file of {ENGINES[engine].title}"):
-            attempt()
+    with pytest.raises(BundleError, match=f"{file.name} is not a file of {ENGINES[engine].title}"):
+        opened(engine, folder)
 
 
 def test_a_truncated_file_fails_with_a_name(engine, own_copy):
@@ -124,11 +137,13 @@ def test_a_truncated_file_fails_with_a_name(engine, own_copy):
     file = folder / ENGINES[engine].files[0]
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(EngineError, match=f"loading {file.name} failed: ."):
-        open_session(engine, folder, SIGNATURE)
+        opened(engine, folder)
 
 
 def test_the_manifest_inside_is_read_back(engine, bundles):
-    assert '"näh/garn"' in read_manifest(engine, bundles[engine].path)
+    session, manifest = opened(engine, bundles[engine].path)
+    session.close()
+    assert '"näh/garn"' in manifest
 
 
 @pytest.mark.slow
@@ -136,7 +151,8 @@ def test_engines_are_silent(engine, bundles):
     program = (
         "import sys; from pathlib import Path; import numpy as np; from runtimes.base import *;"
         "from runtimes.engines import *;"
-        f"session = open_session({engine!r}, Path({str(bundles[engine].path)!r}), Signature{tuple(SIGNATURE)}, 1);"
+        f"files = ModelFiles.in_folder(Path({str(bundles[engine].path)!r}), ENGINES[{engine!r}].files);"
+        f"session, _ = open_session({engine!r}, files, Signature{tuple(SIGNATURE)}, 1);"
         f"session.run(np.zeros((1, {SIZE}, {SIZE}, 3), np.uint8)); session.close()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -148,7 +164,8 @@ def test_nothing_is_reported_to_the_makers_of_an_engine(engine, bundles, tmp_pat
     """OpenVINO, left alone, keeps an identity in the home folder and sends events under it."""
     program = (
         "import sys; from pathlib import Path; from runtimes.base import *; from runtimes.engines import *;"
-        f"open_session({engine!r}, Path({str(bundles[engine].path)!r}), Signature{tuple(SIGNATURE)}, 1).close();"
+        f"files = ModelFiles.in_folder(Path({str(bundles[engine].path)!r}), ENGINES[{engine!r}].files);"
+        f"open_session({engine!r}, files, Signature{tuple(SIGNATURE)}, 1)[0].close();"
         f"load_lowering({engine!r});"
         "print(sys.modules.get('openvino_telemetry'))"
     )
@@ -181,7 +198,7 @@ class TestExecuTorchThreads:
     """One pool a process: it is set before the first model is loaded, and by nobody while one is open."""
 
     def open(self, bundles, threads):
-        return open_session("executorch", bundles["executorch"].path, SIGNATURE, threads)
+        return opened("executorch", bundles["executorch"].path, threads=threads).session
 
     def count(self):
         from executorch.extension.pybindings import _C
@@ -209,7 +226,7 @@ class TestExecuTorchThreads:
         file = folder / "model.pte"
         file.write_bytes(file.read_bytes()[:5000])
         with pytest.raises(EngineError):
-            open_session("executorch", folder, SIGNATURE, 2)
+            opened("executorch", folder, threads=2)
         session = self.open(bundles, 1)
         assert self.count() == 1
         session.close()

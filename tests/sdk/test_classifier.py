@@ -100,12 +100,13 @@ class TestWhatIsListed:
         np.testing.assert_array_equal(prediction.probabilities, np.float32(SCORES))
 
     @given(
-        scores=st.lists(st.floats(0, 1, width=32), min_size=2, max_size=9),
+        weights=st.lists(st.floats(0, 1, width=32), min_size=2, max_size=9).filter(lambda found: sum(found) > 0),
         top_k=st.integers(1, 12),
         threshold=st.floats(0, 1),
         data=st.data(),
     )
-    def test_any_choice_is_honoured(self, scores, top_k, threshold, data):
+    def test_any_choice_is_honoured(self, weights, top_k, threshold, data):
+        scores = [weight / sum(weights) for weight in weights]
         labels = [f"class {index}" for index in range(len(scores))]
         denied = data.draw(st.sets(st.sampled_from(labels), max_size=len(labels) - 1))
         allowed = [label for label in labels if label not in denied]
