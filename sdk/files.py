@@ -16,6 +16,8 @@ from typing import Self
 from .errors import FileError
 
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")
+"""Whether the system can hold on to a folder while its name changes. Windows can't."""
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
 
@@ -77,7 +79,7 @@ def sync_folder(folder: Path) -> None:
 def sync_tree(folder: Path) -> None:
     """Force the files of a folder, which holds no folders, and their names to the disk."""
     for file in folder.iterdir():
-        with file.open("rb") as content:
+        with file.open("r+b") as content:
             os.fsync(content.fileno())
     sync_folder(folder)
 
@@ -119,33 +121,38 @@ class OpenFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.path, self._about = path, path.stat()
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if BY_DESCRIPTOR else None
+        if self._descriptor is not None:
+            self._about = os.fstat(self._descriptor)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
     def names(self) -> set[str]:
         """Return the names of everything in it."""
-        return set(os.listdir(self.descriptor))  # noqa: PTH208 (a path could stand for another folder)
+        return set(os.listdir(self.path if self._descriptor is None else self._descriptor))  # noqa: PTH208
 
     def read(self, name: str, limit: int) -> bytes | None:
         """Return the content of a file in it, or None if it has more than `limit` bytes; see `read_regular`."""
-        return read_regular(name, limit, folder=self.descriptor)
+        if self._descriptor is None:
+            return read_regular(self.path / name, limit)
+        return read_regular(name, limit, folder=self._descriptor)
 
     def was_replaced(self) -> bool:
         """Return whether its path now stands for another folder, or for none."""
         try:
-            return not os.path.samestat(os.fstat(self.descriptor), self.path.stat())
+            return not os.path.samestat(self._about, self.path.stat())
         except OSError:
             return True
 
     def lock(self) -> bool | None:
         """Lock it for this process until it is closed. Return False if another process has, None without locks."""
-        return _lock(self.descriptor)
+        return None if self._descriptor is None else _lock(self._descriptor)
 
 
 def sha256(content: bytes | memoryview) -> str:
@@ -162,6 +169,8 @@ def exchange(one: Path, other: Path) -> bool:
     Raises:
         OSError: a path is missing, or may not be renamed.
     """
+    if os.name != "posix":
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     paths = os.fsencode(one), os.fsencode(other)
     if sys.platform == "darwin":
@@ -189,7 +198,7 @@ def held(path: Path) -> Iterator[bool]:
     """
     with disk_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
         yield _lock(descriptor) is not False
     finally:
@@ -198,8 +207,10 @@ def held(path: Path) -> Iterator[bool]:
 
 def _lock(descriptor: int) -> bool | None:
     """Return whether the lock is ours now; None where the file system has no locks."""
-    import fcntl  # Windows does not have it
-
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as fault:

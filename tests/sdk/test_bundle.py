@@ -15,6 +15,7 @@ from patterns import LABELS, SIZE
 from runtimes.base import ModelFiles, Signature
 from runtimes.engines import ENGINES, open_session
 from sdk import Bundle, BundleError, ProofError, verify
+from sdk.bundle.folder import new_folder
 from sdk.bundle.golden import GOLDEN
 from sdk.bundle.manifest import MANIFEST, embedded
 from sdk.exporting.card import CARD
@@ -220,6 +221,18 @@ class TestDamage:
         os.mkfifo(file)
         with pytest.raises(BundleError, match=r"model\.onnx is unreadable \(not a regular file\)"):
             Bundle.open(folder)
+
+    def test_systems_that_cannot_hold_on_to_a_folder_read_it_by_its_path(self, own_copy, monkeypatch):
+        monkeypatch.setattr("sdk.files.BY_DESCRIPTOR", False)
+        folder = own_copy("onnx")
+        assert Bundle.open(folder).target == "onnx"
+        (folder / "w.bin").write_bytes(b"x")
+        with pytest.raises(BundleError, match=r"holds 'w\.bin'"):
+            Bundle.open(folder)
+        (folder / "w.bin").unlink()
+        with new_folder(folder) as new:
+            (new / "a").write_text("a")
+        assert [file.name for file in folder.iterdir()] == ["a"]
 
     def test_files_are_read_once_and_again_only_with_a_check(self, own_copy):
         folder = own_copy("onnx")
