@@ -44,7 +44,8 @@ class Session:
             self._settings |= {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "f32"}
         with engine_failures(f"{files.place}: loading {FILE}"):
             self._core: Any = openvino.Core()
-            self._model: Any = self._core.read_model(files.contents[FILE], files.contents[WEIGHTS])
+            weights = openvino.Tensor(np.frombuffer(files.contents[WEIGHTS], np.uint8))  # bytes would be copied twice
+            self._model: Any = self._core.read_model(files.contents[FILE], weights)
             inputs, outputs = (list(map(_port, ports)) for ports in (self._model.inputs, self._model.outputs))
             carried = self._model.has_rt_info(METADATA_KEY)
             self.manifest = str(self._model.get_rt_info(METADATA_KEY).astype(str)) if carried else ""

@@ -151,6 +151,16 @@ class TestVerify:
         with pytest.raises(BundleError, match=r"golden.safetensors (does not fit|can't be read)"):
             verify(folder)
 
+    @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2", "I64", "BOOL", "U4"])
+    def test_golden_images_of_a_dtype_that_is_not_theirs(self, own_copy, dtype):
+        folder = own_copy("onnx")
+        pixels = {"dtype": dtype, "shape": [1, 2], "data_offsets": [0, 2 * 8 if dtype == "I64" else 4]}
+        header = json.dumps({"pixels": pixels}).encode()
+        (folder / GOLDEN).write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+        reseal(folder)
+        with pytest.raises(BundleError, match=r"golden.safetensors (does not fit|can't be read)"):
+            verify(folder)
+
     def test_golden_images_that_are_none(self, own_copy):
         folder = own_copy("onnx")
         (folder / GOLDEN).write_bytes(b"\xff" * 500)
