@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -137,6 +140,45 @@ class TestWriting:
     def test_errors_of_the_file_system_are_ours(self):
         with pytest.raises(BundleError, match=r"can't be read \(File name too long\)"):
             Bundle.open("x" * 5000)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sdk.bundle import folder as room
+
+out, other, place, when = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+home, name = (room, place) if hasattr(room, place) else (room.shutil, place)
+untouched = getattr(home, name)
+
+def deadly(*arguments, **named):
+    if when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    done = untouched(*arguments, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+setattr(home, name, deadly)
+with room.new_folder(out) as new:
+    for file in other.iterdir():
+        (new / file.name).write_bytes(file.read_bytes())
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("place", "left"),
+    [("sync_tree", "onnx"), ("exchange", None), ("sync_folder", "openvino"), ("rmtree", "openvino")],
+)
+def test_a_kill_at_any_moment_leaves_the_old_bundle_or_the_new_one(own_copy, place, left, when):
+    out, other = own_copy("onnx"), own_copy("openvino")
+    killed = subprocess.run([sys.executable, "-c", KILLED, out, other, place, when], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    expected = left or {"before": "onnx", "after": "openvino"}[when]
+    assert Bundle.open(out).target == expected
+    with new_folder(out) as new:
+        (new / "a").write_text("a")
+    assert sorted(file.name for file in out.parent.iterdir()) == sorted([out.name, other.name])
 
 
 def _replace_by_turns(out: Path, contents: list[dict[str, bytes]], times: int) -> None:
