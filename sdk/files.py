@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import errno
 import hashlib
@@ -18,6 +19,7 @@ from .errors import FileError
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")
 """Whether the system can hold on to a folder while its name changes. Windows can't."""
+MAX_TEXT_BYTES = 16 * 2**20
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 
 
@@ -96,21 +98,57 @@ def read_regular(path: str | os.PathLike[str], limit: int, *, folder: int | None
         FileNotFoundError: there is no such file.
         OSError: it can't be read, or is no regular file (`errno.EINVAL`), or a link (`errno.ELOOP`).
     """
+    with _regular(path, folder) as (descriptor, size):
+        if size > limit:
+            return None
+        parts, left, at_once = [], limit + 1, max(size, 4095) + 1
+        while left and (part := os.read(descriptor, min(left, at_once))):
+            parts.append(part)
+            left -= len(part)
+    return b"".join(parts) if left else None
+
+
+def read_start(path: str | os.PathLike[str], count: int) -> bytes:
+    """Return the first bytes of a regular file, at most `count`.
+
+    Raises:
+        OSError: see `read_regular`.
+    """
+    with _regular(path, None) as (descriptor, _):
+        return os.read(descriptor, count)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return the text of a UTF-8 file of at most 16 MB, without the mark that some editors put before it.
+
+    Raises:
+        OSError: see `read_regular`.
+        ValueError: it is larger, or is not UTF-8.
+    """
+    content = read_regular(path, MAX_TEXT_BYTES)
+    if content is None:
+        raise ValueError(f"more than {MAX_TEXT_BYTES // 2**20} MB")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+        raise ValueError("UTF-16, or no text; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        line = content.count(b"\n", 0, fault.start) + 1
+        raise ValueError(f"line {line} is not UTF-8; save it as UTF-8") from fault
+
+
+@contextmanager
+def _regular(path: str | os.PathLike[str], folder: int | None) -> Iterator[tuple[int, int]]:
+    """Open a regular file, and give its descriptor and its size. See `read_regular`."""
     flags = _READ if folder is None else _READ | os.O_NOFOLLOW
     descriptor = os.open(path, flags, dir_fd=folder)
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-        if about.st_size > limit:
-            return None
-        parts, left, at_once = [], limit + 1, max(about.st_size, 4095) + 1
-        while left and (part := os.read(descriptor, min(left, at_once))):
-            parts.append(part)
-            left -= len(part)
+        yield descriptor, about.st_size
     finally:
         os.close(descriptor)
-    return b"".join(parts) if left else None
 
 
 class OpenFolder:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from scipy import stats
 
 from sdk.errors import UsageError
+from sdk.files import read_text
 
 from .arms import Arm, own_arm, plain_arm
 from .budget import cut_to
@@ -120,7 +121,7 @@ def read_changes(path: Path) -> dict[str, Change]:
         RecipeError: the file can't be read, or has an unknown key.
     """
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=dict[str, Change])
+        return msgspec.toml.decode(read_text(path), type=dict[str, Change])
     except (OSError, msgspec.MsgspecError, ValueError) as fault:
         raise RecipeError(f"{path}: no arms ({fault}); each is a table with views, student or teachers") from fault
 

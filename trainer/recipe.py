@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from sdk.files import read_text
+
 from .device import Precision
 from .errors import RecipeError
 from .losses import check_loss_args
@@ -252,10 +254,10 @@ def read_recipe(source: str | Path) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"{source}: no such recipe; name a TOML file or one of {', '.join(shipped)}")
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Recipe)
+        return msgspec.toml.decode(read_text(path), type=Recipe)
     except msgspec.ValidationError as fault:
         raise RecipeError(f"{path}: {fault}; see docs/recipes.md for the keys") from None
-    except (msgspec.DecodeError, ValueError) as fault:
+    except (OSError, msgspec.DecodeError, ValueError) as fault:
         raise RecipeError(f"{path}: not TOML: {fault}") from None
 
 

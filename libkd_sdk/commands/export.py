@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from sdk.exporting.exporter import export as export_module
 from sdk.exporting.request import GoldenKind, find_lowering
 from sdk.images import Pixels, Preprocessing
 
+from ..labels import read_labels
 from ..options import RootOption, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_facts, show_json
 
@@ -88,7 +88,9 @@ def export(
     labels: Annotated[
         Path | None,
         typer.Option(
-            "--labels", help="The labels of timm:NAME in the order of its logits: one a line, or a JSON list."
+            "--labels",
+            help="The labels of timm:NAME in the order of its logits: one a line, a JSON list, or a JSON object "
+            "from numbers to labels or from labels to numbers.",
         ),
     ] = None,
     root: RootOption = None,
@@ -179,24 +181,9 @@ def _of_timm(source: str, weights: Path | None, labels: Path | None) -> Net:
 
     if labels is None:
         raise UsageError("timm:NAME needs --labels, a file with the names of its classes")
-    name, names = source.removeprefix(TIMM), _read_labels(labels)
+    name, names = source.removeprefix(TIMM), read_labels(labels)
     module, preprocessing = load_published(name, weights, len(names))
     return Net(module, names, preprocessing, {"arch": name, "trained_on": None})
-
-
-def _read_labels(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as fault:
-        raise UsageError(f"{path}: can't be read as labels ({fault}); one a line, or a JSON list") from fault
-    if text.lstrip().startswith("["):
-        try:
-            names = json_module.loads(text)
-        except ValueError as fault:
-            raise UsageError(f"{path}: begins like a JSON list, but is not one ({fault})") from fault
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    return tuple(names)
 
 
 def lower_and_prove(

@@ -43,7 +43,7 @@ tokens = "stems"
 @pytest.fixture(scope="module")
 def changes(tmp_path_factory):
     path = tmp_path_factory.mktemp("arms") / "arms.toml"
-    path.write_text(CHANGES)
+    path.write_bytes(CHANGES.encode("utf-8-sig"))
     return read_changes(path)
 
 

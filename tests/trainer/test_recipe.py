@@ -72,6 +72,16 @@ def test_a_wrong_recipe_is_one_line_that_names_the_key(tmp_path, text, message):
     assert str(path) in str(caught.value)
 
 
+def test_a_recipe_is_read_as_editors_save_it(tiny_recipe, tmp_path):
+    path, text = tmp_path / "recipe.toml", write_recipe(tiny_recipe)
+    for saved in (text.encode("utf-8-sig"), text.replace("\n", "\r\n").encode()):
+        path.write_bytes(saved)
+        assert read_recipe(path) == tiny_recipe
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(RecipeError, match="UTF-16, or no text; save it as UTF-8"):
+        read_recipe(path)
+
+
 def test_a_missing_recipe_names_those_of_the_package(tmp_path):
     with pytest.raises(RecipeError, match=r"no such recipe; name a TOML file or one of demo, large, small"):
         read_recipe(tmp_path / "none.toml")
