@@ -6,6 +6,7 @@ with its code in brackets; `docs/errors.md` explains each code.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -81,6 +82,8 @@ def _options(
 
 def main() -> None:
     """Run the command line, and leave Python with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 lacks some characters
     sys.exit(run(sys.argv[1:]))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -19,17 +21,30 @@ from rich.table import Table
 stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def show_json(value: Any) -> None:
-    """Print a JSON value on one line."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    """Print a JSON value on one line of UTF-8.
+
+    The name of a file may hold bytes that are not UTF-8. They are escaped as the halves of a character, so that a
+    program in Python gets a name that opens the file. What some programs take for the end of a line is escaped too.
+    """
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    text = json.dumps(value, ensure_ascii=not is_utf8)
+    print(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
+
+
+def printable(text: str) -> str:
+    """Return text for people, with a mark in the place of each character that a terminal would obey or can't show."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def remark(text: str) -> None:
     """Print a line for people on stderr, beside the result."""
-    stderr.print(escape(text))
+    stderr.print(escape(printable(text)))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -38,17 +53,17 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     stdout.print(table)
 
 
 def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
     """Print names and values, one pair on each line, under a title unless that is empty."""
     if title:
-        stdout.print(f"[bold]{escape(title)}[/bold]")
+        stdout.print(f"[bold]{escape(printable(title))}[/bold]")
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        stdout.print(f"  {name:<{width}}  {escape(value)}")
+        stdout.print(f"  {name:<{width}}  {escape(printable(value))}")
 
 
 def percent(share: float | None) -> str:

@@ -11,6 +11,7 @@ LibkdError              one line: what is wrong, where, and how to fix it
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 
@@ -24,6 +25,10 @@ class LibkdError(Exception):
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 2
+
+    def __str__(self) -> str:
+        """Return the message, which is one line even if the name of a file in it has line ends."""
+        return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", super().__str__())
 
 
 class BundleError(LibkdError):

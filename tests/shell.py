@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +19,12 @@ LIBKD = str(Path(sys.executable).with_name("libkd-sdk"))
 Process = subprocess.CompletedProcess[bytes]
 
 
-def libkd(*arguments: object, stdin: bytes | None = None, cwd: Path | None = None) -> Process:
-    """Run the installed command in a process of its own."""
-    command = [LIBKD, *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, cwd=cwd, check=False, timeout=300)
+def libkd(
+    *arguments: object, stdin: bytes | None = None, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Process:
+    """Run the installed command in a process of its own; `env` is added to the environment."""
+    command, env = [LIBKD, *map(str, arguments)], {**os.environ, **(env or {})}
+    return subprocess.run(command, input=stdin, capture_output=True, cwd=cwd, env=env, check=False, timeout=300)
 
 
 def succeeded(process: Process) -> str:
