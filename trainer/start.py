@@ -89,8 +89,6 @@ def choose(
         except ValueError as fault:
             raise UsageError(f"--labels: {fault}") from fault
     data = load(source.data, how, root=source.root, unlabelled=source.unlabelled, progress=progress)
-    for reason in data.skipped:
-        progress.tell(f"skipped: {reason}")
     chosen = chosen or recipe_for(data.preprocessing.input.height)
     return replace(chosen, data=how), data
 

@@ -12,7 +12,7 @@ import typer
 
 from sdk.classifier import Classifier
 from sdk.errors import ImageError, UsageError
-from sdk.images import SUFFIXES
+from sdk.folders import described, images_in
 
 from ..options import ThreadsOption
 from ..output import JsonOption, remark, show_json, show_table
@@ -59,11 +59,18 @@ def predict(
 
 
 def _expand(names: list[str]) -> Iterator[str]:
+    """Give each name, and in the place of a folder the images in it. A file that is named is tried, whatever it is."""
     for name in names:
-        if not Path(name).is_dir():
+        if not os.path.isdir(name):  # noqa: PTH112  # Path.is_dir raises an error for a name that is too long
             yield name
             continue
-        found = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise UsageError(f"{name}: no images in this folder")
-        yield from map(os.fspath, found)
+        try:
+            found = images_in(Path(name))
+        except OSError as fault:
+            raise UsageError(f"{fault.filename}: {fault.strerror}; repair or remove this folder") from fault
+        others = described(found.others)
+        if not found.images:
+            raise UsageError(f"{name}: no images in this folder{f' ({others})' if others else ''}")
+        if others:
+            remark(f"left out: {name}: {others}")
+        yield from map(os.fspath, sorted(Path(name) / image for image in found.images))

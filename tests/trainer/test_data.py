@@ -238,7 +238,7 @@ def test_data_that_can_not_be_used_is_named(tmp_path, clothes, files, message):
     image = next(clothes.rglob("*.png")).read_bytes()
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(image)
+        (tmp_path / name).write_bytes(image if name.endswith(".png") else b"text")
     with pytest.raises(DataError, match=message):
         load([tmp_path])
 

@@ -1,12 +1,15 @@
 """`Images.feed` gives the same pixels from memory and from files, with any number of workers."""
 
-import tarfile
-import zipfile
+import multiprocessing
+import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from clothes import unpack_clothes
+from clothes import CLASSES, unpack_clothes
+from folders import kinds, lay, packed
 from trainer.data import load
 from trainer.errors import DataError
 from trainer.recipe import DataRecipe
@@ -14,28 +17,15 @@ from trainer.recipe import DataRecipe
 CPU = torch.device("cpu")
 
 
-def pack(folder, kind):
-    """Return the folder itself, or an archive of it."""
-    path = folder if kind == "folder" else folder.with_suffix(f".{kind}")
-    if kind == "zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in folder.rglob("*.png"):
-                archive.write(file, file.relative_to(folder))
-    elif kind in ("tar", "tar.gz"):
-        with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as archive:
-            archive.add(folder, "photos")
-    return path
-
-
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     return unpack_clothes(tmp_path_factory.mktemp("many") / "photos", train=200, test=8)
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
-def test_the_pixels_depend_only_on_the_chunk(many, kind):
+@kinds
+def test_the_pixels_depend_only_on_the_chunk(many, tmp_path, kind):
     resident = load([many]).train
-    files = load([pack(many, kind)], DataRecipe(memory_gb=0)).train
+    files = load([packed(many, kind, tmp_path)], DataRecipe(memory_gb=0)).train
     chunks = [*torch.randperm(len(resident)).split(64), torch.tensor([5, 5, 0])]
     state = torch.get_rng_state()
     expected = list(resident.images.feed(chunks, CPU))
@@ -62,7 +52,6 @@ def test_a_consumer_may_stop_early(many):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["damaged", "gone"])
-@pytest.mark.slow
 def test_an_image_that_became_unreadable_is_named(tmp_path, workers, kind):
     folder = unpack_clothes(tmp_path)
     files = load([folder], DataRecipe(memory_gb=0)).train
@@ -72,6 +61,47 @@ def test_an_image_that_became_unreadable_is_named(tmp_path, workers, kind):
         list(files.images.feed(torch.arange(len(files)).split(8), CPU, workers=workers))
     assert str(caught.value).startswith(f"{files.names[40]}: ")
     assert "\n" not in str(caught.value)
+    assert multiprocessing.active_children() == []
+
+
+class TestReplaced:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """A dataset of files that all have the same length."""
+        draw = np.random.default_rng(0)
+        for place in (f"{split}/{name}/{n}.bmp" for split in ("train", "test") for name in CLASSES for n in range(20)):
+            lay(tmp_path / "data", place)
+            Image.fromarray(draw.integers(0, 256, (28, 28, 3), np.uint8)).save(tmp_path / "data" / place)
+        return tmp_path / "data"
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+    def test_an_image_that_was_replaced_is_named(self, folder, tmp_path, kind, workers):
+        source = packed(folder, kind, tmp_path)
+        files = load([source], DataRecipe(memory_gb=0)).train
+        victim, other = files.names[40], files.names[0]
+        before, after = (folder / victim).read_bytes(), (folder / other).read_bytes()
+        path = folder / victim if kind == "folder" else source
+        path.write_bytes(path.read_bytes().replace(before, after))
+        with pytest.raises(DataError) as caught:
+            list(files.images.feed(torch.arange(len(files)).split(8), torch.device("cpu"), workers=workers))
+        said = "Bad CRC" if kind == "zip" else "shows another image than when this command began"
+        assert str(caught.value).startswith(f"{victim}: {said}")
+
+    def test_it_is_named_as_well_when_images_move_into_memory(self, folder):
+        files = load([folder], DataRecipe(memory_gb=0)).train
+        shutil.copy(folder / files.names[0], folder / files.names[40])
+        with pytest.raises(DataError, match=f"^{files.names[40]}: shows another image"):
+            files.in_memory()
+        (folder / files.names[40]).unlink()
+        with pytest.raises(DataError, match=f"^{files.names[40]}: No such file"):
+            files.in_memory()
+
+    def test_other_bytes_of_the_same_image_are_the_same_image(self, folder):
+        files = load([folder], DataRecipe(memory_gb=0)).train
+        place = folder / files.names[40]
+        Image.open(place).save(place, "PNG")
+        assert torch.equal(files.pixels(), load([folder]).train.pixels())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -58,16 +58,19 @@ def decoded(
         # From 3.12 on, Python warns of forks beside threads. The workers take no lock that one of them could hold.
         warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
         coming = iter(loader)
-    while True:
-        try:
-            pixels = next(coming)
-        except StopIteration:
-            return
-        except (RuntimeError, EOFError) as fault:
-            raise DataError("a process that decodes images was ended; give it more memory and /dev/shm") from fault
-        if isinstance(pixels, DataError):
-            raise pixels
-        yield pixels
+    try:
+        while True:
+            try:
+                pixels = next(coming)
+            except StopIteration:
+                return
+            except (RuntimeError, EOFError) as fault:
+                raise DataError("a process that decodes images was ended; give it more memory and /dev/shm") from fault
+            if isinstance(pixels, DataError):
+                raise pixels
+            yield pixels
+    finally:
+        del coming  # or the traceback of an error keeps the workers, and each is waited for five seconds in the end
 
 
 def ahead(chunks: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:

@@ -8,12 +8,13 @@ from typing import Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import DataError
 from ..progress import Progress, Silent
 from .feed import WORKERS, ahead, decoded
-from .files import ImageFile, Input, check_memory, decode, digest, pixels_of
+from .files import Input, check_memory, check_same, decode_again, digest, pixels_of
+from .sources import ImageFile
 
 
 class Images(Protocol):
@@ -50,7 +51,7 @@ class Images(Protocol):
             workers: the number of processes that decode files; with 0, this process decodes them.
 
         Raises:
-            DataError: a file can't be read any more, or a worker ended early.
+            DataError: a file can't be read any more or was replaced, or a worker ended early.
         """
 
     def digests(self) -> list[bytes]:
@@ -60,7 +61,7 @@ class Images(Protocol):
         """Return the same images in memory.
 
         Raises:
-            DataError: their pixels would take too much memory, or a file can't be read any more.
+            DataError: their pixels would take too much memory, or a file can't be read any more or was replaced.
         """
 
 
@@ -115,7 +116,8 @@ class FileImages:
     Attributes:
         files: N files.
         input: how the files become pixels.
-        known_digests: a digest of the pixels of each file, from the first time that all files were read.
+        known_digests: a digest of the pixels of each file, from the first time that all files were read. A file that
+            has other pixels when it is read again is refused.
     """
 
     files: list[ImageFile]
@@ -151,10 +153,13 @@ class FileImages:
 
     def in_memory(self, progress: Progress | None = None) -> MemoryImages:
         check_memory(len(self), self.input)
-        rows, bad = decode(self.files, self.input, progress or Silent())
-        if bad:
-            raise DataError(min(bad.values()))
+        rows = decode_again(self.files, self.known_digests, self.input, progress or Silent())
         return MemoryImages(torch.from_numpy(rows))
 
     def _decode(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(np.stack([pixels_of(self.files[i], self.input) for i in indices.tolist()]))
+        return torch.from_numpy(np.stack([self._again(index) for index in indices.tolist()]))
+
+    def _again(self, index: int) -> NDArray[np.uint8]:
+        pixels = pixels_of(self.files[index], self.input)
+        check_same(self.files[index], pixels, self.known_digests[index])
+        return pixels

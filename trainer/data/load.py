@@ -16,7 +16,7 @@ from ..recipe import DataRecipe
 from .dataset import Dataset
 from .files import Input, Preprocessing, Resize, check_memory, decode, native_size, survey
 from .images import FileImages, Images, MemoryImages
-from .layout import LabelledFile, check_names, labelled, loose
+from .layout import Labelled, LabelledFile, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
 from .split import UNLABELLED, Split, sample_ids
 
@@ -52,10 +52,10 @@ def load(
         DataError: there are no such images, or they can't be used; the message says why.
     """
     how, progress = how or DataRecipe(), progress or Silent()
-    extra = loose(_places(unlabelled))
+    extra = _told(loose(_places(unlabelled)), progress)
     if (name := _name(sources)) is not None:
         return _from_named(NAMED[name](root), extra, how, progress)
-    return _from_files(labelled(_places(sources)), extra, how, progress)
+    return _from_files(_told(labelled(_places(sources)), progress), extra, how, progress)
 
 
 def load_labelled(
@@ -84,7 +84,8 @@ def load_labelled(
         if tuple(labels) != named.labels or named.test.images.size != (input.height, input.width):
             raise DataError(f"{name}: has other classes, or another size, than this model; give other images")
         return named.test
-    found = labelled(_places(sources))
+    progress = progress or Silent()
+    found = _told(labelled(_places(sources)), progress)
     wanted = next((split for split in ("test", "val") if any(item.split == split for item in found)), None)
     chosen = [item for item in found if wanted in (None, item.split)]
     strangers = {item.label for item in chosen} - set(labels)
@@ -93,7 +94,7 @@ def load_labelled(
             f"class {min(strangers)!r} is not one of the model's {len(labels)}; rename or remove its folder"
         )
     check_memory(len(chosen), input)
-    return _read(chosen, labels, input, progress or Silent())[0]
+    return _read(chosen, labels, input, progress)[0]
 
 
 def load_sample(
@@ -116,8 +117,9 @@ def load_sample(
         if named.images.size != (input.height, input.width):
             raise DataError(f"{name}: has images of another size than this model takes; give other images")
         return sample(named, count)
-    found = loose(_places(sources))
-    chosen, _ = _read([found[index] for index in _spread(len(found), count)], (), input, progress or Silent())
+    progress = progress or Silent()
+    found = _told(loose(_places(sources)), progress)
+    chosen, _ = _read([found[index] for index in _spread(len(found), count)], (), input, progress)
     return chosen.pixels()
 
 
@@ -141,10 +143,17 @@ def _places(sources: Sequence[str | Path]) -> list[Path]:
     return [FASHION_MNIST_MINI if source == "fashion-mnist-mini" else Path(source) for source in sources]
 
 
+def _told(found: Labelled, progress: Progress) -> list[LabelledFile]:
+    """Return the images, after `progress` was told which files were left out."""
+    for line in found.left_out:
+        progress.tell(f"left out: {line}")
+    return found.images
+
+
 def _read(
     found: list[LabelledFile], labels: Sequence[str], input: Input, progress: Progress, *, in_memory: bool = True
 ) -> tuple[Split, list[str]]:
-    """Return a split of the images that can be read, and the messages about the others."""
+    """Return a split of the images that can be read, and why the others can't, which `progress` is told as well."""
     check_names(found)
     files = [item.file for item in found]
     images: Images
@@ -160,7 +169,10 @@ def _read(
     split = Split(images, classes, sample_ids(names), names)
     if bad:
         split = split.take(torch.tensor([index for index in range(len(found)) if index not in bad]))
-    return split, [bad[index] for index in sorted(bad)]
+    skipped = [bad[index] for index in sorted(bad)]
+    for reason in skipped:
+        progress.tell(f"skipped: {reason}")
+    return split, skipped
 
 
 def _from_named(named: Named, extra: list[LabelledFile], how: DataRecipe, progress: Progress) -> Dataset:

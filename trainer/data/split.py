@@ -55,7 +55,7 @@ class Split:
         """Return the split with its images in memory.
 
         Raises:
-            DataError: they would take too much memory, or a file can't be read any more.
+            DataError: they would take too much memory, or a file can't be read any more or was replaced.
         """
         return replace(self, images=self.images.in_memory(progress))
 
