@@ -24,9 +24,11 @@ from .commands import (
     evaluate,
     export,
     info,
+    keygen,
     plan,
     precompute,
     predict,
+    sign,
     teach,
     verify,
 )
@@ -53,6 +55,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "benchmark": benchmark.benchmark,
     "verify": verify.verify,
     "info": info.info,
+    "keygen": keygen.keygen,
+    "sign": sign.sign,
 }
 
 

@@ -46,6 +46,14 @@ ThreadsOption = Annotated[
     int | None, typer.Option("--threads", help="The number of threads of the engine. The default is all cores.")
 ]
 
+TrustedOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--key",
+        help="The public key that must have signed the bundle. Give it several times if one of several must have.",
+    ),
+]
+
 
 @contextmanager
 def training_extra() -> Iterator[None]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ImageError,
         LibkdError,
         ProofError,
+        SignatureError,
         UsageError,
     )
     from .exporting.exporter import export
@@ -41,6 +42,7 @@ __all__ = [
     "Preprocessing",
     "ProofError",
     "Resize",
+    "SignatureError",
     "UsageError",
     "benchmark",
     "export",
@@ -59,6 +61,7 @@ _HOMES = {
         "ImageError",
         "LibkdError",
         "ProofError",
+        "SignatureError",
         "UsageError",
     ),
     "exporting.exporter": ("export",),

@@ -18,6 +18,8 @@ from runtimes.base import Session, Signature, usable_cores
 from runtimes.checked import CheckedSession
 
 from .bundle import Bundle
+from .bundle.keys import Key
+from .bundle.trial import Limits, try_in_child
 from .errors import ImageError, UsageError, did_you_mean
 from .images import ImageSource, Input, Pixels, pixels, source_name
 
@@ -56,8 +58,11 @@ class Classifier:
         allow: Iterable[str] | None = None,
         deny: Iterable[str] | None = None,
         self_test: bool = False,
+        trusted: Key | Iterable[Key] | None = None,
     ) -> None:
         """Load the bundle in the folder `path`.
+
+        A bundle is trusted like code: its files run in this process. Give `trusted`, or verify it first.
 
         Args:
             path: the folder that `export` wrote.
@@ -66,20 +71,27 @@ class Classifier:
             score_threshold: labels with a lower score are not listed; between 0.0 and 1.0.
             allow: only these labels are listed.
             deny: these labels are not listed.
-            self_test: check the golden answers on this machine first.
+            self_test: check the golden answers on this machine first, in a child process before they are checked here.
+            trusted: the public key that must have signed the bundle, or several of which one must have: paths of PEM
+                files, or their bytes. No engine sees a byte of another bundle.
 
         Raises:
             UsageError: an argument makes no sense.
             BundleError: the bundle is missing, damaged, foreign, or written by a newer version.
+            SignatureError: no trusted key signed it.
             EngineMissing, EngineError: the engine is not installed, or can't load the file.
             ProofError: the self-test failed.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, trusted=trusted)
         choice = _Choice(bundle.labels, top_k, score_threshold, allow, deny)
+        if self_test:
+            if bundle.golden() is None:
+                raise UsageError(f"{bundle.path}: has no golden images for a self-test; export again and include some")
+            try_in_child(bundle, threads, Limits())
         session = bundle.session(threads)
         try:
-            if self_test and bundle.self_test(session) is None:
-                raise UsageError(f"{bundle.path}: has no golden images for a self-test; export again and include some")
+            if self_test:
+                bundle.self_test(session)
         except BaseException:
             session.close()
             raise

@@ -5,6 +5,7 @@ LibkdError                  one line: what is wrong, where, and how to fix it
 ├── UsageError              an argument makes no sense
 ├── FileError               a file can't be written
 ├── BundleError             a bundle is damaged, foreign, or written by a newer version
+│   └── SignatureError      nobody who is trusted signed the bundle
 ├── ExportError             a model can't be lowered as asked
 │   └── ProofError          the lowered model does not answer like the trained one
 └── EngineError             the engine failed at something that should work
@@ -27,6 +28,7 @@ __all__ = [
     "ImageError",
     "LibkdError",
     "ProofError",
+    "SignatureError",
     "UsageError",
     "did_you_mean",
 ]
@@ -48,6 +50,12 @@ class FileError(LibkdError):
     """A file or a folder can't be written."""
 
     code = "file-unwritable"
+
+
+class SignatureError(BundleError):
+    """A bundle is not signed, or not by a key that is trusted."""
+
+    code = "signature-refused"
 
 
 class ProofError(ExportError):

@@ -12,6 +12,7 @@ import typer
 
 from runtimes.engines import ENGINES
 from sdk.bundle import Bundle
+from sdk.bundle.keys import read_private
 from sdk.errors import UsageError
 from sdk.exporting.exporter import CALIBRATION_IMAGES, MAX_DROP
 from sdk.exporting.exporter import export as export_module
@@ -94,6 +95,10 @@ def export(
         ),
     ] = None,
     root: RootOption = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", help="The private key that signs the bundle, from libkd-sdk keygen."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Export the student of a run, or a timm model: lower it for an engine, prove it, and write a bundle.
@@ -103,6 +108,8 @@ def export(
     Example: libkd-sdk export run/ --target openvino --precision int8
     """
     find_lowering(target, precision)  # before any image is read
+    if sign:
+        read_private(sign)
     if calibrate and precision != "int8":
         raise UsageError("--calibrate: only int8 takes it; leave it out")
     is_run = not source.startswith(TIMM)
@@ -137,6 +144,7 @@ def export(
             calibration=seen,
             max_drop=max_drop,
             golden=golden,
+            sign=sign,
         )
     _report(bundle, json)
 
@@ -197,6 +205,7 @@ def lower_and_prove(
     calibration: Pixels | None = None,
     max_drop: float = MAX_DROP,
     golden: str = "blends",
+    sign: Path | None = None,
 ) -> Bundle:
     """Export a net like `sdk.export`, and draw a bar for each stage."""
     seen = ""
@@ -223,6 +232,7 @@ def lower_and_prove(
         max_drop=max_drop,
         model=net.about,
         golden=cast(GoldenKind, golden),  # `sdk.export` refuses other words
+        sign=sign,
         progress=progress,
     )
 

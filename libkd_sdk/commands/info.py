@@ -8,23 +8,25 @@ from typing import Annotated
 import msgspec
 import typer
 
-from sdk.bundle import Bundle
+from sdk.bundle import Bundle, Signed
 
+from ..options import TrustedOption
 from ..output import JsonOption, percent, show_facts, show_json
 
 
 def info(
     bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")],
+    key: TrustedOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what a bundle contains: its model, its input, its labels, and its proof.
+    """Show what a bundle contains: its model, its input, its labels, its proof, and who signed it.
 
     Example: libkd-sdk info run/bundles/onnx
     """
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, trusted=key or None)
     manifest, proof = opened.manifest, opened.manifest.proof
     if json:
-        show_json(msgspec.to_builtins(manifest))
+        show_json({**msgspec.to_builtins(manifest), "signed": msgspec.to_builtins(opened.signed)})
         return
     input = manifest.input
     shown = ", ".join(manifest.labels[:12]) + (", ..." if len(manifest.labels) > 12 else "")
@@ -32,6 +34,7 @@ def info(
         ("target", f"{manifest.target} {manifest.precision}"),
         *([("backend", manifest.backend)] if manifest.backend else []),
         ("created", manifest.created),
+        ("signature", signature(opened.signed)),
         ("model", f"{manifest.model.arch}, {manifest.model.parameters:,} parameters"),
         ("teachers", ", ".join(manifest.model.teachers) or "none"),
         ("trained on", manifest.model.trained_on or "unknown"),
@@ -69,3 +72,10 @@ def info(
         )
     facts.append(("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())))
     show_facts(manifest.name, facts)
+
+
+def signature(signed: Signed | None) -> str:
+    """Return who signed a bundle, and whether that is known or only said."""
+    if signed is None:
+        return "none"
+    return f"by key {signed.key}, " + ("checked" if signed.verified else "not checked: give the public key by --key")

@@ -9,25 +9,43 @@ import msgspec
 import typer
 
 from sdk.bundle import verify as verify_bundle
+from sdk.bundle.trial import TIMEOUT_S
 
-from ..options import ThreadsOption
+from ..options import ThreadsOption, TrustedOption
 from ..output import JsonOption, show_facts, show_json
+from .info import signature
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")],
+    key: TrustedOption = None,
     threads: ThreadsOption = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="The seconds after which the engine's process is ended.")
+    ] = TIMEOUT_S,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(
+            "--memory-gb",
+            help="The gigabytes that the engine's process may use. The default is 4, and eight times the size of the "
+            "bundle's files.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Check that a bundle is whole, and that it answers on this machine as it did when it was made.
 
+    The engine runs in a process of its own, so a file that crashes it or never ends does no harm. With --key, the
+    signature is checked before anything is run.
+
     Example: libkd-sdk verify run/bundles/onnx
     """
-    found = verify_bundle(bundle, threads=threads)
+    found = verify_bundle(bundle, threads=threads, trusted=key or None, timeout_s=timeout, memory_gb=memory_gb)
     if json:
         show_json({"bundle": str(bundle), "ok": True, **msgspec.to_builtins(found)})
         return
     facts = [
+        ("signature", signature(found.signed)),
         ("files", f"{found.files}, each with the right content"),
         ("model file", "carries the manifest of this bundle"),
     ]

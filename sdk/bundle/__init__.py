@@ -3,6 +3,7 @@
 from .folder import Bundle
 from .golden import Golden
 from .manifest import Manifest
+from .signature import Signed
 from .verify import Verification, verify
 
-__all__ = ["Bundle", "Golden", "Manifest", "Verification", "verify"]
+__all__ = ["Bundle", "Golden", "Manifest", "Signed", "Verification", "verify"]

@@ -6,12 +6,11 @@ nothing that happens to the folder while it is read can mix two bundles.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,15 +18,17 @@ from pathlib import Path
 import msgspec
 
 from runtimes.base import ModelFiles, Session, Signature
-from runtimes.engines import ENGINES, check_magic, open_session
+from runtimes.engines import ENGINES, open_session
 
 from ..errors import BundleError, UsageError
 from ..files import OpenFolder, disk_failures, exchange, sha256, sync_folder, sync_tree, write_whole
 from ..images import Input
 from .golden import GOLDEN, Golden, check_golden, read_golden
-from .manifest import FORMAT, MANIFEST, FileEntry, Manifest, Precision, carried_by
+from .keys import Key, PrivateKey, read_public
+from .manifest import MANIFEST, FileEntry, Manifest, Precision, carried_by
+from .reading import opened_folder, read_bundle, read_file, read_manifest
+from .signature import SIGNATURE, Signed, signature_of
 
-MAX_MANIFEST_BYTES = 16 * 2**20
 ATTEMPTS = 100
 """How often a bundle is read anew because another one took its place meanwhile."""
 
@@ -39,26 +40,35 @@ class Bundle:
     Attributes:
         path: the folder.
         manifest: the content of `bundle.json`.
-        contents: the bytes of the files that were read, by name. A file that is not among them is read, and checked,
-            when it is needed.
+        contents: the bytes of `bundle.json` and of the files that it lists, by name. A file that is not among them is
+            read, and checked, when it is needed.
+        signed: the key that signed it, and whether that was checked; None without a signature.
     """
 
     path: Path
     manifest: Manifest
     contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    signed: Signed | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, trusted: Key | Iterable[Key] | None = None) -> Bundle:
         """Read and check the bundle in the folder `path`. No engine is loaded.
+
+        Args:
+            trusted: the public key that must have signed it, or several of which one must have: paths of PEM files, or
+                their bytes. By default, a signature is not checked.
 
         Raises:
             BundleError: it is missing, damaged, foreign, or written by a newer version.
+            SignatureError: no trusted key signed it.
+            UsageError: `trusted` holds no key.
+            EngineMissing: `trusted` is given, and `cryptography` is not installed.
         """
-        folder = Path(path)
+        folder, keys = Path(path), None if trusted is None else read_public(trusted)
         for _ in range(ATTEMPTS):
-            with _opened(folder) as opened:
+            with opened_folder(folder) as opened:
                 try:
-                    return cls(folder, *_read(opened))
+                    return cls(folder, *read_bundle(opened, keys))
                 except BundleError:
                     if not opened.was_replaced():
                         raise
@@ -76,8 +86,8 @@ class Bundle:
         """
         if name in self.contents:
             return self.contents[name]
-        with _opened(self.path) as opened:
-            return _checked(opened, name, self.manifest.files[name])
+        with opened_folder(self.path) as opened:
+            return read_file(opened, name, self.manifest.files[name])
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -224,8 +234,8 @@ def check_replaceable(out: Path) -> None:
     if not there:
         return
     try:
-        with _opened(out) as opened:
-            known = {MANIFEST, *_read_manifest(opened).files}
+        with opened_folder(out) as opened:
+            known = {MANIFEST, SIGNATURE, *read_manifest(opened)[0].files}
     except BundleError:
         known = set()
     if strangers := sorted(there - known):
@@ -245,78 +255,20 @@ def seal(folder: Path, manifest: Manifest) -> None:
     write_whole(folder / MANIFEST, text + b"\n")
 
 
-@contextmanager
-def _opened(folder: Path) -> Iterator[OpenFolder]:
-    """Open a bundle's folder. An `OSError` of reading it becomes a `BundleError`."""
+def sign(path: str | os.PathLike[str], key: PrivateKey) -> Bundle:
+    """Check the bundle in the folder `path`, and write its `bundle.sig`. One that is there is replaced.
+
+    Raises:
+        BundleError: it can't be opened.
+        FileError: the disk is full, or the folder can't be written.
+    """
+    bundle = Bundle.open(path)
+    hidden = _hidden(bundle.path.resolve(), "new")  # outside of the bundle, where a reader would not know the file
     try:
-        with OpenFolder(folder) as opened:
-            yield opened
-    except (FileNotFoundError, NotADirectoryError) as fault:
-        raise BundleError(f"{folder}: not a bundle ({fault.strerror}); give the folder that export wrote") from fault
-    except (OSError, ValueError) as fault:
-        raise BundleError(f"{folder}: can't be read ({getattr(fault, 'strerror', None) or fault})") from fault
-
-
-def _read(folder: OpenFolder) -> tuple[Manifest, dict[str, bytes]]:
-    """Return the manifest and the content of every file that it lists, after all checks that need no engine."""
-    manifest = _read_manifest(folder)
-    required = ENGINES[manifest.target].files
-    for name in required:
-        if name not in manifest.files:
-            raise BundleError(f"{folder.path}: {MANIFEST} does not list {name}; export again")
-    for name in manifest.files:
-        _check_name(folder.path, name)
-    if strangers := sorted(folder.names() - {MANIFEST, *manifest.files}):
-        raise BundleError(f"{folder.path}: holds {strangers[0]!r}, which {MANIFEST} does not list; remove it")
-    contents = {name: _checked(folder, name, entry) for name, entry in manifest.files.items()}
-    check_magic(manifest.target, ModelFiles(str(folder.path), contents))
-    return manifest, contents
-
-
-def _read_manifest(folder: OpenFolder) -> Manifest:
-    file = folder.path / MANIFEST
-    try:
-        text = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
-    except FileNotFoundError as fault:
-        raise BundleError(
-            f"{folder.path}: not a bundle (it has no {MANIFEST}); give the folder that export wrote"
-        ) from fault
-    if text is None:
-        raise BundleError(f"{file}: larger than {MAX_MANIFEST_BYTES // 2**20} MB; this is not a manifest")
-    try:
-        format = msgspec.json.decode(text, type=_Format).format
-        if format != FORMAT and format.startswith("libkd-bundle/"):
-            raise BundleError(f"{file}: written in format {format}, this version reads {FORMAT}; upgrade libkd-sdk")
-        return msgspec.json.decode(text, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
-        raise BundleError(f"{file}: not understood ({fault}); copy or export the bundle again") from fault
-
-
-class _Format(msgspec.Struct):
-    format: str
-
-
-def _check_name(folder: Path, name: str) -> None:
-    if name != Path(name).name or "\\" in name or name.startswith(".") or name == MANIFEST or not name.isprintable():
-        raise BundleError(f"{folder}: {MANIFEST} lists {name!r}, which is not a valid name for a file in a bundle")
-
-
-def _checked(folder: OpenFolder, name: str, entry: FileEntry) -> bytes:
-    """Return the content of a file of a bundle, read once, if it is the content that the manifest lists."""
-    try:
-        content = folder.read(name, entry.bytes)
-    except FileNotFoundError as fault:
-        raise BundleError(f"{folder.path}: {name} is missing; copy or export the bundle again") from fault
-    except OSError as fault:
-        why = "a link; copy the file itself" if fault.errno == errno.ELOOP else f"unreadable ({fault.strerror})"
-        raise BundleError(f"{folder.path}: {name} is {why}") from fault
-    if content is None or len(content) != entry.bytes:
-        found = f"over {entry.bytes:,}" if content is None else f"{len(content):,}"
-        raise BundleError(
-            f"{folder.path}: {name} has {found} bytes, not {entry.bytes:,}; copy or export the bundle again"
-        )
-    if sha256(content) != entry.sha256:
-        raise BundleError(
-            f"{folder.path}: {name} was changed since its export (SHA-256 differs); copy or export it again"
-        )
-    return content
+        write_whole(hidden / SIGNATURE, signature_of(bundle.contents[MANIFEST], key))
+        with disk_failures(bundle.path):
+            (hidden / SIGNATURE).replace(bundle.path / SIGNATURE)
+            sync_folder(bundle.path)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    return replace(bundle, signed=Signed(key.id, True))

@@ -15,7 +15,9 @@ from runtimes.base import Lowering, ModelFiles, Quantization, Session, Signature
 from runtimes.engines import ENGINES, open_session
 
 from ..bundle.folder import Bundle, check_replaceable, new_folder, seal
+from ..bundle.folder import sign as sign_bundle
 from ..bundle.golden import TOLERANCE, Golden
+from ..bundle.keys import Key, read_private
 from ..bundle.manifest import Lowered, Manifest, Proof, Quantized, embedded
 from ..errors import ExportError, ProofError, UsageError
 from ..images import ImageSource, Pixels, Preprocessing, pixels
@@ -51,6 +53,7 @@ def export(
     name: str | None = None,
     model: Mapping[str, Any] | None = None,
     golden: GoldenKind = "blends",
+    sign: Key | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Lower `module` for an engine, compare the result with it, and write a bundle.
@@ -74,6 +77,7 @@ def export(
         model: `arch`, `parameters`, `teachers`, `trained_on`, `calibrated_on`; the first two are found out if absent.
         golden: the images that the bundle carries with their expected answers: "blends" of eight validation images
             each, eight "pictures" as they are, or "none".
+        sign: the private key that signs the bundle: the path of a PEM file, or its bytes. By default it is not signed.
         progress: a function that is told how far the export is.
 
     Raises:
@@ -81,7 +85,7 @@ def export(
         ExportError: the module can't be lowered as asked.
         ProofError: the lowered model answers differently (fp32: a probability differs by more than 1e-4), or loses
             more than `max_drop`.
-        EngineMissing: the engine, or torch, is not installed.
+        EngineMissing: the engine, torch, or `cryptography` for `sign`, is not installed.
         ImageError: a validation or calibration image can't be read.
     """
     lowering = find_lowering(target, precision)
@@ -102,6 +106,7 @@ def export(
         need = "int8 needs some images; name those of training" if precision == "int8" else "only int8 takes it"
         raise UsageError(f"calibration: {need}")
     check_replaceable(request.out)
+    key = None if sign is None else read_private(sign)
     judged = None if validation is None else proof.labelled_images(validation, len(labels))
     if golden == "pictures" and judged is None:
         raise UsageError('golden="pictures" needs validation images; give some, or leave it at "blends"')
@@ -115,7 +120,10 @@ def export(
             raise ProofError(_lost(made, max_drop))
         (folder / CARD).write_text(model_card(made), encoding="utf-8")
         seal(folder, made)
-        Bundle.open(folder)
+        if key is None:
+            Bundle.open(folder)
+        else:
+            sign_bundle(folder, key)
     return Bundle.open(request.out)
 
 

@@ -32,6 +32,8 @@ NAMES = (
     "benchmark",
     "verify",
     "info",
+    "keygen",
+    "sign",
 )
 
 

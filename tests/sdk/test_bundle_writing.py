@@ -67,7 +67,7 @@ class TestWriting:
         seen = []
         while writer.is_alive():
             bundle = Bundle.open(out)
-            assert set(bundle.contents) == set(bundle.manifest.files)
+            assert set(bundle.contents) == {MANIFEST, *bundle.manifest.files}
             seen.append(bundle.target)
         writer.join()
         assert writer.exitcode == 0

@@ -77,8 +77,8 @@ def test_export_stays_a_function_whatever_is_imported():
 
 def test_every_error_is_of_the_family_and_has_an_exit_code():
     family = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert len(family) == 9
-    assert len({kind.code for kind in family}) == 9
+    assert len(family) == 10
+    assert len({kind.code for kind in family}) == 10
     for kind in family:
         assert issubclass(kind, sdk.LibkdError)
         assert kind.exit_code in (1, 2)
