@@ -31,9 +31,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
             _check(label, number)
         return labels
     except OSError as fault:
-        raise UsageError(f"{path}: can't be read ({fault.strerror}); give a file of labels, {_FORMS}") from fault
+        raise UsageError(f"{path}: can't be read as labels ({fault.strerror}); {_FORMS}") from fault
     except (ValueError, RecursionError) as fault:
-        raise UsageError(f"{path}: no labels ({fault}); {_FORMS}") from fault
+        raise UsageError(f"{path}: can't be read as labels ({fault}); {_FORMS}") from fault
 
 
 def _labels(text: str) -> tuple[str, ...]:

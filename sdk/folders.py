@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from .files import read_start
@@ -61,7 +62,7 @@ def is_junk(name: str) -> bool:
     Args:
         name: its path relative to the data, with `/`.
     """
-    return any(part.startswith(".") or part.lower() in _JUNK for part in PurePosixPath(name).parts)
+    return any((part.startswith(".") and part != ".") or part.lower() in _JUNK for part in name.split("/"))
 
 
 def is_image(name: str, start: Callable[[], bytes]) -> bool:
@@ -74,7 +75,7 @@ def is_image(name: str, start: Callable[[], bytes]) -> bool:
         name: its path; junk is for the caller to leave out.
         start: a function that returns its first `START_BYTES` bytes, called only if the suffix is not known.
     """
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = _suffix(name)
     if suffix in SUFFIXES:
         return True
     content = start()
@@ -89,7 +90,7 @@ def images_in(folder: Path) -> Contents:
     """
     images, others = list[str](), list[str]()
     for name in walk(folder):
-        is_one = not name.endswith("/") and is_image(name, partial(_start, folder / name))
+        is_one = not name.endswith("/") and is_image(name, partial(_start, folder, name))
         (images if is_one else others).append(name)
     return Contents(sorted(images), sorted(others))
 
@@ -130,9 +131,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _start(path: Path) -> bytes:
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
+
+
+def _start(folder: Path, name: str) -> bytes:
     try:
-        return read_start(path, START_BYTES)
+        return read_start(folder / name, START_BYTES)
     except OSError:
         return b""
 
@@ -151,5 +156,5 @@ def described(others: Sequence[str]) -> str:
 
 def kinds_of(files: Sequence[str]) -> str:
     """Return the suffixes of files, each with its number: `.heic 11, no suffix 1`."""
-    counts = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in files).most_common()
+    counts = Counter(_suffix(name) or "no suffix" for name in files).most_common()
     return ", ".join(f"{kind} {count:,}" for kind, count in counts[:4]) + (", ..." if len(counts) > 4 else "")

@@ -64,7 +64,7 @@ def test_every_form_is_read(tmp_path, content, labels):
         (b'["cat", "\\ud800"]', "number 1 is .*not printable"),
         (b'["cat", "two\\nlines"]', "number 1 is .*not printable"),
         (b"cat\tfeline\ndog", "number 0 is .*not printable"),
-        (b'["cat",', "no labels"),
+        (b'["cat",', "can't be read as labels"),
         (b'{"0": "cat", "2": "dog"}', "2 numbers, but 1 is not among them; they are 0 to 1"),
         (b'{"1": "cat", "2": "dog"}', "2 numbers, but 0 is not among them"),
         (b'{"0": "cat", "0": "dog"}', "'0' is there twice"),
@@ -78,8 +78,8 @@ def test_every_form_is_read(tmp_path, content, labels):
         (b'{"0": 1, "1": 0}', "numbers on both sides"),
         (b'{"cat": true, "dog": 0}', "neither from numbers to labels nor"),
         (b'{"id2label": {"0": "cat"}}', "neither from numbers to labels nor"),
-        (b"[" * 100_000, "no labels"),
-        (b'{"cat": ' + b"9" * 5000 + b"}", "no labels"),
+        (b"[" * 100_000, "can't be read as labels"),
+        (b'{"cat": ' + b"9" * 5000 + b"}", "can't be read as labels"),
     ],
 )
 def test_a_file_that_is_not_clear_gets_one_line(tmp_path, content, message):
@@ -87,12 +87,12 @@ def test_a_file_that_is_not_clear_gets_one_line(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message) as caught:
         read_labels(path)
-    assert str(caught.value).startswith(f"{path}: no labels (")
+    assert str(caught.value).startswith(f"{path}: can't be read as labels (")
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "nowhere", tmp_path, tmp_path / "pipe"):
-        with pytest.raises(UsageError, match=rf"{path}: can't be read .*one a line"):
+        with pytest.raises(UsageError, match=rf"{path}: can't be read as labels .*one a line"):
             read_labels(path)

@@ -54,6 +54,9 @@ def test_three_of_them_are_used_as_they_are(tmp_path):
         (["fold1", "fold2", "fold3"], r"hold the same folders"),
         (["seg_train", "seg_test", "seg_pred"], r"seg_pred/ is beside seg_test/ and seg_train/"),
         (["Train", "extra"], r"Train/ is beside class folders"),
+        (["train", "train_masks"], r"train/ is beside class folders"),
+        (["train", "training", "test"], r"training/ is beside test/ and train/"),
+        (["amazon/images", "webcam/images"], r"amazon/ and webcam/ hold the same folders \(images/cat, images/dog\)"),
         (
             ["train", "test", "unlabelled"],
             r"unlabelled/ is beside test/ and train/, which look like splits; move it",

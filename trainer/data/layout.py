@@ -190,36 +190,50 @@ def _layout(source: Path, names: Sequence[str], others: Sequence[str], split: st
     Raises:
         DataError: it is not clear which folders are splits.
     """
-    inner = defaultdict[str, set[str]](set)  # by top folder, the folders in it that hold images
-    for name in names:
-        top, *inside = name.split("/")
-        if not inside:
-            raise DataError(f"{name}: lies in no class folder; {_EXPECTED}")
-        inner[top].add(inside[0] if len(inside) > 1 else "")
-    told = {top: _told(top) for top in inner}
-    known = [it for it in told.values() if it]
-    rests = {it.rest for it in known}
-    is_nested = any(inside != {""} for inside in inner.values())
-    if len(known) == len(inner) and len(rests - {""}) < 2 and (len({it.split for it in known}) > 1 or is_nested):
+    inner = _folders(names)
+    told = {top: it for top in inner if (it := _told(top))}
+    if _are_splits(inner, told):
+        rests = {it.rest for it in told.values()} | {""}
         tops = {name.partition("/")[0] for name in (*names, *others) if "/" in name}
-        splits = {top: it.split for top in tops if (it := _told(top)) and it.rest in rests | {""}}
-        return _Layout(splits, "", 2 if _are_wrapped(inner, names) else 1)
-    _check_beside(source, inner, told)
+        splits = {top: it.split for top in tops if (it := _told(top)) and it.rest in rests}
+        return _Layout(splits, "", 2 if _are_wrapped(inner) else 1)
+    _check_splits(source, inner, told)
     _check_few(source, inner)
     return _Layout({}, split, 0)
 
 
-def _are_wrapped(inner: dict[str, set[str]], names: Sequence[str]) -> bool:
+def _folders(names: Sequence[str]) -> dict[str, set[str]]:
+    """Return for each top folder the folders in it that hold images, as paths relative to it; `""` is itself."""
+    inner = defaultdict[str, set[str]](set)
+    for name in names:
+        top, *inside = name.split("/")[:-1] or [""]
+        if not top:
+            raise DataError(f"{name}: lies in no class folder; {_EXPECTED}")
+        inner[top].add("/".join(inside))
+    return inner
+
+
+def _are_splits(inner: dict[str, set[str]], told: dict[str, _Told]) -> bool:
+    """Tell whether each top folder is another split, and what stands around their names is the same."""
+    are_different = len({it.split for it in told.values()}) == len(inner)
+    are_alike = len({it.rest for it in told.values()} - {""}) < 2
+    return are_different and are_alike and (len(inner) > 1 or any(inside != {""} for inside in inner.values()))
+
+
+def _are_wrapped(inner: dict[str, set[str]]) -> bool:
     """Tell whether each split has all its classes in one more folder, such as `seg_train/seg_train/CLASS`."""
-    return all(len(inside) == 1 for inside in inner.values()) and all(name.count("/") > 2 for name in names)
+    return all(len(_first(inside)) == 1 and all("/" in path for path in inside) for inside in inner.values())
 
 
-def _check_beside(source: Path, inner: dict[str, set[str]], told: dict[str, _Told | None]) -> None:
+def _first(paths: set[str]) -> set[str]:
+    return {path.partition("/")[0] for path in paths}
+
+
+def _check_splits(source: Path, inner: dict[str, set[str]], told: dict[str, _Told]) -> None:
     """Refuse splits that lie beside class folders or in them."""
-    for one, other in combinations(inner, 2):
-        first, second = told[one], told[other]
-        if first and second and first.rest == second.rest and first.split != second.split:
-            third = next(top for top, it in told.items() if it is None or it.rest != first.rest)
+    for one, other in combinations(told, 2):
+        if told[one].rest == told[other].rest and told[one].split != told[other].split:
+            third = min(inner.keys() - {one, other}, key=lambda top: (top in told, top))
             raise DataError(
                 f"{source}: {third}/ is beside {one}/ and {other}/, which look like splits; move it away or rename them"
             )
@@ -227,7 +241,7 @@ def _check_beside(source: Path, inner: dict[str, set[str]], told: dict[str, _Tol
         # A class may be called "train", but then its images lie directly in its folder.
         if _is_split(top) and inside != {""}:
             raise DataError(f"{source}: {top}/ is beside class folders; {_EXPECTED}, and no other")
-        within = sorted(filter(_is_split, inside))
+        within = sorted(filter(_is_split, _first(inside)))
         if len({_told(name) for name in within}) > 1:
             raise DataError(
                 f"{source}: {top}/ holds {within[0]}/ and {within[1]}/; put the classes into the splits: "
