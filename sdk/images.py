@@ -33,6 +33,9 @@ MARGIN = 2
 """A JPEG that is decoded at a fraction of its size stays this many times as large as the resized image."""
 MAX_PIXELS = 80_000_000  # below Pillow's own alarm (89 million), and 240 MB once decoded
 
+Filter: TypeAlias = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+"""A filter of Pillow."""
+
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -66,7 +69,7 @@ class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     mode: Literal["squash", "cover"]
     size: tuple[int, int]
-    filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    filter: Filter = "bicubic"
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -108,7 +111,7 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         crop_fraction: float = 1.0,
-        filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bicubic",
+        filter: Filter = "bicubic",
     ) -> Preprocessing:
         """Return the usual preprocessing: cover `size / crop_fraction` pixels, then crop the middle.
 

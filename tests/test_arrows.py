@@ -32,6 +32,7 @@ ALLOWED = {
         "trainer.device",
         "trainer.errors",
         "sdk.errors",
+        "sdk.images",
     ),
 }
 """The project's own modules that a package, or a part of it, may import. A part's entry replaces the package's."""

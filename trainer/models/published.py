@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import timm.data
 from torch import nn
 
+from sdk.images import Filter
+
 from ..data import Input, Preprocessing, Resize
+from ..errors import RecipeError
 from ..recipe import TeacherRecipe, Training
 from .teacher import create_teacher
 
@@ -32,12 +38,34 @@ def load_published(name: str, weights: Path | None, classes: int) -> tuple[nn.Mo
     source = {"pretrained": True} if weights is None else {"weights": str(weights)}
     teacher = TeacherRecipe(model=name, training=Training(epochs=0), **source)
     net = create_teacher(teacher, classes, PIXELS).net.eval()
-    seen = timm.data.resolve_model_data_config(net)
-    _, height, width = seen["input_size"]
-    fraction = 1.0 if seen["crop_mode"] == "squash" else seen["crop_pct"]
-    covered = (int(height / fraction), int(width / fraction))
-    resize = Resize(
-        mode="squash" if seen["crop_mode"] == "squash" else "cover", size=covered, filter=seen["interpolation"]
-    )
+    return net, preprocessing_of(name, timm.data.resolve_model_data_config(net))
+
+
+def preprocessing_of(name: str, seen: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing that gives the same pixels as timm's transform for evaluation.
+
+    Args:
+        name: the name of the weights, for errors.
+        seen: what `timm.data.resolve_data_config` returns.
+
+    Raises:
+        RecipeError: no bundle can describe this preprocessing.
+    """
+    channels, height, width = seen["input_size"]
+    mode, fraction, filter = seen["crop_mode"], seen["crop_pct"], seen["interpolation"]
+    if mode not in ("center", "squash") or fraction > 1:
+        raise _inexpressible(name, f"adds borders to images (crop_mode {mode}, crop_pct {fraction})")
+    if mode == "center" and height != width:
+        raise _inexpressible(name, f"crops {width}x{height} pixels from images that keep their aspect ratio")
+    if filter not in get_args(Filter):
+        raise _inexpressible(name, f"scales images with {filter}")
+    if channels != 3:
+        raise _inexpressible(name, f"takes images of {channels} channels")
+    scaled = (math.floor(height / fraction), math.floor(width / fraction))
+    resize = Resize(mode="squash" if mode == "squash" else "cover", size=scaled, filter=filter)
     input = Input(height=height, width=width, resize=resize)
-    return net, Preprocessing(input=input, mean=tuple(seen["mean"]), std=tuple(seen["std"]))
+    return Preprocessing(input=input, mean=tuple(seen["mean"]), std=tuple(seen["std"]))
+
+
+def _inexpressible(name: str, what: str) -> RecipeError:
+    return RecipeError(f"{name}: timm {what}, which no bundle can describe; choose other weights")
