@@ -36,9 +36,17 @@ wheel: .venv/ready
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(BIN)/python tools/check_wheel.py dist/*.whl
 
-# The trainer's tests with the oldest versions that it runs on.
-floor: .venv-floor/ready
+# The trainer's tests with the oldest torch that it runs on, and those of the base install with its lowest versions. The
+# base install has no torch, so the bundles for its tests are made here.
+BASE_TESTS = tests/cli/test_signing.py $(patsubst %,tests/sdk/test_%.py,\
+	bundle bundle_writing classifier files hostile_manifests images signature)
+SHARED = LIBKD_TEST_SHARED=.venv-floor-base/shared
+floor: .venv/ready .venv-floor/ready .venv-floor-base/ready
 	.venv-floor/bin/python -m pytest tests/trainer
+	rm -rf .venv-floor-base/shared && mkdir .venv-floor-base/shared
+	$(SHARED) $(BIN)/python -m pytest tests/sdk/test_bundle.py -k its_attributes
+	$(SHARED) .venv-floor-base/bin/python -m pytest $(BASE_TESTS) -m "not slow" \
+		-k "not openvino and not executorch and not torchvision and not LargeJpegs"
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -50,5 +58,12 @@ floor: .venv-floor/ready
 	.venv-floor/bin/python -m pip install --editable '.[train,test]' 'torch==2.11.*' 'torchvision==0.26.*'
 	touch $@
 
+.venv-floor-base/ready: pyproject.toml tools/lowest.py
+	$(PYTHON) -m venv .venv-floor-base
+	$(PYTHON) tools/lowest.py > .venv-floor-base/lowest.txt
+	.venv-floor-base/bin/python -m pip install --editable '.[sign]' --constraint .venv-floor-base/lowest.txt \
+		pytest pytest-xdist filelock hypothesis jsonschema
+	touch $@
+
 clean:
-	rm -rf .venv .venv-floor libkd-demo dist docs/_build
+	rm -rf .venv .venv-floor .venv-floor-base libkd-demo dist docs/_build

@@ -28,8 +28,7 @@ def preprocessing() -> sdk.Preprocessing:
 @pytest.fixture(scope="session")
 def vit():
     """A timm transformer of two blocks and two register tokens that does not answer the same to every image."""
-    import timm
-    import torch
+    timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")  # `make floor` has an environment without
 
     torch.manual_seed(3)
     module = timm.create_model(
@@ -66,9 +65,14 @@ def validation(vit, preprocessing) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Makes a folder that all test processes share: the first one to ask fills it, the others wait for it."""
+    """Makes a folder that all test processes share: the first one to ask fills it, the others wait for it.
+
+    With `LIBKD_TEST_SHARED`, the folder stays there for the next session. `make floor` does so, because an environment
+    without torch can't make bundles.
+    """
     base = tmp_path_factory.getbasetemp()
     common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    common = Path(os.environ.get("LIBKD_TEST_SHARED", common))
 
     def folder_of(name: str, fill: Callable[[Path], None]) -> Path:
         folder, done = common / f"shared-{name}", common / f"shared-{name}.done"
@@ -83,10 +87,11 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]
 
 
 @pytest.fixture(scope="session")
-def bundles(vit, preprocessing, validation, made_once) -> dict[str, sdk.Bundle]:
+def bundles(request, preprocessing, made_once) -> dict[str, sdk.Bundle]:
     """The transformer, exported for every engine. Shared: change a copy, see `own_copy`."""
 
     def fill(folder: Path) -> None:
+        vit, validation = (request.getfixturevalue(name) for name in ("vit", "validation"))
         for target in ENGINES:
             sdk.export(
                 vit,

@@ -13,7 +13,7 @@ def key(shell, tmp_path):
 
 
 def test_a_bundle_is_signed_shown_and_checked(shell, own_copy, key):
-    bundle, (private, identity) = own_copy("openvino"), key
+    bundle, (private, identity) = own_copy("onnx"), key
     assert "signature" in shell.succeeded("info", bundle)
     assert json.loads(shell.succeeded("info", bundle, "--json"))["signed"] is None
     assert "none" in shell.succeeded("verify", bundle)

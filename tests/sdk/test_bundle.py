@@ -124,7 +124,7 @@ class TestVerify:
             sdk.Classifier(folder, self_test=True)
         sdk.Classifier(folder).close()
 
-    def test_weights_that_were_changed_and_hashed_again(self, own_copy):
+    def test_weights_of_openvino_that_were_changed_and_hashed_again(self, own_copy):
         folder = own_copy("openvino")
         weights = bytearray((folder / "model.bin").read_bytes())
         weights[100_000:110_000] = bytes(10_000)
