@@ -178,9 +178,13 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
     """Return the run in `folder`: a new one, or the one that is there if it has the same recipe and data.
 
     Raises:
-        RunError: the folder holds something else.
+        RunError: the folder holds something else, or its name is not UTF-8.
         RecipeError: the recipe's nets can't be created.
     """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as fault:  # TensorBoard could not open it
+        raise RunError(f"{folder}: the path of a run is not UTF-8; choose another --out") from fault
     recipe = _settled(recipe, data)
     if (folder / ABOUT).exists():
         return _continued(Run(folder, recipe), data)

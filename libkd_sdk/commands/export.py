@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -124,7 +124,7 @@ def export(
         input, seen = net.preprocessing.input, None
         if calibrate:
             seen = load_sample(calibrate, CALIBRATION_IMAGES, input, root=root, progress=bars).numpy()
-            net.about["calibrated_on"] = ", ".join(Path(place).name for place in calibrate)
+            net.about["calibrated_on"] = _last_names(calibrate)
         elif precision == "int8" and not is_run:
             raise UsageError("int8 needs images to calibrate on; name some by --calibrate")
         proving = load_labelled(validation, net.labels, input, root=root, progress=bars) if validation else None
@@ -179,9 +179,14 @@ def _of_run(folder: Path) -> Net:
     about = {
         "arch": f"vit-{shape.stem}{shape.patch}-{shape.width}x{shape.depth}",
         "teachers": list(run.student_record().teachers),
-        "trained_on": ", ".join(Path(name).name for name in source.data) if source else None,
+        "trained_on": _last_names(source.data) if source else None,
     }
     return Net(module, labels, preprocessing, about)
+
+
+def _last_names(places: Sequence[str]) -> str:
+    """Return the last parts of some paths, as a manifest can hold them: a path may have bytes that are not UTF-8."""
+    return ", ".join(Path(place).name for place in places).encode(errors="replace").decode()
 
 
 def _of_timm(source: str, weights: Path | None, labels: Path | None) -> Net:

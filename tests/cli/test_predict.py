@@ -76,3 +76,13 @@ def test_json_is_ascii_where_the_output_is_not_utf8(bundle, tmp_path):
     process = libkd("predict", bundle, tmp_path, "--json", env={"PYTHONIOENCODING": "latin-1"})
     assert process.stdout.isascii()
     assert sources(succeeded(process)) == [str(tmp_path / "käse.png")]
+
+
+def test_a_run_of_images_in_such_a_folder_is_exported(distilled, clothes, tmp_path, shell):
+    run, images = shutil.copytree(distilled, tmp_path / "run"), tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(clothes, images)
+    about = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**about, "data": [str(images)]}))
+    made = json.loads(shell.succeeded("export", run, "--target", "onnx", "--out", tmp_path / "b", "--json"))
+    assert made["proof"]["images"] == 24
+    assert json.loads(shell.succeeded("info", tmp_path / "b", "--json"))["model"]["trained_on"] == "caf?"

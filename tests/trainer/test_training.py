@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -166,6 +167,12 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tiny_recipe, tiny_data
     with pytest.raises(RunError, match="not empty, but not a run either"):
         start_run(tmp_path, tiny_recipe, tiny_data, SOURCE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_needs_a_path_that_tensorboard_can_open(tiny_recipe, tiny_data, tmp_path):
+    with pytest.raises(RunError, match="not UTF-8; choose another --out"):
+        start_run(tmp_path / os.fsdecode(b"r\xe9n"), tiny_recipe, tiny_data, SOURCE)
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(RunError, match="no run there"):
         open_run(tmp_path)
 
