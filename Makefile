@@ -6,7 +6,7 @@ WORKERS ?= 2
 # Test processes of one thread each: with more threads than cores, torch is many times slower.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check lint docs wheel floor clean
+.PHONY: demo test check lint docs wheel sbom floor clean
 
 # The whole job on images that come with the package.
 demo: .venv/ready
@@ -35,6 +35,17 @@ wheel: .venv/ready
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(BIN)/python tools/check_wheel.py dist/*.whl
+
+# The bill of materials of the wheel and its base dependencies, in dist/sbom.json (CycloneDX).
+SBOM := .venv-sbom
+sbom: wheel
+	rm -rf $(SBOM)
+	$(PYTHON) -m venv $(SBOM)/tool
+	$(PYTHON) -m venv --without-pip $(SBOM)/bare
+	$(SBOM)/tool/bin/python -m pip install --quiet cyclonedx-bom
+	$(SBOM)/tool/bin/python -m pip --python $(SBOM)/bare/bin/python install --quiet dist/*.whl
+	$(SBOM)/tool/bin/cyclonedx-py environment --mc-type library --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json $(SBOM)/bare/bin/python
 
 # The trainer's tests with the oldest torch that it runs on, and those of the base install with its lowest versions. The
 # base install has no torch, so the bundles for its tests are made here.
@@ -66,4 +77,4 @@ floor: .venv/ready .venv-floor/ready .venv-floor-base/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-floor .venv-floor-base libkd-demo dist docs/_build
+	rm -rf .venv .venv-floor .venv-floor-base .venv-sbom libkd-demo dist docs/_build

@@ -40,8 +40,8 @@ from sdk.bundle.keys import new_key, read_private
 OUTCOMES = ("refused", "right", "wrong", "crashed", "hung")
 SIZE, LABELS = 24, ("dark", "medium", "bright", "none", "all")
 TOLERANCE = 1e-4
-CHILD_S, CASE_S = 15, 60
-"""Seconds that the child of `verify` and a whole case may take."""
+START_S, CHILD_S, CASE_S = 600, 60, 200
+"""Seconds that an app may take to start, the child of `verify`, and a whole case. A busy machine needs most of them."""
 
 
 class Place(NamedTuple):
@@ -117,6 +117,8 @@ def _outcomes(place: Place, kind: Kind, engine: str, seed: int, numbers: range) 
     app.start()
     theirs.close()
     try:
+        if not ours.poll(START_S) or not ours.recv():
+            raise RuntimeError("the app does not start")
         for _ in numbers:
             if not ours.poll(CASE_S):
                 yield "hung", False
@@ -140,6 +142,7 @@ def _app(answers: Connection, place: Place, kind: int, engine: str, seed: int, n
         expected = classifier.labels, _answers(classifier, images)
     keys = (read_private(place.folder / name) for name in ("ours", "theirs"))
     material = Material(place.folder / "other" / engine, *keys)
+    answers.send(True)
     for number in numbers:
         damaged = place.folder / f"damaged-{os.getpid()}"
         shutil.copytree(original, damaged)
