@@ -59,6 +59,9 @@ def write_whole(path: Path, content: bytes | str) -> None:
                 os.fsync(file.fileno())
             partial.replace(path)
             sync_folder(path.parent)
+        except OSError as fault:
+            fault.filename = str(path)  # not the hidden one
+            raise
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -226,31 +229,64 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
+def held(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
     """Hold the lock `path`, an empty file, inside the block; it is free again when the process ends, however it ends.
 
-    Yields False if another process holds it. Where a file system has no locks, nobody is kept out.
+    Yields False if somebody else holds it, also in this process. Where a file system has no locks, nobody is kept out.
+    The holder of a lock that is not shared may remove the file.
+
+    Args:
+        shared: hold it together with others who share it.
+        wait: wait until it is free.
 
     Raises:
         FileError: the file can't be created.
     """
     with disk_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        descriptor, mine = _locked(path, shared, wait)
+    _held.add(descriptor)
     try:
-        yield _lock(descriptor) is not False
+        yield mine
     finally:
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def _locked(path: Path, shared: bool, wait: bool) -> tuple[int, bool]:
+    """Open and lock a file. If its last holder has removed it meanwhile, take the file that is there now."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        mine = _lock(descriptor, shared=shared, wait=wait)
+        with suppress(FileNotFoundError):
+            if not mine or os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor, mine is not False
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool | None:
+_held: set[int] = set()
+"""The descriptors of the locks of this process."""
+
+
+def _leave_to_parent() -> None:
+    """Close the locks in a forked child. Otherwise it would keep them when its parent dies."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool | None:
     """Return whether the lock is ours now; None where the file system has no locks."""
     try:
         import fcntl
     except ImportError:  # on Windows
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except OSError as fault:
         return False if fault.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True

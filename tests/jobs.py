@@ -1,4 +1,4 @@
-"""Jobs that the tests of the trainer start: on the CPU and silent, unless a test says otherwise."""
+"""Jobs that the tests of the trainer start, on the CPU and silent unless a test says otherwise, and damaged bytes."""
 
 from __future__ import annotations
 
@@ -14,3 +14,10 @@ CPU = torch.device("cpu")
 def job_of(run: Run, data: Dataset, progress: Progress | None = None) -> Job:
     """Return the work on a run."""
     return Job(run, data, CPU, progress or Silent())
+
+
+def with_flipped_bit(content: bytes, bit: int) -> bytes:
+    """Return bytes with one bit changed."""
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)

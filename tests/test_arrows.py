@@ -27,7 +27,7 @@ ALLOWED = {
     "trainer.models": (
         "trainer.models",
         "trainer.recipe",
-        "trainer.checkpoint",
+        "trainer.tensors",
         "trainer.data",
         "trainer.device",
         "trainer.errors",

@@ -12,8 +12,8 @@ from .arms import Arm, own_arm
 from .data import Dataset
 from .errors import RecipeError
 from .pace import Paces
-from .recipe import Recipe, StudentRecipe, TeacherRecipe, read_recipe
-from .run import RECIPE, Job
+from .recipe import Recipe, StudentRecipe, TeacherRecipe
+from .run import Job, is_run, open_run
 from .units import Deadline, duration
 
 TIMED_SHARE = 0.015
@@ -46,11 +46,11 @@ def cut_to(deadline: Deadline | None, job: Job, *, arms: Arms = own_student, run
     recipe, folder = job.run.recipe, job.run.folder
     if deadline is None:
         return recipe
-    if (folder / RECIPE).exists():
+    if is_run(folder):
         job.progress.tell(
             f"{folder} continues with the epochs and views that it started with; --within is for new runs"
         )
-        return as_cut(recipe, read_recipe(folder / RECIPE))
+        return as_cut(recipe, open_run(folder).recipe)
     return cut(job, deadline.seconds_left(), arms=arms, runs=runs)
 
 

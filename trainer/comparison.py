@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from sdk.files import read_text
 
 from .arms import Arm, own_arm, plain_arm
 from .budget import cut_to
+from .checkup import check_run, clear_run
 from .data import Dataset
 from .device import pick_device
 from .errors import RecipeError
+from .folder import alone
 from .models import create_student
 from .pipeline import train_arm
 from .progress import Progress, Silent
@@ -30,7 +33,7 @@ from .recipe import Recipe
 from .records import NetRecord, read_record, write_record
 from .run import Job, Run, Source, arm_stage, image_counts, start_run
 from .start import Sources, choose, source_of
-from .train import train_teacher
+from .train import check_claim, train_teacher
 from .units import Deadline, deadline_of
 
 PLAIN_ARM, OWN_ARM = "without teachers", "all teachers"
@@ -204,7 +207,9 @@ def compare(
 
     Raises:
         UsageError: no data is named, or the arguments do not go together.
-        DataError, RecipeError, RunError, StoreError: something is wrong with the data, the recipe or the folder.
+        DataError, RecipeError, RunError, StoreError: something is wrong with the data, the recipe or the folder, or
+            another process works on it.
+        FileError: the disk is full, or the folder can't be written.
         Diverged, OutOfMemory: a training failed.
     """
     deadline = deadline_of(within)
@@ -215,13 +220,14 @@ def compare(
         raise UsageError("--seeds names a seed twice" if seeds else "--seeds names no seed")
     changes = read_changes(Path(arms)) if isinstance(arms, (str, Path)) else arms or {}
     torch_device, folder, told = pick_device(device), Path(out), progress or Silent()
-    chosen, dataset = choose(source, recipe, told, labels)
-    first = Job(Run(folder / _seed_folder(seeds[0]), chosen), dataset, torch_device, told)
-    cut = cut_to(deadline, first, arms=arms_of(dataset, changes), runs=len(seeds))
-    result = compare_arms(Job(Run(folder, cut), dataset, torch_device, told), source, seeds, changes)
-    if isinstance(recipe, (str, Path)):
-        result = replace(result, recipe=Path(recipe).stem)
-    write_record(folder / RESULTS, result)
+    with alone(folder):
+        chosen, dataset = choose(source, recipe, told, labels)
+        first = Job(Run(folder / _seed_folder(seeds[0]), chosen), dataset, torch_device, told)
+        cut = cut_to(deadline, first, arms=arms_of(dataset, changes), runs=len(seeds))
+        result = compare_arms(Job(Run(folder, cut), dataset, torch_device, told), source, seeds, changes)
+        if isinstance(recipe, (str, Path)):
+            result = replace(result, recipe=Path(recipe).stem)
+        write_record(folder / RESULTS, result)
     return result
 
 
@@ -235,19 +241,24 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
 
     Raises:
         RecipeError: an arm can't be trained.
-        RunError: a folder holds something else.
+        RunError, StoreError: a folder holds something else, something in it is damaged, or another process works on it.
+        FileError: the disk is full, or the folder can't be written.
     """
     recipe, data = job.run.recipe, job.data
     for arm in list_arms(recipe, data, changes).values():  # before anything is written
         create_student(arm.recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
-    runs = [start_run(job.run.folder / _seed_folder(seed), replace(recipe, seed=seed), data, source) for seed in seeds]
-    for seed, run in zip(seeds, runs, strict=True):
-        job.progress.tell(f"seed {seed}")
-        own = Job(run, data, job.device, job.progress)
-        for name in recipe.teachers:
-            train_teacher(own, name)
-        for arm in list_arms(run.recipe, data, changes).values():
-            train_arm(own, arm)
+    with ExitStack() as held:
+        runs = [held.enter_context(_run_of(job, source, seed)) for seed in seeds]
+        for run in runs:
+            for arm in list_arms(run.recipe, data, changes).values():
+                check_claim(run, arm)
+        for seed, run in zip(seeds, runs, strict=True):
+            job.progress.tell(f"seed {seed}")
+            own = Job(run, data, job.device, job.progress)
+            for name in recipe.teachers:
+                train_teacher(own, name)
+            for arm in list_arms(run.recipe, data, changes).values():
+                train_arm(own, arm)
     stages = {name: arm.stage for name, arm in list_arms(runs[0].recipe, data, changes).items()}
     figures = {name: _figures([run.student_record(stage) for run in runs]) for name, stage in stages.items()}
     return ComparisonResult(
@@ -261,6 +272,16 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
         arms=figures,
         pairs=paired({name: row.top1 for name, row in figures.items()}),
     )
+
+
+@contextmanager
+def _run_of(job: Job, source: Source, seed: int) -> Iterator[Run]:
+    """Give the run of a seed, new or continued, and keep every other worker from it inside the block."""
+    folder = job.run.folder / _seed_folder(seed)
+    with alone(folder):
+        clear_run(folder)
+        check_run(folder)
+        yield start_run(folder, replace(job.run.recipe, seed=seed), job.data, source)
 
 
 def read_result(path: Path) -> ComparisonResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import msgspec
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,13 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     top1: float
     nll: float
     ece: float
+
+
+class Scores(TypedDict):
+    """The scores of one model. Nothing in a run is chosen by the score on the test split."""
+
+    validation: Score
+    test: Score
 
 
 @torch.no_grad()
@@ -94,7 +103,10 @@ def score(logits: Tensor, labels: Tensor) -> Score:
     )
 
 
-def judge(model: nn.Module, data: Dataset, preprocessing: Preprocessing) -> dict[str, Score]:
-    """Return a model's scores on `validation` and `test`. Nothing in a run is chosen by the score on the test split."""
-    splits = {"validation": data.validation, "test": data.test}
-    return {name: score(logits_of(model, split, preprocessing), split.labels) for name, split in splits.items()}
+def judge(model: nn.Module, data: Dataset, preprocessing: Preprocessing) -> Scores:
+    """Return a model's scores on the validation and the test images."""
+
+    def judged(split: Split) -> Score:
+        return score(logits_of(model, split, preprocessing), split.labels)
+
+    return Scores(validation=judged(data.validation), test=judged(data.test))

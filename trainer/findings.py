@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .data import Split
-from .evaluate import Score, calibration_error, confusion, logits_of
+from .evaluate import Scores, calibration_error, confusion, logits_of
 from .metrics import epoch_rows, training_seconds
+from .recipe import write_recipe
 from .records import NetRecord, TeacherRecord
-from .run import LOGITS, PLAIN, RECIPE, STUDENT, Job, Run, load_student, load_teacher, teacher_stage
+from .run import LOGITS, PLAIN, STUDENT, Job, Run, load_student, load_teacher, teacher_stage
 
 BINS, SAMPLES = 15, 24
 PACKAGES = ("libkd-sdk", "torch", "torchvision", "timm", "numpy")
@@ -40,7 +41,7 @@ class Stage:
         parameters: the number of its parameters.
         seconds: how long all its epochs took together.
         bytes: the size of its folder.
-        results: its scores on `validation` and `test`.
+        results: its scores on the validation and the test images.
         curve: `loss`, `validation_top1` and `lr` of every epoch; empty lists for a teacher that was not trained here.
     """
 
@@ -51,7 +52,7 @@ class Stage:
     parameters: int
     seconds: float
     bytes: int
-    results: dict[str, Score]
+    results: Scores
     curve: dict[str, list[float]]
 
 
@@ -157,7 +158,7 @@ def findings(job: Job) -> Findings:
         mode=run.recipe.views.mode,
         store_bytes=_bytes_in(store) if store.exists() else None,
         store_seconds=training_seconds(run.folder, LOGITS) or None,
-        recipe=(run.folder / RECIPE).read_text(encoding="utf-8"),
+        recipe=write_recipe(run.recipe),
         data=about.data,
         images=about.images,
         skipped=about.skipped,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from .checkpoint import load_progress, save_progress
 from .device import autocast
 from .recipe import Training
+from .tensors import TensorFile
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -96,13 +96,13 @@ class Learner(Generic[Net]):
                 return batch
         return 0
 
-    def save(self, path: Path, epoch: int) -> None:
+    def save(self, file: TensorFile, epoch: int) -> None:
         """Write everything that is needed to continue after `epoch` epochs."""
-        save_progress(path, epoch, {"model": self.model, "average": self.average}, self._optimizer)
+        save_progress(file, epoch, {"model": self.model, "average": self.average}, self._optimizer)
 
-    def load(self, path: Path) -> int:
+    def load(self, file: TensorFile) -> int:
         """Restore what `save` wrote. Return the number of finished epochs, 0 if there is no such file."""
-        return load_progress(path, {"model": self.model, "average": self.average}, self._optimizer)
+        return load_progress(file, {"model": self.model, "average": self.average}, self._optimizer)
 
 
 def _floating(net: nn.Module) -> list[Tensor]:

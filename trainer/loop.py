@@ -19,7 +19,8 @@ from .learner import Learner
 from .metrics import Metrics, first_loss
 from .recipe import Training
 from .records import EpochRow
-from .run import CHECKPOINT, Job, recipe_table
+from .run import Job, recipe_table
+from .tensors import not_finite
 from .views import ExtraSpec, View, ViewSpec, enhance, order, render, seed_of
 
 RENDERED_AT_ONCE = 2**23
@@ -133,7 +134,9 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
         job: the run that keeps checkpoints and metrics, the validation images, and the device.
 
     Raises:
-        Diverged: the loss is not a number any more, or has doubled. The checkpoint before it stays.
+        Diverged: the loss or a weight is no number any more, or the loss has doubled. The checkpoint before it stays.
+        RunError: the checkpoint or `metrics.jsonl` is damaged.
+        FileError: the disk is full, or the folder can't be written.
         OutOfMemory: a batch is too large for the device. The checkpoint before it stays.
     """
     stage, training, device, progress = task.stage, task.training, job.device, job.progress
@@ -143,50 +146,51 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
     steps = steps_of_epoch(train, training.batch)
 
     learner = Learner(model, training, steps, device)
-    checkpoint = job.run.folder / stage / CHECKPOINT
+    checkpoint = job.run.checkpoint(stage)
     done = learner.load(checkpoint)
 
     start_loss, saved = first_loss(job.run.folder, stage), time.perf_counter()
     progress.begin(f"training {stage}", steps * training.epochs)
     progress.step(steps * done)
     try:
-        with Metrics(job.run.folder, stage, done) as metrics:
-            for epoch in range(done, training.epochs):
-                torch.manual_seed(seed_of(task.seed, "depth", epoch))  # only stochastic depth draws from this state
-                started, total = time.perf_counter(), torch.zeros((), device=device)
-                view, objective = plan(epoch)
-                shown = batches(train, seed=task.seed, view=view, epoch=epoch, size=training.batch, spec=task.spec)
-                for step, batch in enumerate(shown, start=epoch * steps):
-                    samples = train.ids[batch.indices]
-                    pixels = enhance(batch.view.pixels, samples, seed=task.seed, epoch=epoch, spec=task.extra)
-                    targets = batch.view.targets(train.labels[batch.indices], classes, training.smoothing)
-                    loss_of = partial(_total, objective, targets, batch)
-                    total += learner.step(step, to_input(pixels, task.preprocessing), loss_of)
-                    if step % CHECK_EVERY == 0:
-                        _check_loss(total.item(), None, stage, epoch)
-                    progress.step()
-                mean_loss = total.item() / steps
-                start_loss = start_loss or mean_loss
-                _check_loss(mean_loss, start_loss, stage, epoch)
-                seconds = time.perf_counter() - started
-                answers = logits_of(learner.average, validation, task.preprocessing, training.precision)
-                accuracy = top1(answers, validation.labels)
-                metrics.add(
-                    EpochRow(
-                        stage=stage,
-                        epoch=epoch,
-                        loss=mean_loss,
-                        validation_top1=accuracy,
-                        lr=learner.lr,
-                        seconds=seconds,
-                        samples_per_second=steps * min(training.batch, len(train)) / seconds,
-                    )
+        metrics = Metrics(job.run.folder, stage, done)
+        for epoch in range(done, training.epochs):
+            torch.manual_seed(seed_of(task.seed, "depth", epoch))  # only stochastic depth draws from this state
+            started, total = time.perf_counter(), torch.zeros((), device=device)
+            view, objective = plan(epoch)
+            shown = batches(train, seed=task.seed, view=view, epoch=epoch, size=training.batch, spec=task.spec)
+            for step, batch in enumerate(shown, start=epoch * steps):
+                samples = train.ids[batch.indices]
+                pixels = enhance(batch.view.pixels, samples, seed=task.seed, epoch=epoch, spec=task.extra)
+                targets = batch.view.targets(train.labels[batch.indices], classes, training.smoothing)
+                loss_of = partial(_total, objective, targets, batch)
+                total += learner.step(step, to_input(pixels, task.preprocessing), loss_of)
+                if step % CHECK_EVERY == 0:
+                    _check_loss(total.item(), None, stage, epoch)
+                progress.step()
+            mean_loss = total.item() / steps
+            start_loss = start_loss or mean_loss
+            _check_loss(mean_loss, start_loss, stage, epoch)
+            seconds = time.perf_counter() - started
+            answers = logits_of(learner.average, validation, task.preprocessing, training.precision)
+            accuracy = top1(answers, validation.labels)
+            metrics.add(
+                EpochRow(
+                    stage=stage,
+                    epoch=epoch,
+                    loss=mean_loss,
+                    validation_top1=accuracy,
+                    lr=learner.lr,
+                    seconds=seconds,
+                    samples_per_second=steps * min(training.batch, len(train)) / seconds,
                 )
-                now = time.perf_counter()
-                if epoch + 1 == training.epochs or now - saved + (now - started) > LOST_AT_MOST:
-                    learner.save(checkpoint, epoch + 1)
-                    saved = time.perf_counter()
-                progress.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
+            )
+            now = time.perf_counter()
+            if epoch + 1 == training.epochs or now - saved + (now - started) > LOST_AT_MOST:
+                _check_weights(learner.average, stage, epoch)
+                learner.save(checkpoint, epoch + 1)
+                saved = time.perf_counter()
+            progress.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
     except torch.OutOfMemoryError:
         pass  # the error is raised below, outside of this block, where the memory of the failed step is free again
     else:
@@ -202,13 +206,19 @@ def _total(objective: Objective, targets: Tensor, batch: Batch, output: Tensor) 
 
 def _check_loss(loss: float, start: float | None, stage: str, epoch: int) -> None:
     if not math.isfinite(loss):
-        what = f"is {loss}"
-    elif start is not None and loss > 2 * start:
-        what = f"rose to {loss:.3g} from {start:.3g} in the first epoch"
-    else:
-        return
-    raise Diverged(
-        f"{stage}: the loss {what} in epoch {epoch + 1}; what was kept before it stays; "
+        raise _diverged(f"the loss is {loss}", stage, epoch)
+    if start is not None and loss > 2 * start:
+        raise _diverged(f"the loss rose to {loss:.3g} from {start:.3g} in the first epoch", stage, epoch)
+
+
+def _check_weights(net: nn.Module, stage: str, epoch: int) -> None:
+    if name := not_finite(net.state_dict()):
+        raise _diverged(f"{name} holds NaN or infinity", stage, epoch)
+
+
+def _diverged(what: str, stage: str, epoch: int) -> Diverged:
+    return Diverged(
+        f"{stage}: {what} in epoch {epoch + 1}; what was kept before it stays; "
         "lower its training.lr or clip and choose another --out"
     )
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from types import TracebackType
+from typing import BinaryIO
 
 import msgspec
-from torch.utils.tensorboard import SummaryWriter
 
-from sdk.files import write_whole
+from sdk.files import disk_failures, held, write_whole
 
+from .curves import Curves
 from .errors import RunError
-from .records import EpochRow, Row, StoreRow, to_json
+from .records import EpochRow, Row, StoreRow, read_limited, to_json
 
 FILE = "metrics.jsonl"
 
@@ -40,54 +41,74 @@ def rows(run: Path) -> list[Row]:
     """
     path = run / FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [_row(line) for line in lines if line.endswith("\n")]
-    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as fault:
-        raise RunError(f"{path}: damaged ({fault}); remove the damaged lines") from fault
+        content = read_limited(path) if path.exists() else b""
+    except (OSError, ValueError) as fault:
+        raise RunError(f"{path}: damaged ({fault}); remove it, it is written anew") from fault
+    *lines, _ = content.split(b"\n")
+    return [_row(path, number, line) for number, line in enumerate(lines, 1)]
 
 
-def _row(line: str) -> Row:
-    found = json.loads(line)
-    if isinstance(found, dict) and "epoch" in found:
-        return msgspec.convert(found, EpochRow)
-    return msgspec.convert(found, StoreRow)
+def _row(path: Path, number: int, line: bytes) -> Row:
+    try:
+        found = json.loads(line.decode())
+        if isinstance(found, dict) and "epoch" in found:
+            return msgspec.convert(found, EpochRow)
+        return msgspec.convert(found, StoreRow)
+    except (ValueError, RecursionError, msgspec.MsgspecError) as fault:
+        raise RunError(f"{path}: damaged (line {number}: {fault}); remove the damaged lines") from fault
 
 
 def add_row(run: Path, row: Row) -> None:
-    """Append a row."""
-    with (run / FILE).open("a", encoding="utf-8") as file:
-        file.write(to_json(row, indent=None))
+    """Append a row. What a crash has left of a row is removed first.
+
+    Raises:
+        FileError: the disk is full, or the folder can't be written.
+    """
+    path = run / FILE
+    with held(path, wait=True), disk_failures(path), path.open("r+b") as file:  # others may fill the same store
+        file.seek(_end_of_rows(file))
+        file.truncate()
+        file.write(to_json(row, indent=None).encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _is_repeated(row: Row, stage: str, epoch: int) -> bool:
-    return isinstance(row, EpochRow) and row.stage == stage and row.epoch >= epoch
+def _end_of_rows(file: BinaryIO) -> int:
+    """Return the position after the last complete row."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 4096)
+        file.seek(start)
+        if (found := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 class Metrics:
-    """The rows of one stage, in the run's `metrics.jsonl` and under `tensorboard/STAGE`.
+    """The rows of one stage, in the run's `metrics.jsonl` and as curves under `tensorboard/STAGE`.
 
     An interrupted run may have left rows of the epochs from `epoch` on. They are removed first.
+
+    Raises:
+        RunError: a row is damaged.
+        FileError: the disk is full, or the folder can't be written.
     """
 
     def __init__(self, run: Path, stage: str, epoch: int) -> None:
-        self.run, self.stage = run, stage
+        self._run = run
         kept = [
             row for row in rows(run) if not (isinstance(row, EpochRow) and row.stage == stage and row.epoch >= epoch)
         ]
         write_whole(run / FILE, "".join(to_json(row, indent=None) for row in kept))
-        self._curves = SummaryWriter(str(run / "tensorboard" / stage.replace("/", "-")), purge_step=epoch)
+        self._curves = Curves(run / "tensorboard" / stage.replace("/", "-"), epoch)
 
     def add(self, row: EpochRow) -> None:
-        """Append the row of an epoch, and a point to each curve."""
-        add_row(self.run, row)
-        for name, figure in msgspec.structs.asdict(row).items():
-            if name not in ("stage", "epoch"):
-                self._curves.add_scalar(name, figure, row.epoch)
+        """Append the row of an epoch, and a point to each curve.
 
-    def __enter__(self) -> Metrics:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._curves.close()
+        Raises:
+            FileError: the disk is full, or the folder can't be written.
+        """
+        add_row(self._run, row)
+        figures = msgspec.structs.asdict(row)
+        self._curves.add({name: figures[name] for name in figures if name not in ("stage", "epoch")}, row.epoch)

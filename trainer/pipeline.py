@@ -17,7 +17,7 @@ from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import StoreRow
 from .run import STUDENT, Job, Run, load_student, load_teacher
-from .start import RunRequest, Sources, prepare, source_of
+from .start import RunRequest, Sources, at_work, source_of
 from .train import train_student, train_teacher
 from .units import Deadline
 
@@ -54,7 +54,9 @@ def distill(
 
     Raises:
         UsageError: the arguments do not go together.
-        DataError, RecipeError, RunError, StoreError: something is wrong with the data, the recipe or the folder.
+        DataError, RecipeError, RunError, StoreError: something is wrong with the data, the recipe or the folder, or
+            another process works on it.
+        FileError: the disk is full, or the folder can't be written.
         Diverged, OutOfMemory: a training failed.
     """
     request = RunRequest(
@@ -65,8 +67,8 @@ def distill(
         within=within,
         device=device,
     )
-    job = prepare(request, progress or Silent())
-    run_pipeline(job)
+    with at_work(request, progress or Silent()) as job:
+        run_pipeline(job)
     return job.run
 
 

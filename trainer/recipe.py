@@ -5,13 +5,15 @@ Every table is a typed struct, and an unknown key is an error.
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from sdk.files import read_text
+from sdk.files import read_text, sha256
 
 from .device import Precision
 from .errors import RecipeError
@@ -237,6 +239,11 @@ class Recipe(Table, frozen=True, kw_only=True):
             if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
                 raise ValueError(f"a teacher's name consists of letters, digits, - and _, not {name!r}")
 
+    def hash(self) -> str:
+        """Return a hash of all values."""
+        values = json.dumps([msgspec.to_builtins(self), list(self.teachers)], sort_keys=True)
+        return sha256(values.encode())[:16]
+
 
 RECIPES = Path(__file__).parent / "recipes"
 LARGEST_SMALL = 48
@@ -274,3 +281,18 @@ def write_recipe(recipe: Recipe) -> str:
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:
     """Return the table without the keys whose value is None, which TOML can't express."""
     return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
+
+
+def differences(one: Recipe, other: Recipe) -> dict[str, tuple[object, object]]:
+    """Return the dotted keys in which two recipes differ, with the values of both."""
+    found = dict(_differences(msgspec.to_builtins(one), msgspec.to_builtins(other), ""))
+    orders = list(one.teachers), list(other.teachers)  # the order of the bias tokens
+    return found if found or orders[0] == orders[1] else {"teachers": orders}
+
+
+def _differences(one: object, other: object, path: str) -> Iterator[tuple[str, tuple[object, object]]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in (*one, *(key for key in other if key not in one)):
+            yield from _differences(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
+    elif one != other:
+        yield path, (one, other)

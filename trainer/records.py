@@ -1,6 +1,6 @@
 """The typed records that are kept as JSON in a run's folder.
 
-data.json               DataRecord: the data of the run
+data.json               DataRecord: the data of the run, and the recipe that it started with
 teachers/*/config.json  TeacherRecord: a trained teacher
 student/config.json     StudentRecord: a trained student; the same in arms/*/config.json
 student/arm.json        ArmRecord: the settings of an arm; the same in arms/*/arm.json
@@ -15,14 +15,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sdk.files import write_whole
+from sdk.files import read_regular, write_whole
 
 from .data import Preprocessing
 from .errors import RunError
-from .evaluate import Score
-from .recipe import StudentRecipe, ViewsRecipe
+from .evaluate import Scores
+from .recipe import Recipe, StudentRecipe, ViewsRecipe
+from .units import size
 
 AnyRecord = TypeVar("AnyRecord", bound=msgspec.Struct)
+
+MAX_BYTES = 2**27
+"""A larger file is not a record."""
 
 
 class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +38,7 @@ class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True):
         preprocessing: how images become its input.
         parameters: the number of its parameters.
         seconds: how long all its epochs took together.
-        results: its scores on `validation` and `test`.
+        results: its scores on the validation and the test images.
     """
 
     model: str
@@ -43,7 +47,7 @@ class TeacherRecord(msgspec.Struct, frozen=True, kw_only=True):
     preprocessing: Preprocessing
     parameters: int
     seconds: float
-    results: dict[str, Score]
+    results: Scores
 
 
 class StudentRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +62,7 @@ class StudentRecord(msgspec.Struct, frozen=True, kw_only=True):
         ece_before_temperature: its calibration error on the test images at temperature 1.
         teachers: the names of the teachers that it learned from.
         seconds: how long all its epochs took together.
-        results: its scores on `validation` and `test`.
+        results: its scores on the validation and the test images.
     """
 
     labels: tuple[str, ...]
@@ -69,7 +73,7 @@ class StudentRecord(msgspec.Struct, frozen=True, kw_only=True):
     ece_before_temperature: float
     teachers: tuple[str, ...]
     seconds: float
-    results: dict[str, Score]
+    results: Scores
 
 
 NetRecord = TeacherRecord | StudentRecord
@@ -84,6 +88,7 @@ class DataRecord(msgspec.Struct, frozen=True, kw_only=True):
         labels: the class names.
         images: the number of images in each split.
         skipped: the images that could not be read, each with the reason.
+        recipe: the recipe that the run started with. `recipe.toml` is its copy for people.
     """
 
     hash: str
@@ -93,6 +98,7 @@ class DataRecord(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     images: dict[str, int]
     skipped: tuple[str, ...]
+    recipe: Recipe
 
 
 class ArmRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +156,11 @@ def to_json(record: msgspec.Struct, *, indent: int | None = 2) -> str:
 
 
 def write_record(path: Path, record: msgspec.Struct) -> None:
-    """Write a record as a JSON file that is whole or absent."""
+    """Write a record as a JSON file that is whole or absent.
+
+    Raises:
+        FileError: the disk is full, or the folder can't be written.
+    """
     write_whole(path, to_json(record))
 
 
@@ -164,6 +174,18 @@ def read_record(path: Path, kind: type[AnyRecord], fix: str) -> AnyRecord:
         RunError: the file is missing, damaged, or not such a record.
     """
     try:
-        return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), kind)
+        return msgspec.convert(json.loads(read_limited(path).decode()), kind)
     except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as fault:
         raise RunError(f"{path}: missing or damaged ({fault}); {fix}") from fault
+
+
+def read_limited(path: Path) -> bytes:
+    """Return the content of a file that is no larger than a record can be.
+
+    Raises:
+        OSError, ValueError: it is missing, is not a regular file, or is larger.
+    """
+    content = read_regular(path, MAX_BYTES)
+    if content is None:
+        raise ValueError(f"larger than {size(MAX_BYTES)}")
+    return content

@@ -1,13 +1,14 @@
 """A run's folder: its recipe, its data, and its trained nets.
 
-recipe.toml             the recipe with all values
-data.json               the data: its hash, where it came from, what was skipped
+data.json               the data: its hash, where it came from, what was skipped; and the recipe
+recipe.toml             the recipe with all values, for people
 teachers/NAME/          model.safetensors, config.json
 logits/                 the logit store
 student/                the student: model.safetensors, config.json
 arms/NAME/              students that it is compared with: `plain`, which has no teachers, and others
 metrics.jsonl           every epoch of every stage; tensorboard/ holds the same as curves
 report.html             the report
+.lock                   is there while somebody works on the run
 """
 
 from __future__ import annotations
@@ -18,22 +19,31 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from sdk.files import write_whole
+from sdk.files import disk_failures, sha256, write_whole
 
-from .checkpoint import write_tensors
 from .data import Dataset, Preprocessing
-from .errors import RunError
+from .errors import RecipeError, RunError
+from .folder import RECIPE, is_new, refuse_odd_path
 from .models import Student, Teacher, create_student, create_teacher
 from .progress import Progress
-from .recipe import Recipe, Training, read_recipe, write_recipe
-from .records import AnyRecord, DataRecord, NetRecord, StudentRecord, TeacherRecord, read_record, write_record
+from .recipe import Recipe, Training, differences, read_recipe, write_recipe
+from .records import (
+    AnyRecord,
+    DataRecord,
+    NetRecord,
+    StudentRecord,
+    TeacherRecord,
+    read_limited,
+    read_record,
+    to_json,
+    write_record,
+)
+from .tensors import TensorFile
 
-RECIPE, ABOUT, REPORT = "recipe.toml", "data.json", "report.html"
-CONFIG, WEIGHTS, CHECKPOINT = "config.json", "model.safetensors", "checkpoint.safetensors"
+ABOUT, REPORT = "data.json", "report.html"
+CONFIG, WEIGHTS, CHECKPOINT, ARM = "config.json", "model.safetensors", "checkpoint.safetensors", "arm.json"
 
 STUDENT = "student"
 LOGITS = "logits"
@@ -56,8 +66,7 @@ def other_store(key: str) -> str:
     return f"{LOGITS}-{key}"
 
 
-PLAIN = arm_stage("plain")
-"""The stage of the student without teachers."""
+PLAIN = arm_stage("plain")  # the student without teachers
 
 
 def recipe_table(stage: str) -> str:
@@ -129,24 +138,43 @@ class Run:
         """
         return _data_record(self.folder)
 
-    def keep(self, stage: str, model: nn.Module, record: NetRecord) -> None:
-        """Keep a trained net. From then on, `has(stage)` is true."""
-        write_tensors(self.folder / stage / WEIGHTS, model.state_dict())
-        write_record(self.folder / stage / CONFIG, record)
-        (self.folder / stage / CHECKPOINT).unlink(missing_ok=True)
+    def weights(self, stage: str) -> TensorFile:
+        """Return the file of a net's weights, which need not exist."""
+        path = self.folder / stage / WEIGHTS
+        return TensorFile(path, f"the weights of {stage} in run {self.recipe.hash()}", _train_again(path))
 
-    def load_into(self, stage: str, model: Net) -> Net:
-        """Load the weights of a trained net into `model`, and return it in evaluation mode.
+    def checkpoint(self, stage: str) -> TensorFile:
+        """Return the file of an unfinished training, which need not exist."""
+        path = self.folder / stage / CHECKPOINT
+        return TensorFile(path, f"the unfinished {stage} in run {self.recipe.hash()}", "remove it and run again")
+
+    def keep(self, stage: str, model: nn.Module, record: NetRecord) -> None:
+        """Keep a trained net. From then on, `has(stage)` is true.
 
         Raises:
-            RunError: the weights are missing, damaged, or have other shapes.
+            FileError: the disk is full, or the folder can't be written.
         """
-        path = self.folder / stage / WEIGHTS
+        text, unfinished = to_json(record), self.checkpoint(stage).path
+        self.weights(stage).write(model.state_dict(), record=sha256(text.encode()))
+        write_whole(self.folder / stage / CONFIG, text)
+        with disk_failures(unfinished):
+            unfinished.unlink(missing_ok=True)
+
+    def kept_weights(self, stage: str) -> dict[str, Tensor]:
+        """Return the weights of a trained net.
+
+        Raises:
+            RunError: they are missing or damaged, or its record is not the one that was kept with them.
+        """
+        file, record = self.weights(stage), self.folder / stage / CONFIG
+        tensors, facts = file.read()
         try:
-            model.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as fault:
-            raise RunError(f"{path}: missing or damaged ({fault}); {_train_again(path)}") from fault
-        return model.eval()
+            found = sha256(read_limited(record))
+        except (OSError, ValueError) as fault:
+            raise RunError(f"{record}: missing or damaged ({fault}); {file.remedy}") from fault
+        if found != facts.get("record"):
+            raise RunError(f"{record}: missing or damaged (not the one of {WEIGHTS}); {file.remedy}")
+        return tensors
 
     def _record(self, stage: str, kind: type[AnyRecord]) -> AnyRecord:
         path = self.folder / stage / CONFIG
@@ -178,46 +206,43 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
     """Return the run in `folder`: a new one, or the one that is there if it has the same recipe and data.
 
     Raises:
-        RunError: the folder holds something else, or its name is not UTF-8.
+        RunError: the folder holds something else, another recipe or other data, or its path is not UTF-8.
         RecipeError: the recipe's nets can't be created.
+        FileError: the folder can't be written.
     """
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError as fault:  # TensorBoard could not open it
-        raise RunError(f"{folder}: the path of a run is not UTF-8; choose another --out") from fault
-    recipe = _settled(recipe, data)
-    if (folder / ABOUT).exists():
-        return _continued(Run(folder, recipe), data)
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder}: not empty, but not a run either; choose another --out")
-    # Find out whether the nets can be created before anything is written.
-    create_student(recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
-    for teacher in recipe.teachers.values():
-        create_teacher(teacher, len(data.labels), data.preprocessing)
-    about = DataRecord(
-        hash=data.hash(),
-        data=tuple(map(_lasting, source.data)),
-        root=_lasting(str(source.root)) if source.root else None,
-        unlabelled=tuple(map(_lasting, source.unlabelled)),
-        labels=data.labels,
-        images=image_counts(data),
-        skipped=tuple(data.skipped),
-    )
-    write_whole(folder / RECIPE, write_recipe(recipe))
-    write_record(folder / ABOUT, about)
-    return Run(folder, recipe)
-
-
-def _continued(run: Run, data: Dataset) -> Run:
-    """Return the run that is in the folder already, if it has this recipe and this data."""
-    found = run.data_record()
-    if found.hash != data.hash():
-        raise RunError(f"{run.folder}: this run belongs to other data ({', '.join(found.data)}); choose another --out")
-    if other := _differences(read_recipe(run.folder / RECIPE), run.recipe):
-        raise RunError(
-            f"{run.folder}: this run follows another recipe (it differs in {', '.join(other)}); choose another --out"
+    refuse_odd_path(folder)
+    recipe, data_hash = _settled(recipe, data), data.hash()
+    if not is_run(folder):
+        if not is_new(folder):
+            raise RunError(f"{folder}: not empty, but not a run either; choose another --out")
+        create_student(recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
+        for teacher in recipe.teachers.values():
+            create_teacher(teacher, len(data.labels), data.preprocessing)  # or fail before anything is written
+        about = DataRecord(
+            hash=data_hash,
+            data=tuple(map(_lasting, source.data)),
+            root=_lasting(str(source.root)) if source.root else None,
+            unlabelled=tuple(map(_lasting, source.unlabelled)),
+            labels=data.labels,
+            images=image_counts(data),
+            skipped=tuple(data.skipped),
+            recipe=recipe,
         )
+        write_whole(folder / RECIPE, write_recipe(recipe))
+        write_record(folder / ABOUT, about)  # from then on, it is a run
+    run, about = open_run(folder), _data_record(folder)
+    if about.hash != data_hash:
+        raise RunError(f"{folder}: this run belongs to other data ({', '.join(about.data)}); choose another --out")
+    if other := ", ".join(differences(run.recipe, recipe)):
+        raise RunError(f"{folder}: this run follows another recipe (it differs in {other}); choose another --out")
+    if not (folder / RECIPE).exists():
+        write_whole(folder / RECIPE, write_recipe(run.recipe))
     return run
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether there is a run in `folder`."""
+    return (folder / ABOUT).exists()
 
 
 def _data_record(folder: Path) -> DataRecord:
@@ -252,32 +277,39 @@ def remembered_source(folder: Path) -> Source | None:
     Raises:
         RunError: the run's data.json is damaged.
     """
-    if not (folder / ABOUT).exists():
+    if not is_run(folder):
         return None
     about = _data_record(folder)
     return Source(about.data, Path(about.root) if about.root else None, about.unlabelled)
 
 
 def open_run(folder: Path) -> Run:
-    """Return the run in `folder`.
+    """Return the run in `folder`, with the recipe that it started with.
 
     Raises:
-        RunError: there is no run.
+        RunError: there is no run, it is damaged, or its recipe.toml was edited.
     """
-    if not (folder / RECIPE).is_file():
+    if not is_run(folder):
         raise RunError(f"{folder}: no run there; `libkd-sdk distill --data IMAGES --out {folder}` makes one")
-    return Run(folder, read_recipe(folder / RECIPE))
+    recipe, copy = _data_record(folder).recipe, folder / RECIPE
+    if copy.exists():
+        fix = "remove the file, it is written again; another recipe needs another --out"
+        try:
+            other = differences(recipe, read_recipe(copy))
+        except RecipeError as fault:
+            raise RunError(f"{fault}; {fix}") from fault
+        if other:
+            changes = ", ".join(f"{key} = {now}, was {was}" for key, (was, now) in other.items())
+            raise RunError(f"{copy}: edited since the run began ({changes}); {fix}")
+    return Run(folder, recipe)
 
 
-def _differences(one: object, other: object, path: str = "") -> list[str]:
-    """Return the dotted keys in which two recipes differ."""
-    one, other = msgspec.to_builtins(one), msgspec.to_builtins(other)
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = [*one, *(key for key in other if key not in one)]
-        return [
-            found for key in keys for found in _differences(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if one == other else [path]
+def _loaded(model: Net, weights: dict[str, Tensor], file: TensorFile) -> Net:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as fault:  # another version of timm may have other names
+        raise file.refusal(str(fault)) from fault
+    return model.eval()
 
 
 def load_teacher(run: Run, name: str) -> Teacher:
@@ -291,10 +323,10 @@ def load_teacher(run: Run, name: str) -> Teacher:
         raise RunError(
             f"{run.folder}: teacher {name!r} is not trained; `libkd-sdk teach {name} --out {run.folder}` trains it"
         )
-    record = run.teacher_record(name)
+    weights, record = run.kept_weights(stage), run.teacher_record(name)
     bare = msgspec.structs.replace(run.recipe.teachers[name], pretrained=False, weights=None, training=Training())
-    net = create_teacher(bare, record.classes, record.preprocessing).net
-    return Teacher(run.load_into(stage, net), record.preprocessing, run.recipe.teachers[name].training.precision)
+    net = _loaded(create_teacher(bare, record.classes, record.preprocessing).net, weights, run.weights(stage))
+    return Teacher(net, record.preprocessing, run.recipe.teachers[name].training.precision)
 
 
 def load_student(run: Run | str | Path, stage: str = STUDENT) -> tuple[Student, tuple[str, ...], Preprocessing]:
@@ -313,6 +345,6 @@ def load_student(run: Run | str | Path, stage: str = STUDENT) -> tuple[Student, 
             f"{opened.folder}: no finished {stage} there; "
             f"run `libkd-sdk distill --out {opened.folder}` again, it continues"
         )
-    record = opened.student_record(stage)
+    weights, record = opened.kept_weights(stage), opened.student_record(stage)
     student = create_student(record.student, len(opened.recipe.teachers), len(record.labels), record.preprocessing)
-    return opened.load_into(stage, student), record.labels, record.preprocessing
+    return _loaded(student, weights, opened.weights(stage)), record.labels, record.preprocessing

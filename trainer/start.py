@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from msgspec.structs import replace
 from sdk.errors import UsageError
 
 from .budget import cut_to
+from .checkup import check_run, clear_run
 from .data import Dataset, load
 from .device import pick_device
+from .errors import RunError
+from .folder import alone, together
 from .progress import Progress
 from .recipe import DataRecipe, Recipe, read_recipe, recipe_for
-from .run import RECIPE, Job, Run, Source, remembered_source, start_run
+from .run import Job, Run, Source, is_run, open_run, remembered_source, start_run
 from .units import Deadline, deadline_of
 
 Sources = str | Path | Sequence[str | Path]
@@ -43,6 +47,39 @@ class RunRequest:
     device: str = "auto"
 
 
+@contextmanager
+def at_work(request: RunRequest, progress: Progress, check: Callable[[Recipe], object] | None = None) -> Iterator[Job]:
+    """Give the job for a request, and keep every other worker from its folder inside the block.
+
+    Args:
+        check: see `prepare`.
+
+    Raises:
+        RunError, StoreError: another worker is there, or something that the run needs is damaged.
+        UsageError, DataError, RecipeError, FileError: see `prepare`.
+    """
+    with alone(request.out):
+        clear_run(request.out)
+        check_run(request.out)
+        yield prepare(request, progress, check)
+
+
+@contextmanager
+def at_shared_work(request: RunRequest, progress: Progress) -> Iterator[Job]:
+    """Give the job for a request to fill the store of a run, which other processes may do at the same time.
+
+    Raises:
+        RunError, StoreError: a worker is there alone, there is no run, or something that the run needs is damaged.
+        UsageError, DataError, RecipeError, FileError: see `prepare`.
+    """
+    open_run(request.out)
+    with suppress(RunError), alone(request.out):  # if nobody else is there
+        clear_run(request.out)
+    with together(request.out):
+        check_run(request.out)
+        yield prepare(request, progress)
+
+
 def prepare(request: RunRequest, progress: Progress, check: Callable[[Recipe], object] | None = None) -> Job:
     """Return the job for a request: for a new run, or for the run in the folder.
 
@@ -52,14 +89,15 @@ def prepare(request: RunRequest, progress: Progress, check: Callable[[Recipe], o
     Raises:
         UsageError: there is no run in the folder and no data is named, or `within` is not a time.
         DataError, RecipeError, RunError: something is wrong with the data, the recipe or the folder.
+        FileError: the folder can't be written.
     """
     deadline = deadline_of(request.within)
     device = pick_device(request.device)
     source = request.source or remembered_source(request.out)
     if source is None:
         raise UsageError(f"{request.out}: no run there yet; name the images by --data")
-    known = request.out / RECIPE
-    recipe, data = choose(source, request.recipe or (known if known.exists() else None), progress)
+    known = open_run(request.out).recipe if is_run(request.out) else None
+    recipe, data = choose(source, request.recipe or known, progress)
     if request.seed is not None:
         recipe = replace(recipe, seed=request.seed)
     if check is not None:

@@ -13,7 +13,7 @@ from .loop import Task, fit
 from .metrics import training_seconds
 from .models import Student, Teacher, create_student, create_teacher
 from .records import ArmRecord, StudentRecord, TeacherRecord, read_record, write_record
-from .run import Job, Run, load_student, load_teacher, teacher_stage
+from .run import ARM, Job, Run, load_student, load_teacher, teacher_stage
 from .views import seed_of
 
 
@@ -58,11 +58,13 @@ def train_student(job: Job, arm: Arm, lessons: Lessons) -> Student:
     """Train the student of `arm` unless that is done. Return it in evaluation mode, its temperature fitted.
 
     Raises:
-        RunError: another arm is kept in its place.
+        RunError: another arm is kept in its place, or something of it is damaged.
+        FileError: the disk is full, or the folder can't be written.
         Diverged, OutOfMemory: see `trainer.loop.fit`.
     """
     run, data, recipe = job.run, job.data, arm.recipe
-    _claim(run, arm)
+    if not check_claim(run, arm):
+        write_record(run.folder / arm.stage / ARM, arm.record())
     if run.has(arm.stage):
         return load_student(run, arm.stage)[0].to(job.device)
     torch.manual_seed(seed_of(recipe.seed, "student"))
@@ -99,12 +101,17 @@ def _parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def _claim(run: Run, arm: Arm) -> None:
-    """Reserve the arm's folder for this very arm, or make sure that it is reserved for it already."""
-    path = run.folder / arm.stage / "arm.json"
+def check_claim(run: Run, arm: Arm) -> bool:
+    """Return whether the arm's folder is reserved for this very arm.
+
+    Raises:
+        RunError: it is reserved for an arm with other settings, or the record of that is damaged.
+    """
+    path = run.folder / arm.stage / ARM
     if not path.exists():
-        write_record(path, arm.record())
-    elif read_record(path, ArmRecord, f"remove {path.parent} and run again") != arm.record():
+        return False
+    if read_record(path, ArmRecord, f"remove {path.parent} and run again") != arm.record():
         raise RunError(
             f"{path.parent}: an arm of this name was trained with other settings; remove it, or rename the new arm"
         )
+    return True

@@ -26,17 +26,16 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
-from trainer.checkpoint import read_tensors
 from trainer.comparison import OWN_ARM, PLAIN_ARM, list_arms
 from trainer.data import Dataset, load
 from trainer.device import pick_device
-from trainer.evaluate import Score, judge
+from trainer.evaluate import Scores, judge
 from trainer.metrics import epoch_rows
 from trainer.models import create_student, create_teacher
 from trainer.pipeline import train_arm
 from trainer.recipe import Recipe, TeacherRecipe, Training, read_recipe
 from trainer.records import NetRecord
-from trainer.run import CHECKPOINT, WEIGHTS, Job, Run, Source, start_run, teacher_stage
+from trainer.run import WEIGHTS, Job, Run, Source, start_run, teacher_stage
 from trainer.train import train_teacher
 
 START = time.perf_counter()
@@ -177,10 +176,10 @@ def _shortened(recipe: Recipe) -> Recipe:
 
 def _judge_unfinished(run: Run, stage: str, data: Dataset, device: torch.device) -> None:
     """Print how good the averaged weights in the last checkpoint of an unfinished stage are."""
-    path = run.folder / stage / CHECKPOINT
-    if not path.exists():
+    checkpoint = run.checkpoint(stage)
+    if not checkpoint.path.exists():
         return
-    tensors, about = read_tensors(path)
+    tensors, about = checkpoint.read()
     if stage.startswith(teacher_stage("")):
         bare = replace(run.recipe.teachers[stage.removeprefix(teacher_stage(""))], pretrained=False, weights=None)
         net, preprocessing, _ = create_teacher(bare, len(data.labels), data.preprocessing)
@@ -201,8 +200,8 @@ def _show(folder: Path) -> None:
         )
 
 
-def _tops(results: dict[str, Score]) -> str:
-    return ", ".join(f"{split} {100 * score.top1:.2f} %" for split, score in results.items())
+def _tops(results: Scores) -> str:
+    return ", ".join(f"{split} {100 * results[split].top1:.2f} %" for split in ("validation", "test"))
 
 
 def _name_of(device: torch.device) -> str:

@@ -39,6 +39,7 @@ from trainer.pipeline import train_arm
 from trainer.progress import Silent
 from trainer.recipe import Recipe, read_recipe
 from trainer.run import Job, Run, Source, start_run, teacher_stage
+from trainer.tensors import TensorFile
 from trainer.train import train_teacher
 from trainer.views import render
 
@@ -200,10 +201,10 @@ def checkpoints(bench: Workbench) -> None:
     """Time how long it takes to write a checkpoint of each net."""
     for name, (step, learner) in bench.as_in_the_recipe().items():
         step(0)
-        path = SCRATCH / f"{name}.safetensors"
-        bench.figures[f"checkpoint {name}_ms"] = bench.milliseconds(lambda _, it=learner, at=path: it.save(at, 1), 5, 1)
+        file = TensorFile(SCRATCH / f"{name}.safetensors", f"a checkpoint of {name}", "remove it")
+        bench.figures[f"checkpoint {name}_ms"] = bench.milliseconds(lambda _, it=learner, at=file: it.save(at, 1), 5, 1)
         say(f"   of {name}: {bench.figures[f'checkpoint {name}_ms']:.0f} ms")
-        path.unlink(missing_ok=True)
+        file.path.unlink(missing_ok=True)
 
 
 def waits(bench: Workbench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from sdk import benchmark
 from sdk.bundle import Bundle
 from sdk.bundle.manifest import Proof
 from sdk.classifier import Classifier
+from sdk.files import write_whole
 
 from ..options import DeviceOption, SeedOption, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
@@ -112,12 +114,11 @@ def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device:
         from trainer.pipeline import run_pipeline, train_arm
         from trainer.records import write_record
         from trainer.run import Source
-        from trainer.start import RunRequest, prepare
+        from trainer.start import RunRequest, at_work
 
     request = RunRequest(out=out / "run", source=Source((data,)), recipe=recipe, seed=seed, device=device)
     remark(f"Two teachers, their stored logits, two students, {len(ENGINES)} bundles: 6 to 12 minutes on two cores.")
-    with Bars() as bars:
-        job = prepare(request, bars)
+    with Bars() as bars, at_work(request, bars) as job:
         run, dataset = job.run, job.data
         run_pipeline(job)
         train_arm(job, plain_arm(run.recipe))
@@ -146,12 +147,13 @@ def _write_images(data: Dataset, folder: Path) -> list[Path]:
     """Write the first test image of some classes as PNG files that are named after their class."""
     from PIL import Image
 
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index in range(0, len(data.labels), max(1, len(data.labels) // SHOWN_IMAGES)):
         row = int((data.test.labels == index).nonzero()[0])
         path = folder / f"{data.labels[index]}.png"
-        Image.fromarray(data.test.pixels()[row].numpy()).save(path)
+        encoded = io.BytesIO()
+        Image.fromarray(data.test.pixels()[row].numpy()).save(encoded, "PNG")
+        write_whole(path, encoded.getvalue())
         paths.append(path)
     return paths
 

@@ -45,14 +45,13 @@ def distill(
         from trainer.findings import findings
         from trainer.pipeline import run_pipeline
         from trainer.run import REPORT
-        from trainer.start import RunRequest, prepare, source_of
+        from trainer.start import RunRequest, at_work, source_of
 
         from ..pages.run import run_report
 
     source = source_of(data, unlabelled or (), root)
     request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device)
-    with Bars() as bars:
-        job = prepare(request, bars)
+    with Bars() as bars, at_work(request, bars) as job:
         run_pipeline(job)
         report = job.run.folder / REPORT
         write_whole(report, run_report(findings(job)))

@@ -26,7 +26,8 @@ def precompute(
 ) -> None:
     """Fill the logit store of a run, or check it.
 
-    The teachers of the run have to be trained.
+    The teachers of the run have to be trained. Several processes may fill one store at the same time: each computes
+    units that are missing.
 
     Example: libkd-sdk precompute --out run/
     """
@@ -34,16 +35,17 @@ def precompute(
         from trainer.arms import own_arm
         from trainer.errors import StoreError
         from trainer.pipeline import check_store, fill_store
-        from trainer.start import RunRequest, prepare, source_of
+        from trainer.start import RunRequest, at_shared_work, prepare, source_of
 
+    request = RunRequest(out=out, source=source_of(data, (), root), device=device)
     with Bars() as bars:
-        job = prepare(RunRequest(out=out, source=source_of(data, (), root), device=device), bars)
-        arm = own_arm(job.run.recipe)
         if check:
-            store, checked = check_store(job, arm)
+            job = prepare(request, bars)
+            store, checked = check_store(job, own_arm(job.run.recipe))
             result = msgspec.to_builtins(checked)
         else:
-            store, filled = fill_store(job, arm)
+            with at_shared_work(request, bars) as job:
+                store, filled = fill_store(job, own_arm(job.run.recipe))
             result = {"units_computed": filled.units, "bytes": store.bytes, "seconds": filled.seconds}
     if json:
         show_json({"store": str(store.folder), **result})

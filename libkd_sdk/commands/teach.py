@@ -41,7 +41,7 @@ def teach(
     with training_extra():
         from trainer.recipe import Recipe
         from trainer.run import teacher_stage
-        from trainer.start import RunRequest, prepare, source_of
+        from trainer.start import RunRequest, at_work, source_of
         from trainer.train import train_teacher
 
     def has_teacher(chosen: Recipe) -> None:
@@ -50,8 +50,7 @@ def teach(
 
     source = source_of(data, unlabelled or (), root)
     request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, device=device)
-    with Bars() as bars:
-        job = prepare(request, bars, check=has_teacher)
+    with Bars() as bars, at_work(request, bars, check=has_teacher) as job:
         train_teacher(job, name)
     record = job.run.teacher_record(name)
     if json:

@@ -9,8 +9,10 @@ import subprocess
 from functools import partial
 
 import pytest
+from safetensors import safe_open
 
 from shell import LIBKD, libkd, succeeded
+from trainer.tensors import TensorFile
 
 pytestmark = pytest.mark.slow
 
@@ -33,10 +35,24 @@ def test_the_store_is_checked_and_refilled(distilled, tmp_path, shell):
     assert unit.read_bytes() == content
     assert "max. abs. error" in shell.succeeded("precompute", "--out", run, "--check")
     first, second = sorted((run / "logits").glob("view-*.safetensors"))
+    with_other_answers(first)
+    done = shell.run("precompute", "--out", run, "--check", "--json")
+    assert done.code == 2
+    assert json.loads(done.out)["within"] is False
+    assert "logits: not what the teachers answer; remove the folder and precompute again [store-" in done.err
     shutil.copy(first, second)
     done = shell.run("precompute", "--out", run, "--check")
     assert done.code == 2
-    assert "logits: not what the teachers answer; remove the folder and precompute again [store-" in done.err
+    assert "(it holds view 0, shard 0 of" in done.err
+
+
+def with_other_answers(path):
+    """Write a unit as if the teachers had answered something else."""
+    with safe_open(path, "pt") as file:
+        content = json.loads(file.metadata()["libkd"])["content"]
+    unit = TensorFile(path, content, "")
+    tensors, facts = unit.read()
+    unit.write({name: tensor.roll(1, 0) for name, tensor in tensors.items()}, **facts)
 
 
 @pytest.mark.parametrize(

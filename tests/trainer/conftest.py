@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from trainer.arms import plain_arm
 from trainer.data import Dataset, load
 from trainer.pipeline import run_pipeline, train_arm
 from trainer.recipe import DataRecipe, Recipe, read_recipe
-from trainer.run import Run, Source, start_run
+from trainer.run import Run, Source, open_run, start_run
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,9 @@ def finished(tiny_recipe: Recipe, tiny_data: Dataset, tmp_path_factory: pytest.T
     run_pipeline(job)
     train_arm(job, plain_arm(run.recipe))
     return run
+
+
+@pytest.fixture
+def copy(finished: Run, tmp_path: Path) -> Run:
+    """A copy of the finished run, which a test may damage."""
+    return open_run(shutil.copytree(finished.folder, tmp_path / "run"))

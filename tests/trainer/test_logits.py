@@ -3,7 +3,6 @@
 import pytest
 import torch
 from msgspec.structs import replace
-from safetensors.torch import load_file, save_file
 
 from jobs import job_of
 from trainer.arms import own_arm
@@ -289,8 +288,8 @@ def test_a_damaged_index_is_refused(filled, tmp_path):
     store = LogitStore(tmp_path / "top", replace(filled.header, top_k=1), 1)
     rows = torch.randn(66, 3)
     store.write(0, 0, dict.fromkeys(store.header.teachers, rows))
-    tensors = load_file(store.path(0, 0))
-    save_file(tensors | {"conv.indices": torch.full((66, 1), 3, dtype=torch.int32)}, store.path(0, 0))
+    tensors, _ = store.unit(0, 0).read()
+    store.unit(0, 0).write(tensors | {"conv.indices": torch.full((66, 1), 3, dtype=torch.int32)})
     with pytest.raises(StoreError, match="classes that do not exist"):
         store.read(0)
 

@@ -1,7 +1,6 @@
 """The records of a run are read with their types. A malformed file is one error that says what to do."""
 
 import json
-import shutil
 
 import msgspec
 import pytest
@@ -15,12 +14,7 @@ from trainer.evaluate import Score
 from trainer.metrics import add_row, epoch_rows, first_loss, rows, training_seconds
 from trainer.pipeline import train_arm
 from trainer.records import DataRecord, EpochRow, StoreRow, read_record, write_record
-from trainer.run import Source, open_run, recipe_table, remembered_source, start_run, teacher_stage
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    return open_run(shutil.copytree(finished.folder, tmp_path / "run"))
+from trainer.run import Source, recipe_table, remembered_source, start_run, teacher_stage
 
 
 def test_the_files_keep_their_keys(finished):
@@ -35,7 +29,7 @@ def test_the_files_keep_their_keys(finished):
     assert keys("teachers/conv/config.json") == teacher
     assert keys("student/config.json") == keys("arms/plain/config.json") == student
     assert keys("arms/plain/arm.json") == ["teachers", "unlabelled", "views", "student"]
-    assert keys("data.json") == ["hash", "data", "root", "unlabelled", "labels", "images", "skipped"]
+    assert keys("data.json") == ["hash", "data", "root", "unlabelled", "labels", "images", "skipped", "recipe"]
     lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     assert {tuple(row) for row in lines} == {
         ("stage", "epoch", "loss", "validation_top1", "lr", "seconds", "samples_per_second"),
@@ -127,10 +121,16 @@ def test_rows_are_appended(tmp_path):
     assert training_seconds(tmp_path, "logits") == 1.0
 
 
-def test_names_that_are_not_utf8_are_kept(tmp_path):
+def test_names_that_are_not_utf8_are_kept(tiny_recipe, tmp_path):
     """A file's name on Linux may hold bytes that are not UTF-8."""
     record = DataRecord(
-        hash="x", data=("b\udcff",), root=None, labels=("näh/garn",), images={"train": 1}, skipped=("\udc80: broken",)
+        hash="x",
+        data=("b\udcff",),
+        root=None,
+        labels=("näh/garn",),
+        images={"train": 1},
+        skipped=("\udc80: broken",),
+        recipe=tiny_recipe,
     )
     write_record(tmp_path / "data.json", record)
     assert read_record(tmp_path / "data.json", DataRecord, "try again") == record

@@ -1,8 +1,9 @@
 """The logits of the teachers: computed once, stored, and read again in every epoch."""
 
+from .checking import CheckResult, check
 from .cost import Cost, cost, teachers_rate
-from .fill import CheckResult, FillResult, check, fill_batch, fill_missing
-from .store import Answers, Header, LogitStore, answer_bytes
+from .fill import FillResult, fill_batch, fill_missing
+from .store import Answers, Header, LogitStore, answer_bytes, read_header
 
 __all__ = [
     "Answers",
@@ -16,5 +17,6 @@ __all__ = [
     "cost",
     "fill_batch",
     "fill_missing",
+    "read_header",
     "teachers_rate",
 ]

@@ -2,7 +2,8 @@
 
 A shard is a range of places in the keyed order of the view, in which neighbours are pairs. A file gets its name only
 when it is whole, and its content depends on nothing but the header. So a restart computes what is missing, several
-processes can fill one store, and a store with more views serves a run that needs fewer.
+processes can fill one store, and a store with more views serves a run that needs fewer. A file carries its own place
+and the hash of the header, which reading compares.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from typing import Protocol
 
 import msgspec
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from sdk.files import write_whole
+from sdk.files import read_regular, sha256, write_whole
 
-from ..checkpoint import read_tensors, write_tensors
 from ..device import Arithmetic, free_bytes
-from ..errors import RunError, StoreError
+from ..errors import StoreError
+from ..tensors import TensorFile
 from ..views import ViewSpec
+
+HEADER = "store.json"
+MAX_HEADER_BYTES = 2**20
 
 RESIDENT_BYTES = 4 * 2**30
 """The largest number of bytes of answers that are kept on the training device; at most a quarter of a GPU's free memory
@@ -58,6 +61,10 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def view_bytes(self) -> int:
         """The size of the answers for one view, in bytes."""
         return self.samples * len(self.teachers) * answer_bytes(self.classes, self.top_k)
+
+    def hash(self) -> str:
+        """Return a hash of all fields, which each unit of the store carries."""
+        return sha256(msgspec.json.encode(self))[:16]
 
 
 def answer_bytes(classes: int, top_k: int) -> int:
@@ -125,7 +132,7 @@ def _rows(tensor: Tensor, places: Tensor) -> Tensor:
 
 
 class LogitStore:
-    """The store in `folder`, which is created if it does not exist.
+    """The store in `folder`, which is created when the first unit is written.
 
     Args:
         header: what the stored logits depend on.
@@ -137,15 +144,17 @@ class LogitStore:
 
     def __init__(self, folder: Path, header: Header, views: int) -> None:
         self.folder, self.header, self.views = folder, header, views
-        path = folder / "store.json"
-        if path.exists():
-            _refuse_other(path, header)
-        else:
-            write_whole(path, msgspec.json.format(msgspec.json.encode(header), indent=2).decode() + "\n")
+        if (folder / HEADER).exists():
+            _refuse_other(folder / HEADER, header)
 
     def path(self, view: int, shard: int) -> Path:
         """Return the file of a unit, which need not exist."""
         return self.folder / f"view-{view:04d}-shard-{shard:04d}.safetensors"
+
+    def unit(self, view: int, shard: int) -> TensorFile:
+        """Return the file of a unit, which need not exist."""
+        content = f"view {view}, shard {shard} of store {self.header.hash()}"
+        return TensorFile(self.path(view, shard), content, "remove it and precompute again", StoreError)
 
     def shards(self) -> list[range]:
         """Return the places in the order of a view that each shard holds."""
@@ -174,30 +183,31 @@ class LogitStore:
 
         Raises:
             StoreError: a logit is too large for float16, or not a number.
+            FileError: the disk is full, or the folder can't be written.
         """
+        path = self.folder / HEADER
+        if not path.exists():
+            write_whole(path, msgspec.json.format(msgspec.json.encode(self.header), indent=2).decode() + "\n")
         tensors: dict[str, Tensor] = {}
         for name, rows in logits.items():
             if not rows.abs().max() <= torch.finfo(torch.float16).max:
                 raise StoreError(f"teacher {name!r} answers with logits beyond float16 or with NaN; teach it again")
             tensors |= {f"{name}.{part}": tensor.cpu() for part, tensor in _packed(rows, self.header.top_k).items()}
-        write_tensors(self.path(view, shard), tensors, arithmetic=arithmetic)
+        self.unit(view, shard).write(tensors, arithmetic=arithmetic)
 
-    def arithmetic(self, view: int, shard: int) -> Arithmetic:
-        """Return the arithmetic in which a unit was computed; `fp32` if its file does not say."""
-        return "bf16" if read_tensors(self.path(view, shard))[1].get("arithmetic") == "bf16" else "fp32"
+    def read_unit(self, view: int, shard: int) -> tuple[dict[str, Tensor], Arithmetic]:
+        """Return what a unit stores, and the arithmetic in which it was computed.
 
-    def read_unit(self, view: int, shard: int) -> dict[str, Tensor]:
-        """Return what a unit stores: a tensor [places, teachers, ...] for each part.
-
-        The parts are `logits`, or with top-k `values`, `indices` and `rest`; see `FullAnswers` and `TopAnswers`.
+        The parts are `logits`, or with top-k `values`, `indices` and `rest`; see `FullAnswers` and `TopAnswers`. Each
+        is a tensor [places, teachers, ...].
 
         Raises:
-            StoreError: the unit is missing or damaged.
+            StoreError: the unit is missing, damaged, or that of another place or store.
         """
-        path, places = self.path(view, shard), len(self.shards()[shard])
+        file, places = self.unit(view, shard), len(self.shards()[shard])
         teachers, width = self.header.teachers, self.header.top_k or self.header.classes
+        tensors, facts = file.read()
         try:
-            tensors, _ = read_tensors(path)
             parts = {
                 part: torch.stack([tensors[f"{name}.{part}"] for name in teachers], dim=1)
                 for part in (("values", "indices", "rest") if self.header.top_k else ("logits",))
@@ -207,9 +217,9 @@ class LogitStore:
                     raise ValueError(f"{part} of shape {tuple(tensor.shape)}")
             if self.header.top_k and not (parts["indices"].min() >= 0 and parts["indices"].max() < self.header.classes):
                 raise ValueError("classes that do not exist")
-        except (RunError, SafetensorError, KeyError, ValueError, RuntimeError) as fault:
-            raise StoreError(f"{path}: missing or damaged ({fault}); remove it and precompute again") from fault
-        return parts
+        except (KeyError, ValueError, RuntimeError) as fault:
+            raise file.refusal(str(fault)) from fault
+        return parts, "bf16" if facts.get("arithmetic") == "bf16" else "fp32"
 
     def resident_views(self, device: torch.device) -> int:
         """Return how many views may have their answers on `device` at the same time."""
@@ -221,20 +231,14 @@ class LogitStore:
         Raises:
             StoreError: a unit is missing or damaged.
         """
-        return self._answers([self.read_unit(view, shard) for shard in range(len(self.shards()))], device)
-
-    def read_shard(self, view: int, shard: int) -> Answers:
-        """Return the answers of one unit; its places are counted from the start of the unit.
-
-        Raises:
-            StoreError: the unit is missing or damaged.
-        """
-        return self._answers([self.read_unit(view, shard)], None)
-
-    def _answers(self, units: list[dict[str, Tensor]], device: torch.device | None) -> Answers:
+        units = [self.read_unit(view, shard)[0] for shard in range(len(self.shards()))]
         parts = {part: torch.cat([unit[part] for unit in units]) for part in units[0]}
         if device is not None and self.resident_views(device):
             parts = {part: tensor.to(device) for part, tensor in parts.items()}
+        return self.answers(parts)
+
+    def answers(self, parts: Mapping[str, Tensor]) -> Answers:
+        """Return the answers in the parts of some units; see `read_unit`."""
         if self.header.top_k:
             return TopAnswers(**parts, classes=self.header.classes)
         return FullAnswers(parts["logits"])
@@ -254,11 +258,23 @@ def _packed(rows: Tensor, top_k: int) -> dict[str, Tensor]:
     }
 
 
-def _refuse_other(path: Path, header: Header) -> None:
+def read_header(path: Path) -> Header:
+    """Return the header of the store whose `store.json` is `path`.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Header)
-    except (OSError, msgspec.MsgspecError) as fault:
+        content = read_regular(path, MAX_HEADER_BYTES)
+        if content is None:
+            raise ValueError("larger than a header can be")
+        return msgspec.json.decode(content, type=Header)
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as fault:
         raise StoreError(f"{path}: damaged ({fault}); remove the store's folder and precompute again") from fault
+
+
+def _refuse_other(path: Path, header: Header) -> None:
+    found = read_header(path)
     for name in Header.__struct_fields__:
         stored, asked = getattr(found, name), getattr(header, name)
         if stored != asked:

@@ -12,16 +12,15 @@ import msgspec
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdk.errors import did_you_mean
 
-from ..checkpoint import weights_hash
 from ..data import Input, Preprocessing, Resize, to_input
 from ..device import Arithmetic, Precision, arithmetic, autocast
 from ..errors import RecipeError
 from ..recipe import TeacherRecipe
+from ..tensors import not_finite, read_foreign, weights_hash
 
 
 class Teacher(NamedTuple):
@@ -118,6 +117,8 @@ def _load(net: nn.Module, path: Path, whole: bool) -> None:
             f"{path}: not the weights of this model ({', '.join([*wrong, *strange][:3])} missing, unknown or of "
             "another shape); use timm's names and, if it is not trained, as many classes as there are labels"
         )
+    if name := not_finite(weights):
+        raise RecipeError(f"{path}: {name} holds NaN or infinity; copy the file again, or use other weights")
     net.load_state_dict({name: tensor for name, tensor in weights.items() if name not in other_head}, strict=False)
 
 
@@ -129,7 +130,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """Return tensors by name, from safetensors, or from a state dictionary that torch reads without running code."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return read_foreign(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, UnpicklingError) as fault:
         raise RecipeError(f"{path}: can't be read as weights ({str(fault).splitlines()[0]}); check the path") from fault
