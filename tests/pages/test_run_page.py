@@ -11,7 +11,7 @@ import pytest
 
 from browser import HOSTILE, Read, as_unicode, stands_alone
 from libkd_sdk.pages.run import FEW, run_report
-from trainer.evaluate import Score
+from trainer.evaluate import Score, Scores
 from trainer.findings import Answer, Findings, Kind, Reliability, Sample, Stage
 from trainer.units import duration, size
 
@@ -37,7 +37,8 @@ def invented(
     Each class has at least `each` test images, and so has each bin that is not empty.
     """
     draw, classes = np.random.default_rng(0), len(labels)
-    results = {split: Score(images=90, top1=0.7, nll=0.9, ece=0.05) for split in ("validation", "test")}
+    score = Score(images=90, top1=0.7, nll=0.9, ece=0.05)
+    results = Scores(validation=score, test=score)
     curve = {"loss": [2.0, 1.5, 1.2], "validation_top1": [0.3, 0.6, 0.7], "lr": [1e-3, 5e-4, 1e-5]}
     teacher = [f"teachers/net{number}" for number in range(teachers)]
     kinds: list[tuple[str, Kind]] = [(stage, "teacher") for stage in teacher]

@@ -42,6 +42,7 @@ def another_process(how: str, folder: Path):
     """Let another process work on a folder inside the block; it is killed at the end."""
     command = [sys.executable, "-c", WORK, how, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "at work\n"
         yield
         process.kill()
