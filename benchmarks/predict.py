@@ -1,4 +1,4 @@
-"""Measure what `Classifier` adds to its engine: to a call, a camera's photograph, an import, memory, the first call.
+"""Measure what `Classifier` adds to its engine: a call, a camera's photograph, an import, memory, first call, loading.
 
     python benchmarks/predict.py [--students 224,32] [--targets onnx,openvino,executorch] [--json]
 
@@ -23,11 +23,13 @@ import numpy as np
 from lowering import STUDENTS
 
 import sdk
-from runtimes.engines import ENGINES
+from runtimes.base import usable_cores
+from runtimes.engines import ENGINES, load_bare, open_bare
 from sdk.images import crop, resize
 
 CAMERA = (4000, 3000)
 IMPORTS = 15
+LOADS = 15
 
 
 def main() -> None:
@@ -100,12 +102,32 @@ def _of_bundle(path: Path, calls: int) -> list[dict[str, Any]]:
                 after_warm_up[0],
                 statistics.median(after_warm_up[calls // 2 :]),
             ),
+            *_loading(path),
         ]
+
+
+def _loading(path: Path) -> list[dict[str, Any]]:
+    """Compare loading a bundle with loading its files into the bare engine, and with the checks of the files alone."""
+    bundle = sdk.Bundle.open(path)
+    target, threads = bundle.target, usable_cores()
+    load_bare(target)
+
+    def ours() -> None:
+        sdk.Classifier(path, threads=threads).close()
+
+    def theirs() -> None:
+        open_bare(target, path, threads, bundle.precision)
+
+    size = f"{bundle.size_bytes / 1e6:.0f} MB"
+    return [
+        _row(f"loading {size}, to the bare engine", *_turns(ours, theirs, LOADS)),
+        _row(f"checking {size}, to the bare engine", *_turns(lambda: sdk.Bundle.open(path), theirs, LOADS)),
+    ]
 
 
 def _engine_call(classifier: sdk.Classifier) -> Callable[[np.ndarray], object]:
     """Return the engine's own call on the session of the classifier, so that nothing else differs."""
-    session: Any = classifier._session
+    session: Any = classifier._session._session
     target = classifier.bundle.target
     if target == "onnx":
         return lambda pixels: session._session.run(["probabilities"], {"pixels": pixels})
