@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -37,11 +38,13 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def _labels(text: str) -> tuple[str, ...]:
-    if not text.strip() or text.strip() in ("[]", "{}"):
+    if not text.strip():
         raise ValueError("it is empty")
     if not text.lstrip().startswith(("[", "{")):
         return _of_lines(text)
     found = json.loads(text, object_pairs_hook=_once)
+    if not found:
+        raise ValueError("it is empty")
     return _of_list(found) if isinstance(found, list) else _of_object(found)
 
 
@@ -68,9 +71,8 @@ def _of_object(table: dict[str, object]) -> tuple[str, ...]:
         return _numbered({int(key): _text(value, f"number {key}") for key, value in table.items()})
     if are_numbers and any(int(key) != value for key, value in table.items()):
         raise ValueError("numbers on both sides; put the labels in quotes")
-    numbers = list(table.values())
-    if len(set(numbers)) < len(numbers):
-        twice = next(number for number in numbers if numbers.count(number) > 1)
+    twice, times = Counter(table.values()).most_common(1)[0]
+    if times > 1:
         one, other, *_ = (label for label, number in table.items() if number == twice)
         raise ValueError(f"{one!r} and {other!r} have the same number, {twice}")
     return _numbered({number: label for label, number in table.items() if isinstance(number, int)})
@@ -99,6 +101,5 @@ def _check(label: str, number: int) -> None:
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is there twice")
     return table

@@ -159,6 +159,12 @@ class TestContent:
         with pytest.raises(DataError, match="class folder owl/ is empty"):
             load([packed(tmp_path / "data", kind, tmp_path)])
 
+    def test_a_run_beside_the_classes_is_no_class(self, tmp_path):
+        lay(tmp_path, *(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(3)))
+        alone = load([tmp_path]).hash()
+        lay(tmp_path, "out/run/recipe.toml", "out/run/data.json", "out/run/student/model.safetensors", content=b"x")
+        assert load([tmp_path]).hash() == alone
+
     def test_a_split_of_unreadable_classes_is_refused(self, tmp_path):
         lay_splits(tmp_path, "train")
         lay(tmp_path, "val/cat/0.heic", content=HEIC)

@@ -284,6 +284,8 @@ def _check_classes(source: Path, classes: set[tuple[str, str]], others: Sequence
         if (place := layout.place(name)) is not None and place not in classes:
             without["/".join(name.split("/")[: layout.depth + 1])].append(name)
     for folder, names in sorted(without.items()):
+        if any(name.endswith("/recipe.toml") for name in names):
+            continue  # a run may lie beside the classes that it learns
         if files := [name for name in names if not name.endswith("/")]:
             raise DataError(
                 f"{source}: class folder {folder}/ has no image that can be read, only {kinds_of(files)}; save them as "
