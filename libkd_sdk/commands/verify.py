@@ -27,8 +27,8 @@ def verify(
         float | None,
         typer.Option(
             "--memory-gb",
-            help="The gigabytes that the engine's process may use. The default is 4, and eight times the size of the "
-            "bundle's files.",
+            help="The gigabytes that the engine's process may use. The default is 4, and more for a large bundle and "
+            "for many cores.",
         ),
     ] = None,
     json: JsonOption = False,

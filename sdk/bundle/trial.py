@@ -22,11 +22,12 @@ from typing import IO, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from runtimes.base import first_line
+from runtimes.base import first_line, usable_cores
 from runtimes.engines import ENGINES, load_runtime
 
 from ..errors import BundleError, EngineError, EngineMissing, LibkdError, ProofError, UsageError
 from .folder import Bundle
+from .golden import TOLERANCE
 from .manifest import MANIFEST, Manifest
 
 TIMEOUT_S = 120.0
@@ -44,8 +45,8 @@ class Limits(NamedTuple):
 
     Attributes:
         timeout_s: seconds until the child is ended, with the time that it takes to start.
-        memory_gb: gigabytes that the child may use; None is 4, and eight times the size of the bundle's files. Only
-            Linux holds a process to it.
+        memory_gb: gigabytes that the child may use; None is 4, eight times the size of the bundle's files, and 0.05 for
+            each core. Only Linux holds a process to it.
     """
 
     timeout_s: float = TIMEOUT_S
@@ -69,7 +70,8 @@ def try_in_child(bundle: Bundle, threads: int | None, limits: Limits) -> float |
         ProofError: the golden answers are not reproduced; or the engine crashed, or reached a limit.
     """
     limits.check()
-    memory_gb = limits.memory_gb or 4 + 8 * sum(map(len, bundle.contents.values())) / 1e9
+    size = sum(map(len, bundle.contents.values()))
+    memory_gb = limits.memory_gb or 4 + 8 * size / 1e9 + usable_cores() / 20  # each thread of an engine has a stack
     task = {
         "path": str(bundle.path),
         "sizes": {name: len(content) for name, content in bundle.contents.items()},
@@ -79,14 +81,14 @@ def try_in_child(bundle: Bundle, threads: int | None, limits: Limits) -> float |
     }
     started = time.monotonic()
     with _child(limits.timeout_s) as (process, to_child, from_child):
-        with suppress(BrokenPipeError), to_child:  # a child that is gone has answered, or its end says why
+        with suppress(OSError), to_child:  # a child that is gone has answered, or its end says why
             to_child.write(json.dumps(task).encode() + b"\n")
             for content in bundle.contents.values():
                 to_child.write(content)
         answer = from_child.read(MAX_ANSWER_BYTES)
         code = process.wait()
     if answer:
-        return _understood(answer)
+        return _understood(answer, bundle)
     if time.monotonic() - started >= limits.timeout_s:
         raise ProofError(
             f"{bundle.path}: did not answer within {limits.timeout_s:g} s; "
@@ -143,13 +145,19 @@ def _end(code: int) -> str:
     return f"exit code {code}"
 
 
-def _understood(answer: bytes) -> float | None:
-    """Return the difference that the child reports, or raise its error."""
-    said: dict[str, Any] = json.loads(answer)
-    if "code" in said:
-        raise ERRORS[said["code"]](said["message"])
-    difference: float | None = said["difference"]
-    return difference
+def _understood(answer: bytes, bundle: Bundle) -> float | None:
+    """Return the difference that the child reports, or raise its error. A model may have taken the child over."""
+    try:
+        said = json.loads(answer)
+        fault = ERRORS[said["code"]](str(said["message"])) if "code" in said else None
+        difference = None if fault or said["difference"] is None else float(said["difference"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        difference, fault = math.nan, None
+    if fault is not None:
+        raise fault
+    if difference is None or 0 <= difference <= TOLERANCE[bundle.precision]:
+        return difference
+    raise ProofError(f"{bundle.path}: the child process does not answer as it should; don't use this bundle")
 
 
 def main() -> None:

@@ -48,8 +48,8 @@ def verify(
         threads: number of threads that the engine computes with; by default, the cores that this process may use.
         trusted: the public key that must have signed it, or several of which one must have; see `Bundle.open`.
         timeout_s: seconds after which the child is ended.
-        memory_gb: gigabytes that the child may use; by default 4, and eight times the size of the bundle's files. Only
-            Linux holds a process to it.
+        memory_gb: gigabytes that the child may use; by default 4, eight times the size of the bundle's files, and 0.05
+            for each core. Only Linux holds a process to it.
 
     Raises:
         BundleError: a file is damaged, or the model file carries another manifest.

@@ -168,6 +168,36 @@ class TestTheChild:
         with pytest.raises(EngineError, match=r": RuntimeError: first$"):
             verify(bundles["onnx"])
 
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"{}",
+            b"[1]",
+            b"null",
+            b"\xff",
+            b"[" * 100_000,
+            b'{"difference": NaN}',
+            b'{"difference": -1}',
+            b'{"difference": 0.5}',
+            b'{"difference": [0]}',
+            b'{"code": "unknown", "message": ""}',
+            b'{"code": "usage"}',
+        ],
+    )
+    def test_that_a_model_took_over_is_not_believed(self, bundles, tmp_path, monkeypatch, answer):
+        (tmp_path / "onnxruntime.py").write_text(
+            "import os\n"
+            "for descriptor in range(3, 10):\n"
+            "    try:\n"
+            f"        os.write(descriptor, {answer!r})\n"
+            "        os._exit(0)\n"
+            "    except OSError:\n"
+            "        pass\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ProofError, match="child process does not answer as it should; don't use this bundle"):
+            verify(bundles["onnx"])
+
     def test_a_path_that_is_not_utf_8(self, bundles, tmp_path):
         folder = tmp_path / os.fsdecode(b"caf\xe9")
         shutil.copytree(bundles["onnx"].path, folder)
