@@ -6,13 +6,23 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-TOOL = Path(__file__).parents[2] / "tools" / "same_weights.py"
+TOOLS = Path(__file__).parents[2] / "tools"
+TOOL = TOOLS / "same_weights.py"
+
+
+def test_the_lowest_versions_name_every_package_of_the_base_install_once():
+    project = tomllib.loads((TOOLS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lowest = runpy.run_path(str(TOOLS / "lowest.py"))["lowest"]()
+    assert all(re.fullmatch(r"[\w-]+==\d+(\.\d+)*", line) for line in lowest), lowest
+    needed = [*project["dependencies"], *project["optional-dependencies"]["sign"]]
+    assert [line.split("==")[0] for line in lowest] == [re.split("[<>=]", line)[0] for line in needed]
 
 
 def test_a_hash_tells_a_single_bit_and_ignores_the_header(tmp_path):
