@@ -5,6 +5,7 @@ Shapes: a graph takes uint8 RGB pixels [batch, height, width, 3] and returns flo
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "libkd_bundle"
 """Under this name a model file carries its manifest: in `metadata_props`, `rt_info`, or a method of the `.pte`."""
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 INPUT, OUTPUT = "pixels", "probabilities"
 """The names of the graph's only input and only output."""
@@ -227,10 +230,15 @@ def engine_failure(task: str, fault: Exception) -> EngineError:
 
 @contextmanager
 def lowering_refusals(title: str, precision: str) -> Iterator[None]:
-    """Turn any exception of a converter inside the block into an `ExportError` of one line."""
+    """Turn any exception of a converter inside the block into an `ExportError` of one line.
+
+    A disk that takes no more is no refusal of the model: that `OSError` passes.
+    """
     try:
         yield
     except Exception as fault:
+        if isinstance(fault, OSError) and fault.errno in DISK_ERRORS:
+            raise
         raise ExportError(f"{title} can't take this model at {precision}: {first_line(fault)}") from fault
 
 

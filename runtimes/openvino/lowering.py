@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -54,7 +55,12 @@ def lower(
         model.set_rt_info(manifest, METADATA_KEY)
         for key, value in _model_api_keys(manifest).items():
             model.set_rt_info(value, ["model_info", key])
-        openvino.save_model(model, folder / FILE, compress_to_fp16=precision != "fp32")
+        try:
+            openvino.save_model(model, folder / FILE, compress_to_fp16=precision != "fp32")
+        except RuntimeError as fault:
+            if "iostream" in str(fault):  # all that OpenVINO says of a full disk
+                raise OSError(errno.EIO, "the disk may be full") from fault
+            raise
 
 
 def _quantized(model: Any, program: ExportedProgram, quantization: Quantization) -> Any:

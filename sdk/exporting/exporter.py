@@ -20,6 +20,7 @@ from ..bundle.golden import TOLERANCE, Golden
 from ..bundle.keys import Key, read_private
 from ..bundle.manifest import Lowered, Manifest, Proof, Quantized, embedded
 from ..errors import ExportError, ProofError, UsageError
+from ..files import disk_failures
 from ..images import ImageSource, Pixels, Preprocessing, pixels
 from . import proof
 from .card import CARD, model_card
@@ -87,6 +88,7 @@ def export(
             more than `max_drop`.
         EngineMissing: the engine, torch, or `cryptography` for `sign`, is not installed.
         ImageError: a validation or calibration image can't be read.
+        FileError: the disk is full, or the folder can't be written.
     """
     lowering = find_lowering(target, precision)
     request = ExportRequest(
@@ -113,7 +115,7 @@ def export(
     deployed, manifest, tell = request.deployed(), request.manifest(), progress or _tell_nobody
     calibrating = None if calibration is None else _calibration_pixels(calibration, preprocessing, tell)
 
-    with new_folder(request.out) as folder:
+    with new_folder(request.out) as folder, disk_failures(request.out):
         attempt = _Attempt(lowering, deployed, manifest, folder, judged, golden, tell)
         made = attempt.run() if calibrating is None else _quantized_within(attempt, calibrating, max_drop)
         if made.proof is not None and made.proof.drop > max_drop:
