@@ -1,9 +1,52 @@
-"""Facts about a program of `torch.export`, for any engine."""
+"""The program of a module, as `torch.export` takes it, and facts about such a program, for any engine."""
 
 from __future__ import annotations
 
-from torch.export import ExportedProgram
+import torch
+from torch.export import Dim, ExportedProgram
 from torch.fx import Node
+
+from .base import Signature
+from .errors import ExportError
+
+
+def program_of(module: torch.nn.Module, signature: Signature) -> ExportedProgram:
+    """Return the program for any batch, or for one image if the module allows only that, as one that loops over images.
+
+    Raises:
+        ExportError: the module decides by the values of the pixels what it computes.
+        Exception: whatever else torch.export refuses.
+    """
+    images = torch.zeros(2, signature.height, signature.width, 3, dtype=torch.uint8)  # 1 would be taken for static
+    try:
+        return torch.export.export(module, (images,), dynamic_shapes=({0: Dim("batch")},))
+    except Exception:  # of many kinds, by the way in which the module depends on the batch
+        return program_for_one(module, signature)
+
+
+def program_for_one(module: torch.nn.Module, signature: Signature) -> ExportedProgram:
+    """Return the program for one image.
+
+    Raises:
+        ExportError: the module decides by the values of the pixels what it computes.
+        Exception: whatever else torch.export refuses.
+    """
+    image = torch.zeros(1, signature.height, signature.width, 3, dtype=torch.uint8)
+    try:
+        return torch.export.export(module, (image,))
+    except Exception as fault:
+        if "data-dependent" not in str(fault):
+            raise
+        raise ExportError(
+            "what it computes depends on the values of a tensor (an `if` or a loop); use torch.where or torch.cond"
+        ) from fault
+
+
+def takes_one(program: ExportedProgram) -> bool:
+    """Return whether a program is for one image, and not for any batch."""
+    name = program.graph_signature.user_inputs[0]
+    image = next(node for node in program.graph.nodes if node.name == name)
+    return isinstance(image.meta["val"].shape[0], int)
 
 
 def layer_of(node: Node) -> str:

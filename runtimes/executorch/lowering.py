@@ -12,7 +12,7 @@ import torch
 from torch.export import ExportedProgram
 
 from runtimes.base import METADATA_KEY, Delegation, Quantization, Signature, lowering_refusals
-from runtimes.fx import is_convolutional, layer_of
+from runtimes.fx import is_convolutional, layer_of, program_for_one
 from runtimes.rewrites import XNNPACK, XNNPACK_FP16
 
 from .session import FILE, quiet
@@ -41,11 +41,10 @@ def lower(
     folder: Path,
 ) -> Delegation:
     """Write `model.pte`; see `runtimes.base.Lowering`."""
-    example = torch.zeros(1, signature.height, signature.width, 3, dtype=torch.uint8)
     module = copy.deepcopy(module).half() if precision == "fp16" else module
     with lowering_refusals("ExecuTorch", precision), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(module, (example,))
+        program = program_for_one(module, signature)
         if quantization is not None:
             program = _quantized(program, quantization)
         program = program.run_decompositions(XNNPACK_FP16 if precision == "fp16" else XNNPACK)
@@ -87,7 +86,25 @@ def _quantized(program: ExportedProgram, quantization: Quantization) -> Exported
 def _constants_folded(program: ExportedProgram) -> ExportedProgram:
     """Fold constants: XNNPACK takes a matrix product only if the matrix is a constant. 8-bit constants stay 8-bit."""
     quantisers = {node.target for node in program.graph.nodes if "quantized_decomposed" in str(node.target)}
-    return constant_prop_pass(program, custom_skip_targets=quantisers)  # type: ignore[no-any-return]
+    folded = constant_prop_pass(program, custom_skip_targets=quantisers)
+    _plain_strides(folded)
+    return folded  # type: ignore[no-any-return]
+
+
+def _plain_strides(program: ExportedProgram) -> None:
+    """Lay every constant out row by row.
+
+    A folded constant keeps the strides of the views that made it. If it has lengths of 1, they may look like another
+    order of its dimensions, and the delegate then fails when it runs.
+    """
+    constants = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target is not None}
+    for node in program.graph.nodes:
+        if (target := constants.get(node.name)) is None or node.op != "placeholder":
+            continue
+        for tensors in (program.constants, program.state_dict):
+            if isinstance(tensor := tensors.get(target), torch.Tensor) and not isinstance(tensor, torch.nn.Parameter):
+                tensors[target] = tensor.clone(memory_format=torch.contiguous_format)
+                node.meta["val"] = node.meta["val"].clone(memory_format=torch.contiguous_format)
 
 
 def _delegation(graph: Any) -> Delegation:

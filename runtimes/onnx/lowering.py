@@ -22,7 +22,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from runtimes.base import INPUT, METADATA_KEY, OUTPUT, Quantization, Signature, lowering_refusals
-from runtimes.fx import is_convolutional
+from runtimes.fx import is_convolutional, program_of
 from runtimes.rewrites import ONNX, split_heads
 
 from .session import ERRORS_ONLY, FILE
@@ -43,10 +43,9 @@ def lower(
     folder: Path,
 ) -> None:
     """Write `model.onnx`; see `runtimes.base.Lowering`."""
-    example = torch.zeros(2, signature.height, signature.width, 3, dtype=torch.uint8)  # 1 would be taken for static
     with lowering_refusals("ONNX", precision), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program = program_of(module, signature)
         split_heads(program)
         program = program.run_decompositions(ONNX)
         exported: Any = torch.onnx.export(
@@ -110,9 +109,10 @@ def _quantized(model: Any, quantization: Quantization, convolutional: bool) -> A
         plain, static, dynamic = (Path(folder, name) for name in ("plain.onnx", "static.onnx", "dynamic.onnx"))
         onnx_ir.save(model, plain)
         quant_pre_process(plain, plain, skip_symbolic_shape=True)
-        names = [str(node.name) for node in onnx_ir.load(plain).graph]
-        kept = [name for name in names if _layer(name) in quantization.float_layers]
+        nodes = [(str(node.name), node.op_type) for node in onnx_ir.load(plain).graph]
+        kept = [name for name, _ in nodes if _layer(name) in quantization.float_layers]
         kept += [f"{name}_MatMul" for name in kept]  # the quantiser renames a Gemm before it looks at this list
+        kept += [name for name, kind in nodes if kind == "Softmax"]  # in 8 bits, probabilities do not sum to 1
         quantize_static(
             plain,
             static,

@@ -20,6 +20,7 @@ LabelledImages: TypeAlias = Sequence[tuple[ImageSource, int | None]]
 
 BATCH = 32
 GOLDEN_IMAGES = 8
+"""The number of blended or unchanged images; `_contrasty` adds four."""
 BLENDED = 8
 
 
@@ -65,7 +66,7 @@ def measure(
     for start in range(0, len(images), BATCH):
         batch = np.stack([pixels(image, input) for image, _ in images[start : start + BATCH]])
         ours, theirs = session.run(batch), reference.run(batch)
-        difference = max(difference, _worst(ours, theirs))
+        difference = float(np.maximum(difference, _worst(ours, theirs)))  # unlike max, it keeps NaN
         answers.append(ours.argmax(1))
         expected.append(theirs.argmax(1))
         progress(start + len(batch), len(images))
@@ -81,11 +82,12 @@ def measure(
     )
 
 
-def golden(reference: Session, images: LabelledImages | None, input: Input, *, blend: bool) -> Golden:
-    """Return eight images with the reference's answers.
+def golden(reference: Session, images: LabelledImages | None, input: Input, *, blend: bool, contrasty: bool) -> Golden:
+    """Return eight images, and with `contrasty` four more, with the reference's answers.
 
-    With `blend`, each is the mean of eight validation images, so that a product does not carry anybody's image. If
-    there are no images, or too few to blend, smooth noise is used, the same every time.
+    With `blend`, each of the eight is the mean of eight validation images, so that a product does not carry anybody's
+    image. If there are no images, or too few to blend, smooth noise is used, the same every time. The contrasty ones
+    drive the activations far out, where 16-bit numbers may overflow.
     """
     if images is None or (blend and len(images) < BLENDED):
         sources: Sequence[ImageSource] = _noise()
@@ -97,6 +99,8 @@ def golden(reference: Session, images: LabelledImages | None, input: Input, *, b
         draw = np.random.default_rng(0)
         groups = [chosen[draw.permutation(len(chosen))[:BLENDED]] for _ in range(GOLDEN_IMAGES)]
         chosen = np.stack([group.mean(0).round().astype(np.uint8) for group in groups])
+    if contrasty:
+        chosen = np.concatenate([chosen, _contrasty(input.height, input.width)])
     return Golden(chosen, reference.run(chosen))
 
 
@@ -111,8 +115,29 @@ def _pair(entry: Any) -> tuple[ImageSource, int | None]:
 
 
 def _worst(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Return the largest difference; 1.0, the largest possible one, if the engine answers with NaN."""
-    return float(np.nan_to_num(np.abs(ours - theirs).max(), nan=1.0))
+    """Return the largest difference; NaN, which is within no tolerance, if one of them has NaN."""
+    return float(np.abs(ours - theirs).max())
+
+
+def extremes(input: Input) -> Pixels:
+    """Return uint8 [8, height, width, 3]: images of one colour each, the corners of RGB.
+
+    Whatever a layer computes from the mean colour of a region is largest and smallest on one of them.
+    """
+    corners = np.indices((2, 2, 2)).reshape(3, 8).T * 255
+    return np.broadcast_to(corners[:, None, None], (8, input.height, input.width, 3)).astype(np.uint8)
+
+
+def largest_difference(session: Session, reference: Session, images: Pixels) -> float:
+    """Return the largest distance of a probability from the reference's; NaN, within no tolerance, if one is NaN."""
+    return _worst(session.run(images), reference.run(images))
+
+
+def _contrasty(height: int, width: int) -> Pixels:
+    """Return uint8 [4, height, width, 3]: black, white, a board of single pixels, and noise."""
+    board = (np.indices((height, width)).sum(0) % 2 * 255).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return np.stack([np.zeros_like(noise), np.full_like(noise, 255), np.repeat(board[..., None], 3, axis=2), noise])
 
 
 def _noise() -> list[Pixels]:

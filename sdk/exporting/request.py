@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -67,9 +66,11 @@ class ExportRequest:
         import torch
 
         from .deployed import Deployed
+        from .module import changeable_copy, check_module
 
+        check_module(self.module)
         input = self.preprocessing.input
-        deployed = Deployed(copy.deepcopy(self.module).cpu().float(), self.preprocessing)
+        deployed = Deployed(changeable_copy(self.module), self.preprocessing)
         draw = torch.Generator().manual_seed(0)  # a generator of our own keeps the caller's random state unchanged
         noise = torch.randint(0, 256, (2, input.height, input.width, 3), dtype=torch.uint8, generator=draw)
         try:
@@ -89,6 +90,8 @@ class ExportRequest:
         Raises:
             UsageError: a value does not fit the format.
         """
+        from .module import temperature_of
+
         found = {
             "arch": type(self.module).__name__,
             "parameters": sum(weight.numel() for weight in self.module.parameters()),
@@ -103,7 +106,7 @@ class ExportRequest:
             "files": {},
             "labels": list(self.labels),
             "input": msgspec.to_builtins(self.preprocessing.input),
-            "output": msgspec.to_builtins(Output(temperature=float(getattr(self.module, "temperature", 1.0)))),
+            "output": msgspec.to_builtins(Output(temperature=temperature_of(self.module))),
             "model": msgspec.to_builtins(_converted({**found, **self.model}, Model, "model")),
             "proof": None,
             "versions": _versions("libkd-sdk", "torch", *ENGINES[self.target].requirements),

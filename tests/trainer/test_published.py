@@ -18,11 +18,18 @@ from trainer.models.published import preprocessing_of
 ASPECTS = ((97, 61), (60, 131), (333, 500))
 
 
+def seen_by(name: str) -> dict[str, Any]:
+    """Return how timm prepares images for some weights."""
+    known = timm.get_pretrained_cfg(name)
+    assert known is not None
+    return timm.data.resolve_data_config(pretrained_cfg=known.to_dict())
+
+
 def configurations() -> dict[str, dict[str, Any]]:
     """Return one name for each kind of preprocessing among all weights that timm knows, with that preprocessing."""
-    found = {}
+    found: dict[tuple[object, ...], tuple[str, dict[str, Any]]] = {}
     for name in timm.list_models(pretrained=True):
-        seen = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+        seen = seen_by(name)
         found.setdefault((seen["input_size"], seen["interpolation"], seen["crop_pct"], seen["crop_mode"]), (name, seen))
     return dict(found.values())
 
@@ -67,7 +74,7 @@ def test_borders_are_refused_by_name(name):
     ],
 )
 def test_what_no_bundle_can_describe_is_refused(change, message):
-    usual = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg("resnet18").to_dict())
+    usual = seen_by("resnet18")
     assert preprocessing_of("resnet18", usual).input.height == 224
     with pytest.raises(RecipeError, match=f"net: timm {message}"):
         preprocessing_of("net", {**usual, **change})
