@@ -7,6 +7,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -49,7 +50,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
     Raises:
         FileError: the disk is full, or the folder can't be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # Not the process's number: on machines that share a folder, two may have the same one.
+    partial = path.with_name(f".{path.name}.{secrets.randbelow(10**12)}")
     with disk_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from .budget import cut_to
 from .checkup import check_run, clear_run
 from .data import Dataset, load
 from .device import pick_device
-from .errors import RunError
 from .folder import alone, together
 from .progress import Progress
 from .recipe import DataRecipe, Recipe, read_recipe, recipe_for
@@ -73,8 +72,6 @@ def at_shared_work(request: RunRequest, progress: Progress) -> Iterator[Job]:
         UsageError, DataError, RecipeError, FileError: see `prepare`.
     """
     open_run(request.out)
-    with suppress(RunError), alone(request.out):  # if nobody else is there
-        clear_run(request.out)
     with together(request.out):
         check_run(request.out)
         yield prepare(request, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -44,6 +45,28 @@ def test_the_store_is_checked_and_refilled(distilled, tmp_path, shell):
     done = shell.run("precompute", "--out", run, "--check")
     assert done.code == 2
     assert "(it holds view 0, shard 0 of" in done.err
+
+
+def test_two_processes_fill_one_store(distilled, tmp_path, shell):
+    run = shutil.copytree(distilled, tmp_path / "run")
+    units = {path.name: path.read_bytes() for path in (run / "logits").glob("view-*.safetensors")}
+    shutil.rmtree(run / "logits")
+    command = [LIBKD, "precompute", "--out", str(run), "--json"]
+    both = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "WORLD_SIZE": "2", "RANK": rank}
+        )
+        for rank in "01"
+    ]
+    computed = []
+    for process in both:
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        computed.append(json.loads(out)["units_computed"])
+    assert sum(computed) >= len(units) == 2
+    assert {path.name: path.read_bytes() for path in (run / "logits").glob("view-*.safetensors")} == units
+    assert shell.run("precompute", "--out", tmp_path / "none").err.count("no run there") == 1
+    assert not (tmp_path / "none").exists()
 
 
 def with_other_answers(path):

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert path.read_text(encoding="utf-8") == "<p>ä"
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     assert path.stat().st_mode & stat.S_IRUSR
+
+
+def test_writers_of_the_same_file_do_not_disturb_each_other(tmp_path):
+    """They may also be processes with the same number, on machines that share the folder."""
+    path, contents = tmp_path / "unit", [bytes([number]) * 100_000 for number in range(4)]
+    with ThreadPoolExecutor(4) as workers:
+        for done in [workers.submit(write_whole, path, content) for content in contents * 10]:
+            done.result()
+    assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_folders_on_the_way_are_made_and_bytes_stay_bytes(tmp_path):
