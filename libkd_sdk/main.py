@@ -6,6 +6,7 @@ with its code in brackets; `docs/errors.md` explains each code.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -14,7 +15,7 @@ from importlib import metadata
 
 import typer
 
-from sdk.errors import LibkdError, UsageError
+from sdk.errors import FileError, LibkdError, UsageError
 
 from .commands import (
     benchmark,
@@ -101,13 +102,22 @@ def run(arguments: list[str]) -> int:
     except LibkdError as fault:
         return _fail(f"{fault} [{fault.code}]", fault.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it ends
+        _close_stdout()
         return 0
     except Exception as fault:
+        if isinstance(fault, OSError) and fault.errno == errno.ENOSPC and fault.filename is None:
+            _close_stdout()
+            message = f"stdout: can't be written ({fault.strerror}); free some space and run again"
+            return _fail(f"{message} [{FileError.code}]", FileError.exit_code)
         if os.environ.get("LIBKD_DEBUG"):
             raise
         first = (str(fault).strip().splitlines() or [""])[0]
         return _fail(f"unexpected {type(fault).__name__}: {first}; LIBKD_DEBUG=1 shows where", 1)
+
+
+def _close_stdout() -> None:
+    """Let the rest of the output vanish. Otherwise Python complains again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

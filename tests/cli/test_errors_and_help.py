@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ import trainer.errors
 from libkd_sdk.main import COMMANDS
 from libkd_sdk.main import run as run_command
 from runtimes.engines import ENGINES
-from shell import libkd, succeeded
+from shell import LIBKD, libkd, succeeded
 
 NAMES = (
     "demo",
@@ -157,6 +158,7 @@ def test_every_error_of_the_tree_is_a_line_with_its_code(error, shell, monkeypat
 def test_a_missing_extra_is_named_with_its_command(bundle, clothes):
     code = """
 import sys
+from pathlib import Path
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"torch", "timm", "openvino", "jinja2", "matplotlib"}:
@@ -194,3 +196,14 @@ def test_what_nobody_expected_is_one_line_too(capfd, monkeypatch, tmp_path):
     monkeypatch.setenv("LIBKD_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         run_command(["verify", str(tmp_path)])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_a_full_disk_behind_stdout_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run([LIBKD, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr == (
+        "libkd-sdk: stdout: can't be written (No space left on device); free some space and run again "
+        "[file-unwritable]\n"
+    )
