@@ -21,7 +21,7 @@ ALLOWED = {
     "runtimes.errors": (),
     "runtimes.fx": (),
     "runtimes.rewrites": (),
-    "trainer": ("trainer", "sdk.images", "sdk.folders", "sdk.files", "sdk.errors"),
+    "trainer": ("trainer", "sdk.images", "sdk.folders", "sdk.files", "sdk.errors", "sdk.traces"),
     "trainer.views": ("trainer.views",),
     "trainer.losses": (),
     "trainer.models": (

@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from sdk.traces import remove_unused_compiler_cache
+
 if TYPE_CHECKING:
     from .comparison import ComparisonResult, compare
     from .pipeline import distill
@@ -43,6 +45,8 @@ _MODULES = {
     "open_run": "run",
     "read_recipe": "recipe",
 }
+
+remove_unused_compiler_cache()
 
 
 def __getattr__(name: str) -> object:

@@ -19,6 +19,7 @@ from sdk.files import write_whole
 from ..options import RootOption, ThreadsOption, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
 from ..pages.benchmark import COLUMNS, benchmark_report, called, cells, title
+from ..pages.charts import import_matplotlib
 
 
 def benchmark(
@@ -72,8 +73,8 @@ def benchmark(
 def _check_report(path: Path) -> None:
     """Raise an error before anything is measured if the page can't be written."""
     with training_extra():
-        for library in ("jinja2", "matplotlib"):
-            import_module(library)
+        import_module("jinja2")
+        import_matplotlib()
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UsageError(f"--report {path}: name a file in a folder that exists")
 

@@ -6,8 +6,13 @@ Both take their colours from the page, so that they suit light and dark paper.
 from __future__ import annotations
 
 import io
+import os
 import re
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from importlib import import_module
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .page import COLOURS
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 TICKS, STEPS = 6, (1, 2, 2.5, 5, 10)
 """An axis has at most so many numbers, at multiples of one of these steps."""
 
+_FOLDER = "MPLCONFIGDIR"
 _MATPLOTLIB = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
@@ -63,6 +69,8 @@ def drawing(draw: Callable[[Figure], None], description: str, inches: tuple[floa
     belong in a figure, because matplotlib has not the letters of every language: use a legend or strips for them.
     """
     from markupsafe import Markup, escape
+
+    import_matplotlib()
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -79,6 +87,19 @@ def drawing(draw: Callable[[Figure], None], description: str, inches: tuple[floa
     for name, (light, _) in COLOURS.items():
         svg = svg.replace(light, f"var(--{name})")
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1))
+
+
+def import_matplotlib() -> None:
+    """Import matplotlib without a trace: by default it keeps a list of the machine's fonts in the user's folders.
+
+    The list goes into a temporary folder, which is deleted at once, unless the environment names a folder for it.
+    """
+    with ExitStack() as stack:
+        if "matplotlib" not in sys.modules and _FOLDER not in os.environ:
+            os.environ[_FOLDER] = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.callback(os.environ.pop, _FOLDER)
+        import_module("matplotlib.style")
+        import_module("matplotlib.figure")
 
 
 def axes(canvas: Figure, x: str, y: str) -> Axes:

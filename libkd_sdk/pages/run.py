@@ -161,12 +161,12 @@ def _colours(run: Findings) -> dict[str, str]:
 
 
 def _curves(run: Findings) -> list[tuple[str, Markup]]:
-    from matplotlib.ticker import MaxNLocator
-
     colours = _colours(run)
 
     def chart(values_of: str, name: str, unit: str, factor: float = 1) -> tuple[str, Markup]:
         def draw(canvas: Figure) -> None:
+            from matplotlib.ticker import MaxNLocator
+
             plot = axes(canvas, "epoch", unit)
             for stage in run.stages:
                 values = factor * np.array(stage.curve[values_of])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import logging
 import tempfile
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import onnxruntime
 import onnxscript  # noqa: F401  (torch.onnx needs it, and would complain only halfway through)
 import torch
 from numpy.typing import NDArray
+from onnx import external_data_helper
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -105,7 +108,7 @@ def _quantized(model: Any, quantization: Quantization, convolutional: bool) -> A
     Operators between those layers stay in float. In a net of convolutions, every operator that the engine has in 8 bits
     is calibrated.
     """
-    with tempfile.TemporaryDirectory() as folder, _silence():
+    with tempfile.TemporaryDirectory() as folder, _silence(), _no_address():
         plain, static, dynamic = (Path(folder, name) for name in ("plain.onnx", "static.onnx", "dynamic.onnx"))
         onnx_ir.save(model, plain)
         quant_pre_process(plain, plain, skip_symbolic_shape=True)
@@ -154,6 +157,17 @@ def _silence() -> Iterator[None]:
     finally:
         onnxruntime.set_default_logger_severity(WARNINGS)
         logging.disable(before)
+
+
+@contextmanager
+def _no_address() -> Iterator[None]:
+    """Let onnx name a temporary file at random, and not after this machine's address, for which it opens a socket."""
+    names: Any = external_data_helper
+    before, names.uuid = names.uuid, SimpleNamespace(uuid1=uuid.uuid4)
+    try:
+        yield
+    finally:
+        names.uuid = before
 
 
 def _between_activations(model: Any) -> Iterator[str]:

@@ -22,6 +22,7 @@ from ..bundle.manifest import Lowered, Manifest, Proof, Quantized, embedded
 from ..errors import ExportError, ProofError, UsageError
 from ..files import disk_failures
 from ..images import ImageSource, Pixels, Preprocessing, pixels
+from ..traces import remove_unused_compiler_cache
 from . import proof
 from .card import CARD, model_card
 from .request import ExportRequest, GoldenKind, find_lowering
@@ -35,6 +36,8 @@ Validation: TypeAlias = Iterable[tuple[ImageSource, int | None]] | tuple[Pixels,
 Progress: TypeAlias = Callable[[str, int, int], None]
 """A function that is told the stage ("calibrating", "lowering", "proving", "ranking layers"), the number of steps that
 are done, and the number of all steps."""
+
+remove_unused_compiler_cache()
 
 CALIBRATION_IMAGES = 128
 MAX_DROP = 1.0
