@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from sdk.errors import EngineMissing
+from sdk.errors import LibkdError, import_failure
+
+OWN_PACKAGES = ("libkd_sdk", "sdk", "trainer", "runtimes")
 
 DataOption = Annotated[
     list[str] | None,
@@ -57,10 +59,17 @@ TrustedOption = Annotated[
 
 @contextmanager
 def training_extra() -> Iterator[None]:
-    """Turn the failed import of a library inside the block into one line with the command that installs it."""
+    """Turn the failed import of a library inside the block into one line with what to do.
+
+    Raises:
+        EngineMissing: the library is not installed.
+        EngineError: it is installed, and can't be loaded.
+    """
     try:
         yield
-    except ModuleNotFoundError as fault:
-        if (fault.name or "").split(".")[0] in {"sdk", "trainer", "runtimes"}:
+    except LibkdError:
+        raise
+    except Exception as fault:
+        if (getattr(fault, "name", None) or "").partition(".")[0] in OWN_PACKAGES:
             raise
-        raise EngineMissing(f"training needs {fault.name}; pip install 'libkd-sdk[train]'") from fault
+        raise import_failure("training", fault, "[train]") from fault

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from .base import Session, Signature
 from .errors import EngineError
+from .forks import no_fork
 
 SUM_TOLERANCE = 0.02
 """The largest distance of the sum of an image's probabilities from 1. In bf16, each of them is off by up to 0.4 %."""
@@ -51,7 +52,8 @@ class CheckedSession:
 
     def close(self) -> None:
         """Free the engine's memory."""
-        self._session.close()
+        with no_fork():
+            self._session.close()
 
     def _failure(self, answer: str) -> EngineError:
         return EngineError(f"{self._place}: the model answers with {answer}; export it again, if need be at fp32")

@@ -9,9 +9,10 @@ import importlib
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from .base import Call, Engine, Lowering, ModelFiles, ModelSession, Session, Signature, engine_failures, first_line
+from .base import Call, Engine, Lowering, ModelFiles, ModelSession, Session, Signature, engine_failures
 from .checked import CheckedSession
-from .errors import BundleError, EngineMissing
+from .errors import BundleError, import_failure
+from .forks import no_fork
 
 FOLDERS = (
     "onnx",
@@ -50,7 +51,8 @@ def open_session(
         EngineError: the engine can't load it.
     """
     check_magic(engine, files)
-    session = cast(ModelSession, _part(engine, "session").Session(files, signature, precision, threads))
+    with no_fork():
+        session = cast(ModelSession, _part(engine, "session").Session(files, signature, precision, threads))
     return OpenSession(CheckedSession(session, signature, files.place), session.manifest)
 
 
@@ -109,6 +111,5 @@ def _part(engine: str, part: str) -> Any:
     extra = known.lower_extra if part == "lowering" else known.run_extra
     try:
         return importlib.import_module(f"{__package__}.{engine}.{part}")
-    except ImportError as fault:
-        missing = f"{fault.name} is not installed" if isinstance(fault, ModuleNotFoundError) else first_line(fault)
-        raise EngineMissing(f"{known.title}: {missing}; pip install 'libkd-sdk{extra}'") from fault
+    except Exception as fault:
+        raise import_failure(known.title, fault, extra) from fault

@@ -12,6 +12,7 @@ LibkdError              one line: what is wrong, where, and how to fix it
 from __future__ import annotations
 
 import re
+import sys
 from typing import ClassVar
 
 
@@ -55,3 +56,25 @@ class EngineMissing(EngineError):
 
     code = "engine-missing"
     exit_code = 2
+
+
+_SIGNS_OF_NO_MEMORY = ("failed to map segment", "cannot allocate", "can't allocate", "bad_alloc")
+
+
+def import_failure(user: str, fault: Exception, extra: str) -> EngineError:
+    """Return the failed import of a library as one line: how to install it, or why it can't be loaded.
+
+    Args:
+        user: what needs the library, such as "training".
+        extra: the extra of this project that installs it, such as "[train]"; "" for none.
+    """
+    name = fault.name if isinstance(fault, ModuleNotFoundError) else None
+    if name and "." not in name and name not in sys.stdlib_module_names:
+        return EngineMissing(f"{user}: {name} is not installed; pip install 'libkd-sdk{extra}'")
+    reason = str(fault).strip().partition("\n")[0] or type(fault).__name__
+    if isinstance(fault, MemoryError) or any(sign in reason.lower() for sign in _SIGNS_OF_NO_MEMORY):
+        return EngineError(f"{user}: too little memory to load a library ({reason}); allow this process more")
+    return EngineError(
+        f"{user}: a library is installed, but can't be loaded ({reason}); "
+        f"pip install --upgrade --force-reinstall 'libkd-sdk{extra}'"
+    )

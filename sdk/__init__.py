@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import benchmark
     from .bundle import Bundle, verify
-    from .classifier import Classifier, Prediction
+    from .classifier import Classifier
     from .errors import (
         BundleError,
         EngineError,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from .exporting.exporter import export
     from .images import Input, Preprocessing, Resize
+    from .prediction import Prediction
 
 __all__ = [
     "Bundle",
@@ -51,7 +52,7 @@ __all__ = [
 
 _HOMES = {
     "bundle": ("Bundle", "verify"),
-    "classifier": ("Classifier", "Prediction"),
+    "classifier": ("Classifier",),
     "errors": (
         "BundleError",
         "EngineError",
@@ -66,6 +67,7 @@ _HOMES = {
     ),
     "exporting.exporter": ("export",),
     "images": ("Input", "Preprocessing", "Resize"),
+    "prediction": ("Prediction",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

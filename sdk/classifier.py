@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Literal, Self, TypeGuard, overload
+from typing import Any, Literal, Self, TypeGuard, TypeVar, cast, overload
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL.Image import Image
 
 from runtimes.base import Session, Signature, usable_cores
@@ -20,33 +21,23 @@ from runtimes.checked import CheckedSession
 from .bundle import Bundle
 from .bundle.keys import Key
 from .bundle.trial import Limits, try_in_child
-from .errors import ImageError, UsageError, did_you_mean
+from .errors import ImageError, UsageError
 from .images import ImageSource, Input, Pixels, pixels, source_name
+from .prediction import Choice, Prediction
+from .sharing import SharedSession
 
 _BATCH = 32
+_DECODER = "libkd-decode"
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
-    """The answer for one image.
-
-    Attributes:
-        label: the best label, the first of `top`; None if nothing passed the threshold and the lists.
-        score: the probability of `label`, 0.0 if there is none.
-        top: pairs of (label, score), best first, after all filters.
-        probabilities: float32 [classes], of all classes before any filter, in the order of `Classifier.labels`.
-        source: the name of the image: its path, or a description such as `<image 32x32>`.
-    """
-
-    label: str | None
-    score: float
-    top: tuple[tuple[str, float], ...]
-    probabilities: NDArray[np.float32]
-    source: str
+_T = TypeVar("_T")
 
 
 class Classifier:
-    """A loaded bundle. Several threads may share it, and it is a context manager."""
+    """A loaded bundle. Several threads may share it, and it is a context manager.
+
+    Another process opens the bundle again: one that gets the classifier pickled, from the same path, and one that is
+    forked, when it predicts for the first time.
+    """
 
     def __init__(
         self,
@@ -82,8 +73,9 @@ class Classifier:
             EngineMissing, EngineError: the engine is not installed, or can't load the file.
             ProofError: the self-test failed.
         """
+        allow, deny, trusted = _kept(allow), _kept(deny), _kept(trusted)
         bundle = Bundle.open(path, trusted=trusted)
-        choice = _Choice(bundle.labels, top_k, score_threshold, allow, deny)
+        choice = Choice(bundle.labels, top_k, score_threshold, allow, deny)
         if self_test:
             if bundle.golden() is None:
                 raise UsageError(f"{bundle.path}: has no golden images for a self-test; export again and include some")
@@ -95,7 +87,19 @@ class Classifier:
         except BaseException:
             session.close()
             raise
-        self._set_up(session, bundle.input, choice, bundle.without_contents())
+        self._arguments: dict[str, Any] | None = {
+            "path": bundle.path.absolute(),  # another process may stand in another folder
+            "threads": threads,
+            "top_k": top_k,
+            "score_threshold": score_threshold,
+            "allow": allow,
+            "deny": deny,
+            "self_test": self_test,
+            "trusted": trusted,
+        }
+        bundle = bundle.without_contents()
+        reopen = partial(replace(bundle, path=bundle.path.absolute()).session, threads)
+        self._set_up(SharedSession(session, reopen), bundle.input, choice, bundle)
 
     @classmethod
     def with_session(
@@ -117,13 +121,15 @@ class Classifier:
             UsageError: an argument makes no sense.
         """
         classifier = cls.__new__(cls)
-        choice = _Choice(labels, top_k, score_threshold, allow, deny)
+        choice = Choice(labels, top_k, score_threshold, allow, deny)
         signature = Signature(input.height, input.width, len(choice.labels))
-        classifier._set_up(CheckedSession(session, signature, "this session"), input, choice, None)
+        classifier._arguments = None
+        checked = CheckedSession(session, signature, "this session")
+        classifier._set_up(SharedSession(checked, None), input, choice, None)
         return classifier
 
-    def _set_up(self, session: Session, input: Input, choice: _Choice, bundle: Bundle | None) -> None:
-        self._session: Session | None = session
+    def _set_up(self, session: SharedSession, input: Input, choice: Choice, bundle: Bundle | None) -> None:
+        self._session = session
         self._input = input
         self._choice = choice
         self._bundle = bundle
@@ -153,8 +159,9 @@ class Classifier:
         Raises:
             ImageError: the image can't be read.
             EngineError: the engine failed.
+            UsageError: the classifier is closed.
         """
-        return self._choice.prediction(self._run(pixels(image, self._input)[None])[0], source_name(image))
+        return self._choice.prediction(self._session.run(pixels(image, self._input)[None])[0], source_name(image))
 
     @overload
     def predict_batch(self, images: Iterable[ImageSource], *, errors: Literal["raise"] = ...) -> list[Prediction]: ...
@@ -221,13 +228,16 @@ class Classifier:
         """Run the engine on a blank image, so that the first prediction is as fast as later ones."""
         blank = np.zeros((1, self._input.height, self._input.width, 3), np.uint8)
         for _ in range(3):
-            self._run(blank)
+            self._session.run(blank)
 
     def close(self) -> None:
-        """Free the engine. Predicting afterwards raises `UsageError`."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        """Free the engine when the running calls have their answers. Later calls raise `UsageError`."""
+        self._session.close()
+
+    def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
+        if self._arguments is None:
+            raise UsageError("a classifier of with_session can't be pickled; make it in the other process")
+        return partial(type(self), **self._arguments), ()
 
     def __enter__(self) -> Self:
         return self
@@ -236,12 +246,6 @@ class Classifier:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _run(self, batch: Pixels) -> NDArray[np.float32]:
-        session = self._session
-        if session is None:
-            raise UsageError("this classifier is closed; make a new one")
-        return session.run(batch)
 
     def _stream(
         self, images: Iterable[ImageSource], batch_size: int, workers: int | None, errors: str
@@ -260,17 +264,22 @@ class Classifier:
     ) -> Iterator[Prediction | ImageError]:
         ahead: deque[tuple[str, Future[Pixels]]] = deque()
         held = batch_size + max(batch_size, workers)
-        decoders = ThreadPoolExecutor(workers, thread_name_prefix="libkd-decode")
+        process = os.getpid()
+        decoders = ThreadPoolExecutor(workers, thread_name_prefix=_DECODER)
         try:
             for image in images:
                 ahead.append((source_name(image), decoders.submit(pixels, image, self._input)))
                 if len(ahead) == held:
                     yield from self._predict_decoded([ahead.popleft() for _ in range(batch_size)], keep_errors)
+                    _stay_in(process)
             while ahead:
                 batch = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
                 yield from self._predict_decoded(batch, keep_errors)
+                _stay_in(process)
         finally:
-            decoders.shutdown(wait=True, cancel_futures=True)
+            # The garbage collector may end a forgotten stream in one of its own threads, which can't wait for itself.
+            its_own = threading.current_thread().name.startswith(_DECODER)
+            decoders.shutdown(wait=not its_own, cancel_futures=True)
 
     def _predict_decoded(
         self, batch: list[tuple[str, Future[Pixels]]], keep_errors: bool
@@ -285,7 +294,7 @@ class Classifier:
             if fault is not None and not keep_errors:
                 break
         readable = [outcome for outcome in outcomes if not isinstance(outcome, ImageError)]
-        answers = iter(self._run(np.stack(readable))) if readable else iter(())
+        answers = iter(self._session.run(np.stack(readable))) if readable else iter(())
         for outcome, (source, _) in zip(outcomes, batch, strict=False):
             if not isinstance(outcome, ImageError):
                 yield self._choice.prediction(next(answers), source)
@@ -301,46 +310,14 @@ def _is_one_image(images: object) -> TypeGuard[ImageSource]:
     return isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image) or hasattr(images, "read")
 
 
-class _Choice:
-    """The filters that decide which labels a prediction lists."""
+def _stay_in(process: int) -> None:
+    """Raise `UsageError` in a process that was forked from this one, where the threads that decode are missing."""
+    if os.getpid() != process:
+        raise UsageError("this stream belongs to the process that it was forked from; begin another one here")
 
-    def __init__(
-        self,
-        labels: Sequence[str],
-        top_k: int,
-        score_threshold: float,
-        allow: Iterable[str] | None,
-        deny: Iterable[str] | None,
-    ) -> None:
-        if top_k < 1:
-            raise UsageError(f"top_k={top_k}: at least 1")
-        if not 0.0 <= score_threshold <= 1.0:
-            raise UsageError(f"score_threshold={score_threshold}: between 0.0 and 1.0")
-        if allow is not None and deny is not None:
-            raise UsageError("allow and deny are both given; give one of them")
-        self.labels = tuple(labels)
-        self._top_k = top_k
-        self._threshold = score_threshold
-        allowed = np.ones(len(self.labels), bool)
-        if allow is not None:
-            allowed = self._named(allow)
-        elif deny is not None:
-            allowed = ~self._named(deny)
-        if not allowed.any():
-            raise UsageError("allow or deny leaves no label to predict")
-        self._candidates = np.flatnonzero(allowed).tolist()
 
-    def prediction(self, probabilities: NDArray[np.float32], source: str) -> Prediction:
-        # Right after the engine the caches are cold, and numpy then sorts 100 numbers three times as slowly as Python.
-        scores = probabilities.tolist()
-        best = sorted(self._candidates, key=scores.__getitem__, reverse=True)[: self._top_k]
-        top = tuple((self.labels[index], scores[index]) for index in best if scores[index] >= self._threshold)
-        label, score = top[0] if top else (None, 0.0)
-        return Prediction(label, score, top, probabilities, source)
-
-    def _named(self, names: Iterable[str]) -> NDArray[np.bool_]:
-        """Return bool [classes]: which labels are among `names`; a name shared by several classes means all of them."""
-        names = {names} if isinstance(names, str) else set(names)
-        for name in sorted(names - set(self.labels)):
-            raise UsageError(f"{name!r} is none of the {len(self.labels)} labels; {did_you_mean(name, self.labels)}")
-        return np.array([label in names for label in self.labels])
+def _kept(given: _T | Iterable[_T] | None) -> _T | tuple[_T, ...] | None:
+    """Return one or several names or keys so that they can be read again, even if they come from a generator."""
+    if given is None or isinstance(given, str | bytes | os.PathLike):
+        return given
+    return tuple(cast("Iterable[_T]", given))

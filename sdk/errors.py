@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from runtimes.errors import BundleError, EngineError, EngineMissing, ExportError, LibkdError
+from runtimes.errors import BundleError, EngineError, EngineMissing, ExportError, LibkdError, import_failure
 
 __all__ = [
     "BundleError",
@@ -31,6 +31,7 @@ __all__ = [
     "SignatureError",
     "UsageError",
     "did_you_mean",
+    "import_failure",
 ]
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -38,7 +38,7 @@ def predict(
     rows, failed = [], 0
     names = list(_expand(images))
     with Classifier(bundle, threads=threads, top_k=top_k, score_threshold=threshold) as classifier:
-        sources = (sys.stdin.buffer.read() if name == "-" else name for name in names)
+        sources = (_standard_input() if name == "-" else name for name in names)
         for name, outcome in zip(names, classifier.stream(sources, errors="return"), strict=True):
             if isinstance(outcome, ImageError):
                 failed += 1
@@ -47,8 +47,7 @@ def predict(
                 else:
                     remark(f"libkd-sdk: {outcome} [{outcome.code}]")
             elif json:
-                top = [{"label": label, "score": score} for label, score in outcome.top]
-                show_json({"source": name, "label": outcome.label, "score": outcome.score, "top": top})
+                show_json({**outcome.to_dict(), "source": name})
             else:
                 first, *others = [*outcome.top] or [("-", 0.0)]
                 rest = ", ".join(f"{label} {score:.1%}" for label, score in others)
@@ -56,6 +55,12 @@ def predict(
     if rows:
         show_table("", ["image", "label", "score", "then"], rows)
     return 2 if failed else 0
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed; give the path of an image")
+    return sys.stdin.buffer
 
 
 def _expand(names: list[str]) -> Iterator[str]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch  # before the engine, whose library is linked against it
@@ -30,6 +30,7 @@ from runtimes.base import (
     usable_cores,
 )
 from runtimes.errors import EngineError
+from runtimes.forks import no_fork
 
 FILE = "model.pte"
 
@@ -138,7 +139,7 @@ _stderr_lock = threading.RLock()
 @contextmanager
 def quiet() -> Iterator[Callable[[], str]]:
     """Hide what native code writes to standard error. Yields a function that returns its last line."""
-    with _stderr_lock, tempfile.TemporaryFile() as kept:
+    with no_fork(), _stderr_lock, _unnamed_file() as kept:
 
         def last_line() -> str:
             kept.seek(0)
@@ -157,3 +158,19 @@ def quiet() -> Iterator[Callable[[], str]]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def _unnamed_file() -> IO[bytes]:
+    """Return a file in memory, because a device may have no folder for temporary files; what is written may be lost."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return Path(os.devnull).open("w+b")
+
+
+def _after_fork_in_child() -> None:
+    global _pool
+    _pool = _Pool()  # the sessions of the parent stay there; the engine makes new threads by itself
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import partial
 from typing import Any, cast
@@ -21,10 +22,26 @@ from runtimes.base import (
     one_by_one,
     usable_cores,
 )
+from runtimes.errors import EngineError
 
 FILE, WEIGHTS = "model.xml", "model.bin"
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}
+
+
+_user: int | None = None
+"""The process that uses OpenVINO."""
+
+
+def _enter_process(place: str) -> None:
+    """Raise `EngineError` in a process that was forked after OpenVINO was used: it would wait for absent threads."""
+    global _user
+    if _user not in (None, os.getpid()):
+        raise EngineError(
+            f"{place}: OpenVINO was used before this process was forked, and can't be used in it; "
+            "start processes by 'spawn', or open classifiers only after the fork"
+        )
+    _user = os.getpid()
 
 
 class Session:
@@ -36,6 +53,7 @@ class Session:
 
     def __init__(self, files: ModelFiles, signature: Signature, precision: str, threads: int | None) -> None:
         self._place = files.place
+        _enter_process(files.place)
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
@@ -78,7 +96,7 @@ class Session:
     def close(self) -> None:
         """Free the compiled models."""
         with self._turn:
-            self._one = self._several = self._model = None
+            self._one = self._several = self._model = self._core = None
 
 
 def _infer(request: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from ..errors import EngineMissing, UsageError
+from ..errors import UsageError, import_failure
 from ..files import disk_failures, read_regular
 
 if TYPE_CHECKING:
@@ -182,5 +182,5 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
 def _need_cryptography() -> None:
     try:
         import cryptography  # noqa: F401
-    except ImportError as fault:
-        raise EngineMissing(f"signatures need {fault.name}; pip install 'libkd-sdk[sign]'") from fault
+    except Exception as fault:
+        raise import_failure("signatures", fault, "[sign]") from fault

@@ -174,7 +174,8 @@ sys.exit(run(sys.argv[1:]))
     process = without("distill", "--data", clothes)
     assert process.returncode == 2
     assert (
-        process.stderr.decode() == "libkd-sdk: training needs torch; pip install 'libkd-sdk[train]' [engine-missing]\n"
+        process.stderr.decode()
+        == "libkd-sdk: training: torch is not installed; pip install 'libkd-sdk[train]' [engine-missing]\n"
     )
     image = clothes / "test/Bag/0.png"
     same = libkd("predict", bundle, image, "--json")
@@ -183,7 +184,7 @@ sys.exit(run(sys.argv[1:]))
     assert without("info", bundle).returncode == 0
     process = without("benchmark", bundle, "--report", bundle / "speed.html")
     assert process.returncode == 2
-    assert b"needs jinja2; pip install 'libkd-sdk[train]'" in process.stderr
+    assert b"jinja2 is not installed; pip install 'libkd-sdk[train]'" in process.stderr
 
 
 def test_what_nobody_expected_is_one_line_too(capfd, monkeypatch, tmp_path):

@@ -318,5 +318,5 @@ class TestKeys:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert done.stdout.splitlines() == [
             "False",
-            "signatures need cryptography; pip install 'libkd-sdk[sign]' 2",
+            "signatures: cryptography is not installed; pip install 'libkd-sdk[sign]' 2",
         ], done.stderr
