@@ -127,7 +127,8 @@ def _loading(path: Path) -> list[dict[str, Any]]:
 
 def _engine_call(classifier: sdk.Classifier) -> Callable[[np.ndarray], object]:
     """Return the engine's own call on the session of the classifier, so that nothing else differs."""
-    session: Any = classifier._session._session
+    checked: Any = classifier._session._session
+    session = checked._session
     target = classifier.bundle.target
     if target == "onnx":
         return lambda pixels: session._session.run(["probabilities"], {"pixels": pixels})

@@ -6,16 +6,17 @@ with its code in brackets; `docs/errors.md` explains each code.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 
 import typer
 
-from sdk.errors import FileError, LibkdError, UsageError
+from sdk.errors import LibkdError, UsageError
+from sdk.files import disk_failure
 
 from .commands import (
     benchmark,
@@ -87,6 +88,7 @@ def _options(
 
 def main() -> None:
     """Run the command line, and leave Python with its exit code."""
+    _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 lacks some characters
     sys.exit(run(sys.argv[1:]))
@@ -96,30 +98,50 @@ def run(arguments: list[str]) -> int:
     """Run the command line, and return its exit code."""
     try:
         code: int = app(arguments, prog_name="libkd-sdk", standalone_mode=False) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # or Python finds out that the disk is full, and has no exit code for that
         return code if code != INTERRUPTED else _fail("interrupted", code)
     except typer.TyperException as fault:
         return _fail(f"{fault.format_message()} (see --help) [{UsageError.code}]", UsageError.exit_code)
     except LibkdError as fault:
         return _fail(f"{fault} [{fault.code}]", fault.exit_code)
-    except BrokenPipeError:
-        _close_stdout()
+    except (BrokenPipeError, SystemExit):  # which typer makes of it: the reader of the output has enough
+        _drop_output()
         return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
     except Exception as fault:
-        if isinstance(fault, OSError) and fault.errno == errno.ENOSPC and fault.filename is None:
-            _close_stdout()
-            message = f"stdout: can't be written ({fault.strerror}); free some space and run again"
-            return _fail(f"{message} [{FileError.code}]", FileError.exit_code)
         if os.environ.get("LIBKD_DEBUG"):
             raise
+        if isinstance(fault, OSError) and fault.errno is not None:
+            failure = disk_failure(fault, "stdout" if _drop_output() else "a file")
+            return _fail(f"{failure} [{failure.code}]", failure.exit_code)
         first = (str(fault).strip().splitlines() or [""])[0]
+        if isinstance(fault, MemoryError) or "OutOfMemory" in type(fault).__name__:
+            return _fail(f"too little memory ({first or type(fault).__name__}); use less of it, or allow more", 1)
         return _fail(f"unexpected {type(fault).__name__}: {first}; LIBKD_DEBUG=1 shows where", 1)
 
 
-def _close_stdout() -> None:
-    """Let the rest of the output vanish. Otherwise Python complains again when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _fail(message: str, code: int) -> int:
-    print(f"libkd-sdk: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:  # print would take standard output for it
+        with suppress(OSError):
+            print(f"libkd-sdk: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _open_standard_streams() -> None:
+    """Open the standard streams that the caller has closed, or the next file would get the number of one of them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def _drop_output() -> bool:
+    """Return whether stdout can't be written. The rest of it vanishes then, or Python complains again when it ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

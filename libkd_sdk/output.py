@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 # A pipe or a file has no width, so that nothing may be cut there.
-stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+_is_terminal = sys.stdout is not None and sys.stdout.isatty()
+stdout = Console(highlight=False, soft_wrap=True, width=None if _is_terminal else 200)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -32,7 +33,8 @@ def show_json(value: Any) -> None:
     The name of a file may hold bytes that are not UTF-8. They are escaped as the halves of a character, so that a
     program in Python gets a name that opens the file. What some programs take for the end of a line is escaped too.
     """
-    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    value = json.loads(json.dumps(value), parse_constant=lambda not_finite: None)  # JSON has no NaN
+    is_utf8 = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name == "utf-8"
     text = json.dumps(value, ensure_ascii=not is_utf8)
     print(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 

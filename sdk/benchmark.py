@@ -6,6 +6,7 @@ because a shared machine is faster in one minute than in the next.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -25,9 +26,11 @@ from runtimes.engines import load_bare, load_runtime, open_bare
 
 from . import errors
 from .bundle import Bundle
+from .bundle.trial import python
 from .classifier import Classifier
 from .errors import EngineError, LibkdError, UsageError
 from .images import ImageSource
+from .traces import remove_unused_compiler_cache
 
 T = TypeVar("T")
 
@@ -81,7 +84,6 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Task(msgspec.Struct, frozen=True):
-    bundle: str
     threads: int | None
     bare: bool
 
@@ -172,11 +174,11 @@ class _Worker:
 
     def __init__(self, bundle: Bundle, threads: int | None, bare: bool) -> None:
         self._bundle = bundle
-        self._task = _Task(str(bundle.path.absolute()), threads, bare)
+        self._task = _Task(threads, bare)
         self._turns: list[_Turn] = []
 
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "sdk.benchmark"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        self._process = subprocess.Popen(  # the path is an argument because JSON can't hold every path
+            [*python(__name__), bundle.path.absolute()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def __enter__(self) -> _Worker:
@@ -187,14 +189,14 @@ class _Worker:
             pass
 
     def load(self) -> None:
-        self._loaded = msgspec.json.decode(self._ask(self._task), type=_Loaded)
+        self._loaded = msgspec.convert(self._ask(self._task), _Loaded)
         if self._loaded.error is not None:
             kind, message = self._loaded.error
             raise vars(errors)[kind](message)
 
     def run(self, calls: int) -> None:
         time.sleep(PAUSE_S)
-        self._turns.append(msgspec.json.decode(self._ask(calls), type=_Turn))
+        self._turns.append(msgspec.convert(self._ask(calls), _Turn))
 
     def speed(self) -> Speed:
         latencies_ms = [latency for turn in self._turns for latency in turn.calls_ms]
@@ -209,7 +211,7 @@ class _Worker:
             peak_bytes=self._loaded.peak_bytes,
         )
 
-    def _ask(self, message: object) -> bytes:
+    def _ask(self, message: object) -> object:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         line = b""
@@ -219,17 +221,17 @@ class _Worker:
             line = self._process.stdout.readline()
         if not line:
             raise EngineError(f"{self._bundle.path}: its process ended with status {self._process.wait()}")
-        return line
+        return json.loads(line)
 
 
-def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Run the child: load the bundle that the first line names, then time as many calls as each further line says."""
+def serve(folder: str, requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Run the child: load the bundle as the first line says, then time as many calls as each further line says."""
     if not (first := requests.readline()):
         return  # another process failed before it was this one's turn
     task = msgspec.json.decode(first, type=_Task)
     draw = np.random.default_rng(0)
     try:
-        bundle = Bundle.open(task.bundle)
+        bundle = Bundle.open(folder)
         images = draw.integers(0, 256, (BATCH, bundle.input.height, bundle.input.width, 3), np.uint8)
         (load_bare if task.bare else load_runtime)(bundle.target)
         (one, many), load_ms = _timed_ms(lambda: _first_answer(_open(task, bundle), images))
@@ -248,9 +250,10 @@ _Calls = tuple[Callable[[NDArray[np.uint8]], object], Callable[[NDArray[np.uint8
 def _open(task: _Task, bundle: Bundle) -> _Calls:
     """Return two functions: one predicts one image, the other several."""
     if task.bare:
-        call = open_bare(bundle.target, bundle.path, task.threads or usable_cores(), bundle.precision)
+        os.chdir(bundle.path)  # not every engine takes every path
+        call = open_bare(bundle.target, Path(), task.threads or usable_cores(), bundle.precision)
         return lambda image: call(image[None]), call
-    classifier = Classifier(task.bundle, threads=task.threads)
+    classifier = Classifier(bundle.path, threads=task.threads)
     return classifier.predict, classifier.predict_batch
 
 
@@ -278,12 +281,14 @@ def _timed_ms(action: Callable[[], T]) -> tuple[T, float]:
 
 
 def _answer(answers: IO[bytes], message: object) -> None:
-    answers.write(msgspec.json.encode(message) + b"\n")
+    answers.write(json.dumps(msgspec.to_builtins(message)).encode() + b"\n")  # it takes every path in an error
     answers.flush()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Be the child, which answers on standard output."""
+    remove_unused_compiler_cache()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent closes this process's input
     with os.fdopen(os.dup(1), "wb") as pipe:
         os.dup2(2, 1)  # output of an engine must not mix with the answers
-        serve(sys.stdin.buffer, pipe)
+        serve(sys.argv[1], sys.stdin.buffer, pipe)

@@ -33,11 +33,19 @@ def disk_failures(path: Path) -> Iterator[None]:
         raise FileError(f"{fault.filename or path}: can't be written ({fault.strerror}); {_mend(fault)}") from fault
 
 
+def disk_failure(fault: OSError, place: str) -> FileError:
+    """Return an `OSError` that nobody expected as a `FileError` that names its file, or `place` if it has none."""
+    name = os.fsdecode(fault.filename) if isinstance(fault.filename, str | bytes) else place
+    return FileError(f"{name}: can't be read or written ({fault.strerror}); {_mend(fault)}")
+
+
 def _mend(fault: OSError) -> str:
     if fault.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space and run again; what was finished stays"
     if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "choose a folder that you may write to, or change its permissions"
+    if fault.errno in (errno.EMFILE, errno.ENFILE):
+        return "allow this process more open files (ulimit -n)"
     return "check the disk and the path"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtimes.base import Call
+from runtimes.base import Call, one_by_one
 
 
 def open_bare(file: Path, threads: int, precision: str) -> Call:
@@ -17,5 +17,9 @@ def open_bare(file: Path, threads: int, precision: str) -> Call:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(file, options)
-    name = session.get_inputs()[0].name
-    return lambda pixels: cast("NDArray[np.float32]", session.run(None, {name: pixels})[0])
+    (pixels_port,) = session.get_inputs()
+
+    def call(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return cast("NDArray[np.float32]", session.run(None, {pixels_port.name: pixels})[0])
+
+    return one_by_one(call) if pixels_port.shape[0] == 1 else call

@@ -102,14 +102,24 @@ def try_in_child(bundle: Bundle, threads: int | None, limits: Limits) -> float |
     )
 
 
+def python(module: str) -> list[str]:
+    """Return the command of a Python that runs `main` of a module and imports from the same folders as this process.
+
+    With `python -m`, it would look into the current folder first, where anything may lie.
+
+    Raises:
+        EngineError: this process is a frozen program.
+    """
+    if getattr(sys, "frozen", False) or not sys.executable:
+        raise EngineError("this needs Python for a child process, which a frozen program lacks")
+    return [sys.executable, "-c", PROGRAM.format(path=ascii([*map(str, sys.path)]), module=module)]
+
+
 @contextmanager
 def _child(timeout_s: float) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
     """Start a child, which is ended after `timeout_s` and when the block is left, even by an interrupt."""
-    if getattr(sys, "frozen", False) or not sys.executable:
-        raise EngineError("a trial needs Python for a child process, which a frozen program lacks")
-    program = PROGRAM.format(path=ascii([*map(str, sys.path)]), module=__name__)
     process = subprocess.Popen(
-        [sys.executable, "-c", program],
+        python(__name__),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

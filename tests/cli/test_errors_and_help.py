@@ -205,6 +205,6 @@ def test_a_full_disk_behind_stdout_is_one_line():
         process = subprocess.run([LIBKD, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert process.returncode == 2
     assert process.stderr == (
-        "libkd-sdk: stdout: can't be written (No space left on device); free some space and run again "
-        "[file-unwritable]\n"
+        "libkd-sdk: stdout: can't be read or written (No space left on device); "
+        "free some space and run again; what was finished stays [file-unwritable]\n"
     )
