@@ -10,28 +10,54 @@ no label.
 
 from __future__ import annotations
 
-import io
-import os
-from pathlib import Path
-from typing import IO, Literal, NamedTuple, TypeAlias
+import math
+from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
-from .errors import ImageError
+from .decoding.colours import is_plain, rgb_bands, to_rgb
+from .decoding.containers import FORMATS
+from .decoding.sources import (
+    DECODE_BYTES,
+    MAX_BYTES,
+    MAX_PIXELS,
+    MAX_SIDE,
+    Box,
+    ImageSource,
+    Pixels,
+    Stored,
+    decoded,
+    source_name,
+)
 
-Pixels: TypeAlias = NDArray[np.uint8]
-"""uint8, RGB, [height, width, 3] or with a leading batch dimension."""
+__all__ = [
+    "DECODE_BYTES",
+    "FORMATS",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "Filter",
+    "ImageSource",
+    "Input",
+    "Pixels",
+    "Preprocessing",
+    "Resize",
+    "crop",
+    "pixels",
+    "read",
+    "resize",
+    "source_name",
+]
 
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | Pixels
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MAX_BYTES = 256 * 2**20
 MARGIN = 2
 """A JPEG that is decoded at a fraction of its size stays this many times as large as the resized image."""
-MAX_PIXELS = 80_000_000  # below Pillow's own alarm (89 million), and 240 MB once decoded
+LONG = 16
+"""An image that would be so many times as large as `Resize.size` when scaled is scaled only where the crop keeps it."""
+
+LARGE = 2**24
+"""An image with more pixels is scaled in its width while it becomes RGB, and in its height afterwards."""
 
 Filter: TypeAlias = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 """A filter of Pillow."""
@@ -43,18 +69,6 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""The operation that makes an image upright, by EXIF's orientation."""
-_SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
 class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,37 +136,6 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
         return cls(input=Input(height=size, width=size, resize=resize), mean=mean, std=std)
 
 
-def source_name(source: ImageSource) -> str:
-    """Return the name of an image for errors and predictions: its path, or a description of the object."""
-    if isinstance(source, np.ndarray):
-        return f"<array {'x'.join(map(str, source.shape))}>"
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    if isinstance(source, bytes | bytearray | memoryview):
-        return f"<{len(source)} bytes>"
-    if isinstance(source, Image.Image):
-        return str(getattr(source, "filename", "") or f"<image {source.width}x{source.height}>")
-    return str(getattr(source, "name", "<file>"))
-
-
-class Stored(NamedTuple):
-    """An image as its file holds it: RGB, with EXIF's orientation not yet applied.
-
-    Attributes:
-        extent: (width, height) of the part of `image`, from its upper left corner, that shows something. In a JPEG
-            that was decoded at a fraction of its size, the last row and column may be filled only in part.
-        turn: the operation that makes the image upright.
-    """
-
-    image: Image.Image
-    extent: tuple[float, float]
-    turn: Image.Transpose | None
-
-    @property
-    def sideways(self) -> bool:
-        return self.turn in _SIDEWAYS
-
-
 def read(source: ImageSource) -> Image.Image:
     """Decode an image to an upright RGB image.
 
@@ -164,8 +147,8 @@ def read(source: ImageSource) -> Image.Image:
     Raises:
         ImageError: the image is missing, damaged, too large, or of an unsupported kind.
     """
-    image, _, turn = _decode(source)
-    return image if turn is None else image.transpose(turn)
+    with decoded(source, beside=8) as stored:
+        return stored.turned(to_rgb(stored.image))
 
 
 def pixels(source: ImageSource, input: Input) -> Pixels:
@@ -180,7 +163,8 @@ def pixels(source: ImageSource, input: Input) -> Pixels:
     if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.shape == (*size, 3):
         return np.ascontiguousarray(source)
     at_least = None if input.resize.filter == "nearest" else MARGIN * max(input.resize.size)
-    return np.array(crop(_resized(_decode(source, at_least), input.resize), size))
+    with decoded(source, at_least) as stored:
+        return np.array(_fitted(stored, input))
 
 
 def resize(image: Image.Image, how: Resize) -> Image.Image:
@@ -188,13 +172,51 @@ def resize(image: Image.Image, how: Resize) -> Image.Image:
     return _resized(Stored(image, image.size, None), how)
 
 
+def crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return the middle (height, width) of an image that is at least as large."""
+    height, width = size
+    if image.size == (width, height):
+        return image
+    return image.crop(_middle(image.size, size))
+
+
+def _middle(whole: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the edges of the middle (height, width) of a whole (width, height)."""
+    left, upper = round((whole[0] - size[1]) / 2), round((whole[1] - size[0]) / 2)
+    return left, upper, left + size[1], upper + size[0]
+
+
+def _fitted(stored: Stored, input: Input) -> Image.Image:
+    """Return the image as a model takes it. One that would be huge when scaled is scaled only where it is kept."""
+    size, how = (input.height, input.width), input.resize
+    scaled = _scaled(stored.upright_extent, how)
+    if scaled[0] * scaled[1] <= LONG * how.size[0] * how.size[1]:
+        return crop(_resized(stored, how), size)
+    across, down = (length / pixels for length, pixels in zip(stored.upright_extent, scaled, strict=True))
+    left, upper, right, lower = _middle(scaled, size)
+    box = stored.place((left * across, upper * down, right * across, lower * down))
+    part, box = _surroundings(stored.image, box, 4 * max(1.0, across, down))
+    width, height = stored.oriented((input.width, input.height))
+    return stored.turned(_scale(part, (width, height), how.filter, box))
+
+
+def _surroundings(image: Image.Image, box: Box, support: float) -> tuple[Image.Image, Box]:
+    """Return the part of an image that a filter sees which reaches `support` pixels beyond a box, and the box in it.
+
+    Pillow keeps a box in 32-bit floats, which are too coarse for the far end of a long image.
+    """
+    left, upper = (max(0, math.floor(edge - support)) for edge in box[:2])
+    right = min(image.width, math.ceil(box[2] + support))
+    lower = min(image.height, math.ceil(box[3] + support))
+    return image.crop((left, upper, right, lower)), (box[0] - left, box[1] - upper, box[2] - left, box[3] - upper)
+
+
 def _resized(stored: Stored, how: Resize) -> Image.Image:
     """Return the scaled and upright image. It is turned after scaling, because a small image is turned faster."""
-    image, extent, turn = stored
-    size = _scaled(extent[::-1], how)[::-1] if stored.sideways else _scaled(extent, how)
-    if image.size != size or image.size != extent:
-        image = image.resize(size, _FILTERS[how.filter], box=(0, 0, *extent))
-    return image if turn is None else image.transpose(turn)
+    size = stored.oriented(_scaled(stored.upright_extent, how))
+    if stored.image.size == size == stored.extent:
+        return stored.turned(to_rgb(stored.image))
+    return stored.turned(_scale(stored.image, size, how.filter, (0, 0, *stored.extent)))
 
 
 def _scaled(size: tuple[float, float], how: Resize) -> tuple[int, int]:
@@ -208,82 +230,14 @@ def _scaled(size: tuple[float, float], how: Resize) -> tuple[int, int]:
     return width, height
 
 
-def crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return the middle (height, width) of an image that is at least as large."""
-    height, width = size
-    if image.size == (width, height):
-        return image
-    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
-    return image.crop((left, top, left + width, top + height))
-
-
-def _decode(source: ImageSource, at_least: int | None = None) -> Stored:
-    """Decode a source; with `at_least`, a JPEG at 1/2, 1/4 or 1/8 while both sides keep at least that many pixels."""
-    name = source_name(source)
-    if isinstance(source, np.ndarray):
-        image = _from_array(source, name)
-        return Stored(image, image.size, None)
-    try:
-        image = source if isinstance(source, Image.Image) else _open(source, name)
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(f"{name}: {image.width}x{image.height} pixels, {MAX_PIXELS:,} are allowed; scale it down")
-        drafted = image.draft(None, (at_least, at_least)) if at_least and image is not source else None
-        image.load()
-        extent = drafted[1][2:] if drafted else image.size
-        return Stored(_to_rgb(image, name), extent, _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)))
-    except ImageError:
-        raise
-    except Exception as fault:  # Pillow's readers raise almost any exception for damaged files
-        raise ImageError(f"{name}: not a readable image ({_reason(fault)}); check or remove the file") from fault
-
-
-def _open(source: str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes], name: str) -> Image.Image:
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        if path.is_dir():
-            raise ImageError(f"{name}: a folder, not an image; name the images in it")
-        if not path.exists():
-            raise ImageError(f"{name}: no such file; check the path")
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
-    elif isinstance(source, bytes | bytearray | memoryview):
-        data = bytes(source) if len(source) <= MAX_BYTES else None
-    elif hasattr(source, "read"):
-        data = source.read(MAX_BYTES + 1)
-        data = data if len(data) <= MAX_BYTES else None
-    else:
-        raise ImageError(
-            f"{type(source).__name__} is not an image; give a path, bytes, a binary file, a PIL image or a uint8 array"
-        )
-    if data is None:
-        raise ImageError(f"{name}: larger than {MAX_BYTES // 2**20} MB; scale it down")
-    if not data:
-        raise ImageError(f"{name}: empty; check or remove the file")
-    return Image.open(io.BytesIO(data), formats=FORMATS)
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ImageError(f"{name}: floating-point pixels have no agreed range; save the image with 8 bits")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_array(array: NDArray[np.generic], name: str) -> Image.Image:
-    if array.dtype != np.uint8:
-        raise ImageError(f"{name}: {array.dtype} pixels; give uint8 with values 0 to 255")
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
-        raise ImageError(f"{name}: an array has the shape [height, width] or [height, width, 1, 3 or 4]")
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), name)
-
-
-def _reason(fault: BaseException) -> str:
-    text = str(fault).strip().splitlines()
-    return text[0] if text and "BytesIO" not in text[0] else "its content is in no supported image format"
+def _scale(image: Image.Image, size: tuple[int, int], filter: str, box: Box) -> Image.Image:
+    """Return a box of an image as RGB with the given (width, height)."""
+    how, (left, upper, right, lower) = _FILTERS[filter], box
+    if is_plain(image):
+        return to_rgb(image.resize(size, how, box))
+    if image.width * image.height <= LARGE:
+        return to_rgb(image).resize(size, how, box)
+    narrow = Image.new("RGB", (size[0], image.height))
+    for top, band in rgb_bands(image):
+        narrow.paste(band.resize((size[0], band.height), how, (left, 0, right, band.height)), (0, top))
+    return narrow.resize(size, how, (0, upper, size[0], lower))

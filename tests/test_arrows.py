@@ -19,7 +19,7 @@ ALLOWED = {
     "runtimes": ("runtimes",),
     "runtimes.base": ("runtimes.errors",),
     "runtimes.errors": (),
-    "runtimes.fx": (),
+    "runtimes.fx": ("runtimes.base", "runtimes.errors"),
     "runtimes.rewrites": (),
     "trainer": ("trainer", "sdk.images", "sdk.folders", "sdk.files", "sdk.errors", "sdk.traces"),
     "trainer.views": ("trainer.views",),

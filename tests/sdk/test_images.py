@@ -238,7 +238,7 @@ class TestRefusals:
                     read(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
 
     def test_a_file_that_is_too_large_is_not_read(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("sdk.images.MAX_BYTES", 100)
+        monkeypatch.setattr("sdk.decoding.sources.MAX_BYTES", 100)
         path = tmp_path / "large.png"
         path.write_bytes(encoded(UPRIGHT))
         for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):

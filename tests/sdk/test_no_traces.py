@@ -64,9 +64,12 @@ def traces(command: list[object], folder: Path) -> Traces:
             continue
         if found := re.search(r"\bsocket\((\w+)", line):
             sockets.add(found[1])
+        made = MADE.search(line)
         opened = OPENED.search(line)
-        if (opened and {"O_WRONLY", "O_RDWR", "O_CREAT"} & set(opened["flags"].split("|"))) or MADE.search(line):
-            written.add(Path((opened or MADE.search(line))["path"]))
+        if opened and {"O_WRONLY", "O_RDWR", "O_CREAT"} & set(opened["flags"].split("|")):
+            made = opened
+        if made:
+            written.add(Path(made["path"]))
     left = [str(path) for place in (home, temporary) for path in sorted(place.rglob("*"))]
     return Traces(sockets, {path for path in written if not HARMLESS.fullmatch(str(path))}, left)
 

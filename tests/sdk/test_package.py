@@ -97,7 +97,7 @@ def test_bundles_predict_where_there_is_no_torch(bundles, target):
         f"print(sdk.verify({str(bundles[target].path)!r}).golden, 'torch' in sys.modules)\n"
     )
     done = run(program)
-    assert done.stdout.strip() == "8 False", done.stderr
+    assert done.stdout.strip() == "12 False", done.stderr
 
 
 @pytest.mark.parametrize(
