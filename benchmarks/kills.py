@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,12 +74,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--full", type=int, default=100, help="how often the disk is full")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commands", default="distill,precompute,compare,teach", help="which of them, with commas")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     loop.LOST_AT_MOST = 0.0  # a checkpoint after every epoch, although the epochs are short
     with tempfile.TemporaryDirectory() as name:
-        figures = measure(Path(name), arguments.kills, arguments.full, random.Random(arguments.seed))
+        jobs = [job for job in make_jobs(Path(name)) if job.name in arguments.commands.split(",")]
+        figures = measure(jobs, Path(name), arguments.kills, arguments.full, random.Random(arguments.seed))
     if arguments.json:
         print(json.dumps(figures))
     else:
@@ -88,9 +90,8 @@ def main() -> int:
     return int(any(figures[key] for key in ("lost", "again", "left over", "unclear")))
 
 
-def measure(place: Path, kills: int, full: int, chance: random.Random) -> dict[str, int]:
+def measure(jobs: Sequence[Job], place: Path, kills: int, full: int, chance: random.Random) -> dict[str, int]:
     """Disturb each command in turn, at moments that are spread evenly over its writes, and return what was found."""
-    jobs = make_jobs(place)
     whole = {job.name: undisturbed(job, place) for job in jobs}
     for job in jobs:
         print(f"{job.name}: {whole[job.name].writes} writes, {whole[job.name].seconds:.1f} s", file=sys.stderr)
