@@ -81,28 +81,38 @@ def orientation_of(exif: bytes, xmp: bytes) -> int:
 
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _START, _END, _SCAN = 0xD8, 0xD9, 0xDA
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 """Markers of applications and comments. JFIF's and Adobe's are not among them: they say how colours are stored."""
 
 
 def _jpeg(data: bytes) -> Content:
-    kept, exif, xmp = [data[:2]], b"", b""
+    kept, exif, xmp = [memoryview(data)[:2]], list[bytes](), b""
+    frame, channels = 0, 0
     for marker, start, end in _segments(data, 2):
         if marker == _SCAN:
-            kept.append(data[start:])
+            kept.append(memoryview(data)[start:])
             break
         if marker not in _METADATA:
-            kept.append(data[start:end])
+            kept.append(memoryview(data)[start:end])
+        if marker in _FRAMES:
+            frame, channels = marker, data[start + 9]
         elif marker == 0xE1 and data.startswith(b"Exif\0\0", start + 4):
-            exif += data[start + 10 : end]
+            exif.append(data[start + 10 : end])
         elif marker == 0xE1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\0", start + 4):
             xmp = data[start + 33 : end]
     else:
         raise ValueError("a JPEG without pixels")
-    scans = data.count(b"\xff\xda", start)  # or more: other data may follow the image
-    if scans > MAX_SCANS and sum(marker == _SCAN for marker, _, _ in _segments(data, start)) > MAX_SCANS:
+    in_scans = frame in _PROGRESSIVE or data[start + 4] < channels
+    # The marker may also stand in what follows the image, such as a film, so it is counted with care if there are many.
+    if in_scans and data.count(b"\xff\xda", start) > MAX_SCANS and _scans(data, start) > MAX_SCANS:
         raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
-    return Content("JPEG", b"".join(kept), orientation_of(exif, xmp), work=8 if scans > 1 else 0)
+    return Content("JPEG", b"".join(kept), orientation_of(b"".join(exif), xmp), work=2 * channels if in_scans else 0)
+
+
+def _scans(data: bytes, position: int) -> int:
+    return sum(marker == _SCAN for marker, _, _ in _segments(data, position))
 
 
 def _segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:

@@ -50,6 +50,7 @@ _MIRRORED = {_TURNS[orientation] for orientation in (2, 3, 6, 7)}
 _UPSIDE_DOWN = {_TURNS[orientation] for orientation in (3, 4, 7, 8)}
 
 _AT_ONCE = 2**20
+_BLOCK = 16 * 2**20  # unless the app or its user chose another size
 
 _Length = TypeVar("_Length", int, float)
 
@@ -161,6 +162,7 @@ def _one_line(text: str, most: int) -> str:
 
 @contextmanager
 def _decoded(source: ImageSource, name: str, at_least: int | None, beside: int) -> Iterator[Stored]:
+    _set_up_pillow()
     if isinstance(source, np.ndarray):
         array = _checked(source, name)
         height, width = array.shape[:2]
@@ -277,13 +279,19 @@ def _opened(content: Content) -> ImageFile.ImageFile:
         case _:
             from PIL import TiffImagePlugin
 
-            _silence_libtiff()
             return TiffImagePlugin.TiffImageFile(file)
 
 
 @cache
-def _silence_libtiff() -> None:
-    """Stop the libtiff that Pillow brings from writing to stderr about damaged files. Pillow raises errors as well."""
+def _set_up_pillow() -> None:
+    """Make two settings for the whole process, once.
+
+    Pillow keeps an image in blocks. The allocator of Linux returns those of more than 32 MB to the system when they are
+    freed, and keeps smaller ones for each thread, which would be the whole budget for each.
+    The libtiff that comes with Pillow stops writing to stderr about damaged files. Pillow raises errors as well.
+    """
+    if _imaging.get_block_size() == _BLOCK:
+        _imaging.set_block_size(4 * _BLOCK)
     with suppress(OSError, AttributeError):  # it may be linked in where its functions have no names
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
