@@ -36,7 +36,14 @@ def layer_norm(
     mean = torch.full((1, width), 1 / width, dtype=x.dtype)
     rows = x.reshape(-1, width)
     centred = rows - linear(rows, mean)
-    scaled = centred * torch.rsqrt(linear(centred * centred, mean) + eps)
+    offset: Tensor | float = eps
+    if x.dtype == torch.float16:
+        # The square of anything above 256 would be infinite, and the norm 0. So numbers of about one are squared: the
+        # norm of `centred / size` with `eps / size**2` is the same for any size.
+        size = linear(centred.abs(), 16 * mean) + 1e-4
+        root = torch.full((1, 1), math.sqrt(eps), dtype=x.dtype) / size
+        centred, offset = centred / size, root * root
+    scaled = centred * torch.rsqrt(linear(centred * centred, mean) + offset)
     scaled = scaled.reshape(x.shape)
     if weight is not None:
         scaled = scaled * weight

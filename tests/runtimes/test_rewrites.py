@@ -38,6 +38,22 @@ def test_layer_norm_of_what_hardly_varies():
     close(rewrites.layer_norm(x.double(), (48,)), layer_norm(x.double(), (48,)))
 
 
+@pytest.mark.parametrize("width", [48, 768, 4096])
+@pytest.mark.parametrize("largest", [0, 1e-3, 1, 300, 20_000])
+@pytest.mark.parametrize("alone", [False, True])
+def test_layer_norm_in_fp16_where_squares_are_infinite(width, largest, alone):
+    # Many large numbers, or one among small ones.
+    torch.manual_seed(0)
+    x = torch.randn(8, width)
+    if alone:
+        x[:, 3] = largest
+    else:
+        x = 0.2 * largest * x.clamp(-3, 3)
+    expected = layer_norm(x.half().double(), (width,))
+    found = rewrites.layer_norm(x.half(), (width,), eps=1e-5)
+    torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=4e-3)
+
+
 @pytest.mark.parametrize(
     "options",
     [

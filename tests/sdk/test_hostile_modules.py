@@ -33,13 +33,13 @@ def small(convolution: nn.Module | None = None) -> nn.Module:
 class Massive(nn.Module):
     """One channel is a hundred thousand times as large as the others, as in some large transformers."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, times: float = 1e5) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.patches, self.mix = nn.Conv2d(3, 32, 8, 8), nn.Linear(32, 32)
         self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 5)
         with torch.no_grad():
-            self.mix.weight[3] *= 1e5
+            self.mix.weight[3] *= times
 
     def forward(self, images):
         return self.head(self.norm(self.mix(self.patches(images).flatten(2).mean(2))))
@@ -68,6 +68,12 @@ class TestOverflow:
         with pytest.raises((EngineError, ProofError), match=r"executorch fp16: .*(NaN|nan)"):
             export(Massive(seed).eval(), tmp_path / "b", "executorch", precision="fp16")
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.slow
+    def test_a_large_channel_that_only_squares_to_infinity_is_exported_right(self, tmp_path):
+        images, net = patterns(32, seed=0), Massive(0, times=2000).eval()
+        bundle = export(net, tmp_path / "b", "executorch", precision="fp16", validation=(images, None))
+        assert bundle.manifest.proof.max_abs_difference < 0.01
 
     @pytest.mark.parametrize("target", ["onnx", "openvino"])
     def test_engines_that_compute_in_more_bits_take_it(self, tmp_path, target):
