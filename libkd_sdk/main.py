@@ -114,7 +114,8 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("LIBKD_DEBUG"):
             raise
         if isinstance(fault, OSError) and fault.errno is not None:
-            failure = disk_failure(fault, "stdout" if _drop_output() else "a file")
+            _drop_output()
+            failure = disk_failure(fault, "stdout")  # every other file that is written has its name in the error
             return _fail(f"{failure} [{failure.code}]", failure.exit_code)
         first = (str(fault).strip().splitlines() or [""])[0]
         if isinstance(fault, MemoryError) or "OutOfMemory" in type(fault).__name__:
@@ -136,12 +137,10 @@ def _open_standard_streams() -> None:
     os.close(descriptor)
 
 
-def _drop_output() -> bool:
-    """Return whether stdout can't be written. The rest of it vanishes then, or Python complains again when it ends."""
+def _drop_output() -> None:
+    """Let the rest of the output vanish if it can't be written. Otherwise Python complains again when it ends."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False

@@ -165,7 +165,7 @@ class TestTheChild:
     def test_an_unexpected_error_in_it_is_one_line_too(self, bundles, tmp_path, monkeypatch):
         (tmp_path / "onnxruntime.py").write_text("raise RuntimeError('first\\nsecond')")
         monkeypatch.syspath_prepend(tmp_path)
-        with pytest.raises(EngineError, match=r": RuntimeError: first$"):
+        with pytest.raises(EngineError, match=r"can't be loaded \(first\); pip install"):
             verify(bundles["onnx"])
 
     @pytest.mark.parametrize(
