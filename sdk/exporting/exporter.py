@@ -41,6 +41,8 @@ remove_unused_compiler_cache()
 
 CALIBRATION_IMAGES = 128
 MAX_DROP = 1.0
+MOVED = 0.25
+"""The largest share of an image's probabilities that may lie with other classes at fp16, without validation images."""
 
 
 def export(
@@ -187,9 +189,11 @@ class _Attempt:
         try:
             if carried != embedded(manifest):
                 raise ExportError(f"{manifest.target} loses the manifest; use plain characters in name and labels")
-            _check_difference(golden.max_abs_difference(session), manifest)
-            extremes = proof.extremes(manifest.input)
-            _check_difference(proof.largest_difference(session, reference, extremes), manifest)
+            probes = np.concatenate([golden.pixels, proof.extremes(manifest.input)])
+            found, expected = session.run(probes), reference.run(probes)
+            _check_difference(proof.largest_difference(found, expected), manifest)
+            if self.judged is None and manifest.precision == "fp16":
+                _check_moved(proof.moved(found, expected), manifest)
             if manifest.precision != "fp32":
                 golden = Golden(golden.pixels, session.run(golden.pixels))
             measured = self._measure(session, reference, manifest)
@@ -263,6 +267,16 @@ def _check_difference(difference: float, manifest: Manifest) -> None:
         raise ProofError(
             f"{manifest.target} {manifest.precision}: probabilities differ from PyTorch's by {difference:.2g}, "
             f"more than {tolerance:g}; nothing was written. Try another target"
+        )
+
+
+def _check_moved(share: float, manifest: Manifest) -> None:
+    """Raise `ProofError` if the answers are others altogether. Without validation images, `max_drop` can't tell."""
+    if share > MOVED:
+        raise ProofError(
+            f"{manifest.target} {manifest.precision}: {share:.0%} of the probabilities of an image are with other "
+            "classes than in PyTorch, as if numbers were too large for 16 bits; nothing was written. Take fp32, or "
+            "give validation images, so that max_drop decides"
         )
 
 

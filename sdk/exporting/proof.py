@@ -66,7 +66,7 @@ def measure(
     for start in range(0, len(images), BATCH):
         batch = np.stack([pixels(image, input) for image, _ in images[start : start + BATCH]])
         ours, theirs = session.run(batch), reference.run(batch)
-        difference = float(np.maximum(difference, _worst(ours, theirs)))  # unlike max, it keeps NaN
+        difference = float(np.maximum(difference, largest_difference(ours, theirs)))  # unlike max, it keeps NaN
         answers.append(ours.argmax(1))
         expected.append(theirs.argmax(1))
         progress(start + len(batch), len(images))
@@ -114,11 +114,6 @@ def _pair(entry: Any) -> tuple[ImageSource, int | None]:
         ) from fault
 
 
-def _worst(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Return the largest difference; NaN, which is within no tolerance, if one of them has NaN."""
-    return float(np.abs(ours - theirs).max())
-
-
 def extremes(input: Input) -> Pixels:
     """Return uint8 [8, height, width, 3]: images of one colour each, the corners of RGB.
 
@@ -128,9 +123,17 @@ def extremes(input: Input) -> Pixels:
     return np.broadcast_to(corners[:, None, None], (8, input.height, input.width, 3)).astype(np.uint8)
 
 
-def largest_difference(session: Session, reference: Session, images: Pixels) -> float:
-    """Return the largest distance of a probability from the reference's; NaN, within no tolerance, if one is NaN."""
-    return _worst(session.run(images), reference.run(images))
+def largest_difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Return the largest distance of a probability; NaN, which is within no tolerance, if one of them has NaN."""
+    return float(np.abs(ours - theirs).max())
+
+
+def moved(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Return the largest share of an image's probabilities that lies with other classes.
+
+    Unlike the largest difference, it does not become small if the probabilities are spread over many classes.
+    """
+    return float(np.abs(ours - theirs).sum(1).max()) / 2
 
 
 def _contrasty(height: int, width: int) -> Pixels:

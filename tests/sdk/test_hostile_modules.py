@@ -75,6 +75,25 @@ class TestOverflow:
         bundle = export(net, tmp_path / "b", "executorch", precision="fp16", validation=(images, None))
         assert bundle.manifest.proof.max_abs_difference < 0.01
 
+    @pytest.mark.slow
+    def test_answers_that_are_finite_and_wrong_are_refused(self, tmp_path):
+        class RootMeanSquare(nn.Module):
+            """Its squares are infinite in 16 bits, and what is divided by their root is 0."""
+
+            def forward(self, x):
+                return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)
+
+        net = Massive(0, times=2000).eval()
+        net.norm = RootMeanSquare()
+        with torch.no_grad():
+            net.head.weight *= 10
+        options = {"target": "executorch", "precision": "fp16"}
+        with pytest.raises(ProofError, match=r"executorch fp16: \d+% of the probabilities .* Take fp32, or give val"):
+            export(net, tmp_path / "b", **options)
+        with pytest.raises(ProofError, match=r"executorch fp16: loses \d+\.\d points"):
+            export(net, tmp_path / "b", validation=(patterns(32, seed=0), None), **options)
+        assert not list(tmp_path.iterdir())
+
     @pytest.mark.parametrize("target", ["onnx", "openvino"])
     def test_engines_that_compute_in_more_bits_take_it(self, tmp_path, target):
         with sdk.Classifier(export(Massive(0).eval(), tmp_path / "b", target, precision="fp16").path) as classifier:
