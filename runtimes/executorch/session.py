@@ -66,7 +66,8 @@ class Session:
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
         """Return the probabilities; see `runtimes.base.Session`."""
         probabilities = np.empty((len(pixels), self._classes), np.float32)
-        batch = torch.from_numpy(np.ascontiguousarray(pixels))  # the engine silently misreads any other layout
+        # The engine silently misreads any other layout, and torch warns of an array that can't be written.
+        batch = torch.from_numpy(np.require(pixels, requirements=("C", "W")))
         try:
             with self._turn:
                 for index, answer in enumerate(probabilities):  # the graph takes one image at a time

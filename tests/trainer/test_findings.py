@@ -22,6 +22,7 @@ from trainer.findings import BINS, SAMPLES, findings
 from trainer.pipeline import run_pipeline
 from trainer.recipe import ViewsRecipe
 from trainer.run import Source, start_run
+from trainer.train import train_teacher
 
 SOURCE = Source(("clothes",))
 
@@ -127,12 +128,13 @@ def test_data_recipe_and_versions_are_named(run, found, tiny_data):
 @pytest.mark.slow
 def test_a_run_that_stored_nothing_and_has_no_plain_student(run, tiny_data, tmp_path):
     recipe = replace(run.recipe, views=ViewsRecipe(mode="online", spec=run.recipe.views.spec))
-    online = start_run(tmp_path / "run", recipe, tiny_data, SOURCE)
-    shutil.copytree(run.folder / "teachers", online.folder / "teachers")
+    job = job_of(start_run(tmp_path / "run", recipe, tiny_data, SOURCE), tiny_data)
+    for name in recipe.teachers:
+        train_teacher(job, name)
     with pytest.raises(RunError, match="no finished student there"):
-        findings(job_of(online, tiny_data))
-    run_pipeline(job_of(online, tiny_data))
-    found = findings(job_of(online, tiny_data))
+        findings(job)
+    run_pipeline(job)
+    found = findings(job)
     assert found.store_bytes is found.store_seconds is None
     assert [stage.name for stage in found.stages] == ["conv", "involution", "student"]
     assert "Nothing is stored" in run_report(found)

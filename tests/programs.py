@@ -1,0 +1,17 @@
+"""Programs that tests run in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def run(program: str, *arguments: object, **environment: str) -> str:
+    """Return what a program prints in a process of its own, which has to end by itself."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    process = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
