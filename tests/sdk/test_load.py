@@ -127,6 +127,22 @@ class TestStreamsThatAreLeft:
         next(stream)
         del stream
 
+    def test_one_that_is_dropped_while_its_images_are_read(self):
+        """Nobody waits for them: the garbage collector may drop it in a thread that holds Python's own locks."""
+        gate, over = threading.Event(), threading.Event()
+
+        class Waits(io.BytesIO):
+            def read(self, size=-1):
+                gate.wait(5)
+                over.set()
+                return super().read(size)
+
+        stream = fake().stream(iter([patterns(1, 0)[0], Waits(b""), *patterns(9, 0)]), workers=1)
+        next(stream)
+        del stream
+        assert not over.is_set()
+        gate.set()
+
     def test_one_that_its_own_thread_collects(self):
         """A thread that decodes runs the garbage collector, and must not wait for itself to end."""
         gate, collected = threading.Event(), threading.Event()
