@@ -86,7 +86,7 @@ def _export(targets: list[str], folder: Path) -> None:
 
 
 class Counts(NamedTuple):
-    """What the process has while nobody works: bytes of memory, threads and descriptors."""
+    """The process while nobody works: its bytes of memory, its threads and its descriptors."""
 
     memory: int
     threads: int

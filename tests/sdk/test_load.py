@@ -128,7 +128,7 @@ class TestStreamsThatAreLeft:
         del stream
 
     def test_one_that_is_dropped_while_its_images_are_read(self):
-        """Nobody waits for them: the garbage collector may drop it in a thread that holds Python's own locks."""
+        """The garbage collector may drop it in a thread that holds Python's own locks, so nobody may wait for them."""
         gate, over = threading.Event(), threading.Event()
 
         class Waits(io.BytesIO):
