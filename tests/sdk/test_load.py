@@ -180,10 +180,10 @@ class TestStreamsThatAreLeft:
 def test_a_soak_of_a_few_seconds(target, bundles):
     """Eight threads, images good and bad, streams that are left, forks, and other classifiers closed in use."""
     program = Path(__file__).parents[2] / "benchmarks" / "soak.py"
-    command = [sys.executable, program, "--minutes", "0.2", "--bundles", bundles[target].path.parent, "--json"]
+    command = [sys.executable, program, "--minutes", "0.1", "--bundles", bundles[target].path.parent, "--json"]
     process = subprocess.run([*command, "--targets", target], capture_output=True, timeout=300, check=False)
     (row,) = json.loads(process.stdout)
     assert [fault for fault in row["faults"] if "memory grew" not in fault] == []  # it is not warm after seconds
-    assert row["predictions"] > 100
-    assert row["refused images"] > 10
+    assert row["predictions"] > 20
+    assert row["refused images"] > 2
     assert min(row["streams left"], row["closed in use"], row["forks"]) > 0
