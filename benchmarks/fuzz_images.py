@@ -42,7 +42,7 @@ MEMORY = 2 * 2**30
 PART = 2000
 INPUT = Input(height=24, width=24, resize=Resize(mode="cover", size=(28, 28), filter="bilinear"))
 TURN = Image.Transpose.ROTATE_270
-"""What orientation 6 asks for, which all intact images have that say something."""
+"""The turn that orientation 6 asks for. All intact images that say an orientation say this one."""
 EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 

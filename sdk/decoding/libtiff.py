@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ def errors_raised() -> Iterator[None]:
     _thread.error = None
     yield
     if _thread.error is not None:
-        raise ValueError(_thread.error.partition(b"%")[0].decode("ascii", "replace").strip(" (\"'"))
+        raise ValueError(re.sub(r"%\w+", "?", _thread.error.decode("ascii", "replace")))
 
 
 @cache
