@@ -8,12 +8,13 @@ thread opens, uses and closes other classifiers of the same bundle, and one fork
 half-read. At two minutes and at the end everybody waits for a moment, and memory, threads and descriptors are counted.
 
 The exit code is 1 if an answer was wrong, a child was lost, memory grew by more than 2 %, or a thread or a descriptor
-is left over.
+is left over. A process that hangs says where its threads stand, and ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import io
 import itertools
@@ -44,6 +45,8 @@ WARM_S = 120.0
 FORK_EVERY_S = 3.0
 CHILD_S = 60
 """Seconds after which a forked child counts as hanging."""
+LATE_S = 600
+"""Seconds after the end at which the process itself counts as hanging."""
 GROWTH = 0.02
 ROUNDING = 1e-6
 """A batch is computed in other blocks than one image, so that its last digits may differ."""
@@ -166,6 +169,9 @@ class Soak:
         for _ in self._jobs:
             self._slots.acquire()
         gc.collect()
+        for thread in threading.enumerate():
+            if thread.name.startswith("libkd-decode"):  # its stream was dropped, and it is just ending
+                thread.join()
         memory = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         threads, descriptors = (len(list(Path("/proc/self", kind).iterdir())) for kind in ("task", "fd"))
         self._slots.release(len(self._jobs))
@@ -306,6 +312,7 @@ class Soak:
 
 def _soak(bundle: Path, seconds: float) -> dict[str, Any]:
     """Return the figures of one bundle."""
+    faulthandler.dump_traceback_later(seconds + LATE_S, exit=True)
     with tempfile.TemporaryDirectory() as folder, sdk.Classifier(bundle, threads=THREADS_OF_ENGINE) as classifier:
         images = Images(Path(folder), classifier)
         warm_s = min(WARM_S, seconds / 2)
