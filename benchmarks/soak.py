@@ -72,11 +72,8 @@ def main() -> None:
         if not arguments.bundles:
             _export(targets, folder_of)
         command = [sys.executable, __file__, "--minutes", str(arguments.minutes), "--bundle"]
-        environment = {**os.environ, **ALLOCATOR}
-        jobs = [
-            subprocess.Popen([*command, folder_of / target], stdout=subprocess.PIPE, env=environment)
-            for target in targets
-        ]
+        start = partial(subprocess.Popen, stdout=subprocess.PIPE, env={**os.environ, **ALLOCATOR})
+        jobs = [start([*command, folder_of / target]) for target in targets]
         rows = [json.loads(job.communicate()[0] or '{"faults": ["the process died"]}') for job in jobs]
     rows = [{"target": target, **row} for target, row in zip(targets, rows, strict=True)]
     print(json.dumps(rows, indent=2) if arguments.json else "\n".join(map(_text, rows)))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from patterns import SIZE, patterns
+from programs import run
 from runtimes.engines import ENGINES
 from sdk import Classifier, EngineError, ImageError, Preprocessing, UsageError
 from sdk.testing import FakeSession
@@ -173,6 +174,36 @@ class TestStreamsThatAreLeft:
 
         with pytest.raises(ImageError, match="unplugged"):
             list(fake().stream(camera()))
+
+
+@pytest.mark.parametrize("opened_in", ["main", "other"])
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_signal_arrives_after_another_thread_has_freed_the_engine(target, opened_in, bundles):
+    """An engine that lends its thread a stack for signals must not free it under that thread."""
+    program = """
+import signal, sys, threading
+import numpy as np
+import sdk
+
+def work():
+    classifiers.append(sdk.Classifier(sys.argv[1]))
+    classifiers[-1].predict(np.zeros((32, 32, 3), np.uint8))
+
+def elsewhere(job):
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join()
+
+classifiers, arrived = [], []
+signal.signal(signal.SIGINT, lambda *_: arrived.append("SIGINT"))
+here = lambda job: job()
+first, second = (here, elsewhere) if sys.argv[2] == "main" else (elsewhere, here)
+first(work)
+second(classifiers.clear)
+signal.raise_signal(signal.SIGINT)
+print(*arrived)
+"""
+    assert run(program, bundles[target].path, opened_in) == "SIGINT\n"
 
 
 @pytest.mark.slow
