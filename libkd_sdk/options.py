@@ -32,7 +32,9 @@ RootOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", help="The folder of the run.")]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", help="A TOML file, or the name of a recipe that comes along: small, large or demo."),
+    typer.Option(
+        "--recipe", help="A TOML file, or the name of a recipe that comes along: small, large, photos or demo."
+    ),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="This seed replaces the one of the recipe.")]
 WithinOption = Annotated[

@@ -47,14 +47,14 @@ def estimate(recipe: Recipe, *, images: int, classes: int, size: int, device: to
     """
     input = Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size)))
     preprocessing = Preprocessing(input=input, mean=recipe.data.mean, std=recipe.data.std)
-    teachers = {name: create_teacher(it, classes, preprocessing) for name, it in recipe.teachers.items()}
+    teachers = {name: create_teacher(it.from_scratch(), classes, preprocessing) for name, it in recipe.teachers.items()}
     training = {
         name: _training_seconds(
             teacher.net, teacher.preprocessing, recipe.teachers[name].training, images, classes, device
         )
         for name, teacher in teachers.items()
     }
-    student = create_student(recipe.student, len(teachers), classes, preprocessing)
+    student = create_student(recipe.student.from_scratch(), len(teachers), classes, preprocessing)
     learning = _training_seconds(student, preprocessing, recipe.student.training, images, classes, device)
     arm, store = own_arm(recipe), None
     if arm.stored_views:
@@ -72,7 +72,7 @@ def estimate(recipe: Recipe, *, images: int, classes: int, size: int, device: to
 def _training_seconds(
     net: nn.Module, preprocessing: Preprocessing, training: Training, images: int, classes: int, device: torch.device
 ) -> float:
-    learner = Learner(net, training, 1000, device)
+    learner = Learner(net, training.from_scratch(), 1000, device)  # the steps after those that are frozen
     size = preprocessing.input.height
     inputs = to_input(torch.rand(training.batch, 3, size, size, device=device), preprocessing)
     labels = torch.randint(classes, (training.batch,), device=device)

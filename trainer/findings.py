@@ -204,6 +204,8 @@ def _stage(run: Run, stage: str, name: str, kind: Kind, record: NetRecord) -> St
 def _model(record: NetRecord) -> str:
     if isinstance(record, TeacherRecord):
         return record.model
+    if record.student.model:
+        return record.student.model
     return f"transformer, {record.student.depth} blocks of {record.student.width}"
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .balance import image_weights
 from .data import Preprocessing, Split, to_device, to_input
 from .errors import Diverged, OutOfMemory
 from .evaluate import logits_of, top1
@@ -76,6 +77,7 @@ class Task:
         preprocessing: how images become its input.
         spec, seed: the specification of its views, and the seed that they are drawn from.
         extra: further augmentation that this net alone sees, on top of the views.
+        new: the names of its parts that have no published weights; see `trainer.learner.Learner`.
     """
 
     stage: str
@@ -85,6 +87,7 @@ class Task:
     spec: ViewSpec
     seed: int
     extra: ExtraSpec = NO_EXTRA
+    new: tuple[str, ...] = ()
 
 
 def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: ViewSpec) -> Iterator[Batch]:
@@ -143,9 +146,10 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
     train = to_device(task.split, device, progress)
     validation = to_device(job.data.validation, device, progress)
     classes = len(job.data.labels)
+    weights = image_weights(train.labels, classes, job.run.recipe.data.balance)
     steps = steps_of_epoch(train, training.batch)
 
-    learner = Learner(model, training, steps, device)
+    learner = Learner(model, training, steps, device, task.new)
     checkpoint = job.run.checkpoint(stage)
     done = learner.load(checkpoint)
 
@@ -163,6 +167,9 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
                 samples = train.ids[batch.indices]
                 pixels = enhance(batch.view.pixels, samples, seed=task.seed, epoch=epoch, spec=task.extra)
                 targets = batch.view.targets(train.labels[batch.indices], classes, training.smoothing)
+                if weights is not None:  # a mixed image counts as the mean of its two
+                    shares = batch.view.targets(train.labels[batch.indices], classes)
+                    targets = targets * (shares @ weights)[:, None]
                 loss_of = partial(_total, objective, targets, batch)
                 total += learner.step(step, to_input(pixels, task.preprocessing), loss_of)
                 if step % CHECK_EVERY == 0:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import torch
@@ -27,9 +27,11 @@ from .logits import LogitStore, fill_missing
 from .loop import steps_of_epoch
 from .models import Teacher, create_student, create_teacher
 from .progress import Progress, Silent
-from .recipe import Training
+from .recipe import Recipe, StudentRecipe, TeacherRecipe, Training
 from .run import Job, Run
 from .train import train_student, train_teacher
+
+NetRecipe = TypeVar("NetRecipe", TeacherRecipe, StudentRecipe)
 
 LEAST_STEPS = 3
 """The number of steps that are timed, however long they take."""
@@ -61,7 +63,7 @@ class Paces:
     """
 
     def __init__(self, job: Job, seconds: float) -> None:
-        self.recipe, self.data, self.device, self.seconds = job.run.recipe, job.data, job.device, seconds
+        self.recipe, self.data, self.device, self.seconds = _thawed(job.run.recipe), job.data, job.device, seconds
         self._known: dict[bytes, Pace] = {}
 
     def teacher(self, name: str) -> Pace:
@@ -86,12 +88,14 @@ class Paces:
         """Return the pace at which an arm's student is trained, without the time to store its teachers' answers."""
         views, training = arm.recipe.views, arm.recipe.student.training
         one_view = replace(views, count=1, mode="replay" if views.mode == "exact" else views.mode)
-        recipe = replace(arm.recipe, views=one_view)
+        recipe = replace(_thawed(arm.recipe), views=one_view)
         timed = Arm(arm.stage, arm.teachers, recipe, arm.unlabelled)
 
         def measured() -> Pace:
             once, step = self._timed(lambda folder, progress: self._begin(timed, folder, progress), training)
-            net = create_student(recipe.student, len(recipe.teachers), len(self.data.labels), self.data.preprocessing)
+            net = create_student(
+                recipe.student.from_scratch(), len(recipe.teachers), len(self.data.labels), self.data.preprocessing
+            )
             return self._pace(once, step, arm.split(self.data), training, net, self.data.preprocessing)
 
         shape = replace(recipe.student, training=replace(training, epochs=1))
@@ -111,10 +115,7 @@ class Paces:
     @cached_property
     def _untrained(self) -> dict[str, Teacher]:
         classes, preprocessing = len(self.data.labels), self.data.preprocessing
-        bare = {
-            name: replace(it, pretrained=False, weights=None, training=replace(it.training, epochs=1))
-            for name, it in self.recipe.teachers.items()
-        }
+        bare = {name: it.from_scratch() for name, it in self.recipe.teachers.items()}
         created = {name: create_teacher(it, classes, preprocessing).to(self.device) for name, it in bare.items()}
         for teacher in created.values():
             teacher.net.eval()
@@ -167,6 +168,16 @@ class Paces:
         if key not in self._known:
             self._known[key] = measured()
         return self._known[key]
+
+
+def _thawed(recipe: Recipe) -> Recipe:
+    """Return the recipe with the steps that follow the epochs in which weights are frozen; those take longer."""
+
+    def thawed(net: NetRecipe) -> NetRecipe:
+        return replace(net, training=replace(net.training, frozen=0))
+
+    teachers = {name: thawed(it) for name, it in recipe.teachers.items()}
+    return replace(recipe, teachers=teachers, student=thawed(recipe.student))
 
 
 class _Enough(Exception):

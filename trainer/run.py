@@ -26,9 +26,9 @@ from sdk.files import disk_failures, sha256, write_whole
 from .data import Dataset, Preprocessing
 from .errors import RecipeError, RunError
 from .folder import RECIPE, is_new, refuse_odd_path
-from .models import Student, Teacher, create_student, create_teacher
+from .models import Student, Teacher, check_nets, create_student, create_teacher
 from .progress import Progress
-from .recipe import Recipe, Training, differences, read_recipe, write_recipe
+from .recipe import Recipe, differences, read_recipe, write_recipe
 from .records import (
     AnyRecord,
     DataRecord,
@@ -215,9 +215,7 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
     if not is_run(folder):
         if not is_new(folder):
             raise RunError(f"{folder}: not empty, but not a run either; choose another --out")
-        create_student(recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
-        for teacher in recipe.teachers.values():
-            create_teacher(teacher, len(data.labels), data.preprocessing)  # or fail before anything is written
+        check_nets(recipe, len(data.labels), data.preprocessing)  # or fail before anything is written
         about = DataRecord(
             hash=data_hash,
             data=tuple(map(_lasting, source.data)),
@@ -258,12 +256,11 @@ def image_counts(data: Dataset) -> dict[str, int]:
 def _settled(recipe: Recipe, data: Dataset) -> Recipe:
     """Return the recipe with the values that the data decides, and with paths that are valid in any folder."""
     replace = msgspec.structs.replace
-    teachers = {
-        name: replace(teacher, weights=_lasting(teacher.weights)) if teacher.weights else teacher
-        for name, teacher in recipe.teachers.items()
-    }
-    settled = replace(recipe.data, size=data.preprocessing.input.height)
-    return replace(recipe, data=settled, teachers=teachers)
+    teachers = {name: replace(it, weights=it.weights and _lasting(it.weights)) for name, it in recipe.teachers.items()}
+    weights = recipe.student.weights
+    student = replace(recipe.student, weights=weights and _lasting(weights))
+    data_recipe = replace(recipe.data, size=data.preprocessing.input.height)
+    return replace(recipe, data=data_recipe, teachers=teachers, student=student)
 
 
 def _lasting(name: str) -> str:
@@ -324,7 +321,7 @@ def load_teacher(run: Run, name: str) -> Teacher:
             f"{run.folder}: teacher {name!r} is not trained; `libkd-sdk teach {name} --out {run.folder}` trains it"
         )
     weights, record = run.kept_weights(stage), run.teacher_record(name)
-    bare = msgspec.structs.replace(run.recipe.teachers[name], pretrained=False, weights=None, training=Training())
+    bare = run.recipe.teachers[name].from_scratch()
     net = _loaded(create_teacher(bare, record.classes, record.preprocessing).net, weights, run.weights(stage))
     return Teacher(net, record.preprocessing, run.recipe.teachers[name].training.precision)
 
@@ -346,5 +343,6 @@ def load_student(run: Run | str | Path, stage: str = STUDENT) -> tuple[Student, 
             f"run `libkd-sdk distill --out {opened.folder}` again, it continues"
         )
     weights, record = opened.kept_weights(stage), opened.student_record(stage)
-    student = create_student(record.student, len(opened.recipe.teachers), len(record.labels), record.preprocessing)
+    shape, teachers = record.student.from_scratch(), len(opened.recipe.teachers)
+    student = create_student(shape, teachers, len(record.labels), record.preprocessing)
     return _loaded(student, weights, opened.weights(stage)), record.labels, record.preprocessing

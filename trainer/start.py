@@ -11,15 +11,20 @@ from msgspec.structs import replace
 
 from sdk.errors import UsageError
 
+from .balance import describe_balance
 from .budget import cut_to
 from .checkup import check_run, clear_run
 from .data import Dataset, load
 from .device import pick_device
 from .folder import alone, together
+from .models import size_step
 from .progress import Progress
-from .recipe import DataRecipe, Recipe, read_recipe, recipe_for
+from .recipe import LARGEST_SMALL, DataRecipe, Recipe, read_recipe, recipe_for
 from .run import Job, Run, Source, is_run, open_run, remembered_source, start_run
 from .units import Deadline, deadline_of
+
+FEW_PHOTOS = 5000
+"""With fewer images to train on, a student from published weights is worth a try."""
 
 Sources = str | Path | Sequence[str | Path]
 """A folder, an archive, or the name of a dataset; or several folders or archives."""
@@ -123,9 +128,23 @@ def choose(
             how = replace(how, labels=labels)
         except ValueError as fault:
             raise UsageError(f"--labels: {fault}") from fault
-    data = load(source.data, how, root=source.root, unlabelled=source.unlabelled, progress=progress)
-    chosen = chosen or recipe_for(data.preprocessing.input.height)
+    step = size_step(chosen.student) if chosen else 1
+    data = load(source.data, how, root=source.root, unlabelled=source.unlabelled, size_step=step, progress=progress)
+    if uneven := describe_balance(data.train.labels, data.labels, how.balance):
+        progress.tell(uneven)
+    if chosen is None:
+        chosen = recipe_for(data.preprocessing.input.height)
+        _suggest(data, progress)
     return replace(chosen, data=how), data
+
+
+def _suggest(data: Dataset, progress: Progress) -> None:
+    """Say so if nets from published weights would learn more from such data than the default recipe's nets."""
+    count = len(data.train)
+    if count < FEW_PHOTOS and data.preprocessing.input.height > LARGEST_SMALL:
+        progress.tell(
+            f"{count:,} images are few for nets that start from nothing; --recipe photos starts from published weights"
+        )
 
 
 def source_of(data: Sources | None, unlabelled: Sources = (), root: str | Path | None = None) -> Source | None:

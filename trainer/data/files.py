@@ -28,6 +28,7 @@ __all__ = [
     "decode_again",
     "digest",
     "native_size",
+    "nearest_multiple",
     "pixels_of",
     "survey",
 ]
@@ -52,6 +53,11 @@ def native_size(files: list[ImageFile], sample: int = 64) -> int:
     if not sides:
         raise DataError("none of the sampled images can be read; check the files")
     return int(np.median(sides))
+
+
+def nearest_multiple(size: int, step: int) -> int:
+    """Return the multiple of `step` that is nearest to `size`, and not 0."""
+    return max(1, round(size / step)) * step
 
 
 def pixels_of(file: ImageFile, input: Input) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..progress import Progress, Silent
 from ..recipe import DataRecipe
 from .dataset import Dataset
-from .files import Input, Preprocessing, Resize, check_memory, decode, native_size, survey
+from .files import Input, Preprocessing, Resize, check_memory, decode, native_size, nearest_multiple, survey
 from .images import FileImages, Images, MemoryImages
 from .layout import Labelled, LabelledFile, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
@@ -29,6 +29,7 @@ def load(
     *,
     unlabelled: Sequence[str | Path] = (),
     root: Path | None = None,
+    size_step: int = 1,
     progress: Progress | None = None,
 ) -> Dataset:
     """Return the data in `sources`: one named dataset, or folders and archives (zip, tar).
@@ -47,6 +48,7 @@ def load(
         unlabelled: folders and archives with images to train on without labels, in any layout. With `how.labels` below
             1, a part of the training images loses its labels and is added to these.
         root: the folder of a named dataset.
+        size_step: unless `how.size` is given, the size of files is a multiple of this, as a net's patches ask for.
 
     Raises:
         DataError: there are no such images, or they can't be used; the message says why.
@@ -55,7 +57,8 @@ def load(
     extra = _told(loose(_places(unlabelled)), progress)
     if (name := _name(sources)) is not None:
         return _from_named(NAMED[name](root), extra, how, progress)
-    return _from_files(_told(labelled(_places(sources)), progress), extra, how, progress)
+    found = _told(labelled(_places(sources)), progress)
+    return _from_files(found, extra, how, size_step, progress)
 
 
 def load_labelled(
@@ -204,7 +207,17 @@ def _fit(count: int, input: Input, how: DataRecipe) -> bool:
     return count * input.height * input.width * 3 <= how.memory_gb * 2**30
 
 
-def _from_files(found: list[LabelledFile], extra: list[LabelledFile], how: DataRecipe, progress: Progress) -> Dataset:
+def _default_size(found: list[LabelledFile], step: int, progress: Progress) -> int:
+    usual = min(native_size([item.file for item in found]), LARGEST_DEFAULT_SIZE)
+    size = nearest_multiple(usual, step)
+    if size != usual:
+        progress.tell(f"data.size is {size}: of the multiples of the student's patch, {step}, the nearest to {usual}")
+    return size
+
+
+def _from_files(
+    found: list[LabelledFile], extra: list[LabelledFile], how: DataRecipe, size_step: int, progress: Progress
+) -> Dataset:
     given = {item.split for item in found}
     if not ("train" in given and "" not in given) and given != {""}:
         raise DataError("images for training are missing, or are not in a folder train/; put them there")
@@ -216,7 +229,7 @@ def _from_files(found: list[LabelledFile], extra: list[LabelledFile], how: DataR
     if strangers:
         raise DataError(f"class {min(strangers)!r} has no training images; add some to train/ or remove it")
 
-    size = how.size or min(native_size([item.file for item in found]), LARGEST_DEFAULT_SIZE)
+    size = how.size or _default_size(found, size_step, progress)
     preprocessing = _preprocessing(size, how)
     check_memory(len(found) - len(training), preprocessing.input)
     in_memory = _fit(len(training) + len(extra), preprocessing.input, how)
