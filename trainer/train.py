@@ -7,7 +7,7 @@ from torch import nn
 
 from .arms import Arm
 from .errors import RunError
-from .evaluate import fit_temperature, judge, logits_of, score
+from .evaluate import helpful_temperature, judge, logits_of, score
 from .lessons import Lessons, TeacherLessons
 from .loop import Task, fit
 from .metrics import training_seconds
@@ -84,7 +84,12 @@ def train_student(job: Job, arm: Arm, lessons: Lessons) -> Student:
     student = fit(untrained, lessons.epoch, task, job)
     before = score(logits_of(student, data.test, preprocessing), data.test.labels)
     held_out = logits_of(student, data.validation, preprocessing)
-    student.temperature.fill_(fit_temperature(held_out, data.validation.labels.to(job.device)))
+    temperature = helpful_temperature(held_out, data.validation.labels.to(job.device))
+    student.temperature.fill_(temperature)
+    if temperature == 1:
+        job.progress.tell(
+            f"{arm.stage}: no temperature: {len(held_out):,} validation images do not show that one would help"
+        )
     record = StudentRecord(
         labels=data.labels,
         preprocessing=preprocessing,

@@ -22,6 +22,7 @@ from ..options import (
 )
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
 from ..pages.comparison import comparison_page, difference, nets, spread, title
+from ..pages.page import ALWAYS_THE_LARGEST
 
 if TYPE_CHECKING:
     from trainer.comparison import ComparisonResult
@@ -99,10 +100,15 @@ PAIRS_IN_A_TERMINAL = 15
 
 def show(result: ComparisonResult) -> None:
     """Show a table of the arms, and one of their pairs unless they are very many."""
-    show_table(title(result), COLUMNS, _rows(result))
+    rows = _rows(result)
+    if result.majority is not None:
+        rows.append([ALWAYS_THE_LARGEST, "", f"{100 * result.majority:.2f}", "", ""])
+    show_table(title(result), COLUMNS, rows)
     if len(result.pairs) <= PAIRS_IN_A_TERMINAL:
         rows = [[pair.arm, pair.other, *difference(pair)] for pair in result.pairs]
         show_table(PAIRED, PAIR_COLUMNS, rows)
+    for caveat in result.caveats:
+        remark(f"note: {caveat}")
 
 
 def _rows(result: ComparisonResult) -> list[list[str]]:

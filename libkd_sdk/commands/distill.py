@@ -21,6 +21,7 @@ from ..options import (
     training_extra,
 )
 from ..output import Bars, JsonOption, percent, remark, show_json, show_table
+from ..pages.page import ALWAYS_THE_LARGEST
 
 
 def distill(
@@ -42,6 +43,8 @@ def distill(
     """
     end = deadline_of(within)
     with training_extra():
+        from trainer.caveats import caveats
+        from trainer.evaluate import majority
         from trainer.findings import findings
         from trainer.pipeline import run_pipeline
         from trainer.run import REPORT
@@ -70,6 +73,11 @@ def distill(
         ]
         for stage, record in records.items()
     ]
+    test, validation = job.data.test.labels, job.data.validation.labels
+    rows.append([ALWAYS_THE_LARGEST, "", percent(majority(validation)), percent(majority(test)), ""])
     show_table(str(folder), ["", "parameters", "validation", "test", "trained in"], rows)
+    scores = {stage: record.results["test"] for stage, record in records.items()}
+    for caveat in caveats(scores, job.data.labels, test.bincount(minlength=len(job.data.labels)).tolist()):
+        remark(f"note: {caveat}")
     remark(f"look at {report}")
     remark(f"next: libkd-sdk export {folder} --target onnx")

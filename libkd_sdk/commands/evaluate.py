@@ -15,7 +15,8 @@ from sdk.classifier import Classifier
 from sdk.errors import UsageError
 
 from ..options import DataOption, RootOption, training_extra
-from ..output import Bars, JsonOption, percent, show_facts, show_json, show_table
+from ..output import Bars, JsonOption, percent, remark, show_facts, show_json, show_table
+from ..pages.page import ALWAYS_THE_LARGEST
 
 if TYPE_CHECKING:
     from trainer.data import Split
@@ -37,6 +38,7 @@ def evaluate(
     with training_extra():
         import torch
 
+        from trainer.caveats import caveats
         from trainer.data import load_labelled
         from trainer.evaluate import confusion, logits_of, score
         from trainer.run import load_student
@@ -67,6 +69,7 @@ def evaluate(
         [
             ("images", f"{result.images:,}"),
             ("top-1", percent(result.top1)),
+            (ALWAYS_THE_LARGEST, percent(result.majority)),
             ("negative log likelihood", f"{result.nll:.4f}"),
             ("calibration error", percent(result.ece)),
         ],
@@ -80,6 +83,8 @@ def evaluate(
         total = sum(counts[index])
         rows.append([label, str(total), percent(counts[index][index] / total) if total else "-", taken_for])
     show_table("", ["class", "images", "right", "most often taken for"], rows)
+    for caveat in caveats({"this model": result}, labels, [sum(row) for row in counts]):
+        remark(f"note: {caveat}")
 
 
 def _probabilities(classifier: Classifier, split: Split, bars: Bars) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from ..options import (
     training_extra,
 )
 from ..output import Bars, JsonOption, percent, show_facts, show_json
+from ..pages.page import ALWAYS_THE_LARGEST
 
 
 def teach(
@@ -62,6 +63,7 @@ def teach(
                 ("parameters", f"{record.parameters:,}"),
                 ("validation top-1", percent(record.results["validation"].top1)),
                 ("test top-1", percent(record.results["test"].top1)),
+                (ALWAYS_THE_LARGEST, percent(record.results["test"].majority)),
                 ("kept in", str(job.run.folder / teacher_stage(name))),
             ],
         )

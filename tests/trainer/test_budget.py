@@ -7,9 +7,8 @@ from msgspec.structs import replace
 
 from jobs import CPU, job_of
 from trainer import budget
-from trainer.arms import own_arm, plain_arm
+from trainer.arms import Change, arms_of, own_arm, plain_arm
 from trainer.budget import as_cut, cut
-from trainer.comparison import Change, arms_of
 from trainer.errors import RecipeError
 from trainer.pace import LEAST_STEPS, Pace, Paces, _Enough, _Stopwatch
 from trainer.progress import Silent
