@@ -14,11 +14,17 @@ from torch import nn
 
 import sdk
 from trainer.errors import RecipeError
-from trainer.models import create_student, create_teacher
+from trainer.models import check_nets, create_student, create_teacher
 from trainer.models.weights import create_net, read_weights
-from trainer.recipe import StudentRecipe, TeacherRecipe
+from trainer.recipe import StudentRecipe, TeacherRecipe, read_recipe
 
 NAME = "test_vit"
+
+
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that a developer has downloaded must not matter."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +133,14 @@ def test_numpy_arrays_are_named(tmp_path):
 def test_without_a_network_the_line_says_which_file_to_fetch_and_it_is_then_found(tmp_path, state, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     here = tmp_path / "hub" / "checkpoints" / "test_vit.r160_in1k.safetensors"
     with pytest.raises(RecipeError) as caught:
         create_net(NAME, pretrained=True)
     line = str(caught.value)
     assert line.isprintable()
     assert "fetch https://huggingface.co/timm/test_vit.r160_in1k/resolve/main/model.safetensors" in line
-    assert f"put it here as {here}" in line
+    assert f"put it here as {here}," in line
+    assert "HF_HUB_OFFLINE is set" in line
     here.parent.mkdir(parents=True)
     save_file(state, here)
     found = create_net(NAME, pretrained=True, num_classes=7)
@@ -142,6 +148,29 @@ def test_without_a_network_the_line_says_which_file_to_fetch_and_it_is_then_foun
     here.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(RecipeError, match="a Git LFS pointer"):
         create_net(NAME, pretrained=True)
+
+
+def test_a_server_that_does_not_answer_is_known_at_once(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{filename}"
+    )
+    with pytest.raises(RecipeError, match=r"can't be downloaded \(.*refused.*\); fetch http://127.0.0.1:9/") as caught:
+        create_net(NAME, pretrained=True)
+    assert str(caught.value).isprintable()
+
+
+def test_all_missing_files_are_told_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(RecipeError) as caught:
+        check_nets(read_recipe("photos"), 4, sdk.Preprocessing.square(160))
+    line = str(caught.value)
+    assert line.isprintable()
+    for name in ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "tf_efficientnet_lite0.in1k"):
+        assert f"fetch https://huggingface.co/timm/{name}/resolve/main/model.safetensors" in line
+        assert str(tmp_path / "hub" / "checkpoints" / f"{name}.safetensors") in line
 
 
 def test_a_net_that_nobody_published_says_so():

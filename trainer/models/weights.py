@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
 
+import huggingface_hub
 import timm
 import torch
 from safetensors import SafetensorError
@@ -19,6 +22,9 @@ from sdk.errors import did_you_mean
 
 from ..errors import RecipeError
 from ..tensors import not_finite, read_foreign
+
+PATIENCE = 10.0
+"""The seconds until a server has to answer."""
 
 HEAD_BYTES = 512
 ZIP, PICKLE, LFS = b"PK\x03\x04", b"\x80", b"version https://git-lfs"
@@ -39,34 +45,65 @@ def create_net(model: str, *, pretrained: bool = False, **args: Any) -> nn.Modul
             return timm.create_model(model, **args)
         except (TypeError, ValueError, AssertionError, RuntimeError, OSError) as fault:
             raise RecipeError(f"timm can't create {model!r} with {args}: {_line(fault)}; correct args") from fault
-    file, origin = _published(model)
-    source = {"file": str(file)} if file.is_file() else None
-    if source:
+    file = _published(model)
+    source = {"file": str(file)} if file else None
+    if file:
         read_weights(file)  # or say what it is
     try:
         return timm.create_model(model, pretrained=True, pretrained_cfg_overlay=source, **args)
     except Exception as fault:  # whatever the network, the library for it, or the file has come up with
         with torch.device("meta"):
             create_net(model, **args)
-        if not origin:
-            raise RecipeError(f"timm has no weights for {model!r}; set `weights` to a file, or leave it out") from fault
         raise RecipeError(
-            f"timm can't get the weights of {model!r} ({_line(fault)}); without a network, fetch {origin} elsewhere "
-            f"and put it here as {file}, or set `weights` to it instead of `pretrained`"
+            f"timm can't get the weights of {model!r}: {_line(fault)}; set `weights` to a file instead of `pretrained`"
         ) from fault
 
 
-def _published(model: str) -> tuple[Path, str]:
-    """Return where a fetched file of a model's weights is looked for, and the address that it has; "" without any."""
+def _published(model: str) -> Path | None:
+    """Return the file of a model's published weights, or None if timm has to download it, and can.
+
+    Raises:
+        RecipeError: it is not here, and can't be downloaded. The message says which file to fetch, and where it is
+            looked for.
+    """
     known = timm.get_pretrained_cfg(model)
-    name = ".".join(filter(None, (known.architecture, known.tag))) if known else model
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    origin = known.url if known and isinstance(known.url, str) else ""
     if known and known.hf_hub_id:
-        file = known.hf_hub_filename or "model.safetensors"
-        origin = f"https://huggingface.co/{known.hf_hub_id}/resolve/main/{file}"
-    else:
-        origin = known.url if known and isinstance(known.url, str) else ""
-    return folder / f"{name}{Path(origin).suffix}", origin
+        name = known.hf_hub_filename or "model.safetensors"
+        origin = huggingface_hub.hf_hub_url(known.hf_hub_id, name)
+        cached = huggingface_hub.try_to_load_from_cache(known.hf_hub_id, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    if not known or not origin:
+        raise RecipeError(f"timm has no weights for {model!r}; set `weights` to a file, or leave `pretrained` out")
+    name = ".".join(filter(None, (known.architecture, known.tag)))
+    fetched = Path(torch.hub.get_dir()) / "checkpoints" / f"{name}{Path(origin).suffix}"
+    if fetched.is_file():
+        return fetched
+    if trouble := _unreachable(origin):
+        raise RecipeError(
+            f"the weights of {model!r} are not here and can't be downloaded ({trouble}); fetch {origin} and put it "
+            f"here as {fetched}, or set `weights` to it instead of `pretrained`"
+        )
+    return None
+
+
+def _unreachable(address: str) -> str:
+    """Return why nothing can be downloaded from an address, "" if it can.
+
+    The library for downloads would try again for a minute, and say so each time.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE).close()
+    except urllib.error.HTTPError:
+        return ""  # somebody answers
+    except urllib.error.URLError as fault:
+        return _line(fault.reason)
+    except OSError as fault:
+        return _line(fault)
+    return ""
 
 
 def classifiers(net: nn.Module) -> tuple[str, ...]:
@@ -215,7 +252,7 @@ def _wrapper(content: object) -> str:
     )
 
 
-def _line(fault: Exception) -> str:
+def _line(fault: Exception | str) -> str:
     """Return the first line of a foreign error."""
     lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(fault).__name__
