@@ -15,6 +15,8 @@ from torch import nn
 import sdk
 import trainer
 from jobs import CPU, job_of
+from trainer.budget import cut
+from trainer.comparison import compare_arms
 from trainer.data import Dataset, load
 from trainer.errors import RecipeError
 from trainer.estimate import estimate
@@ -23,7 +25,7 @@ from trainer.models import Student, create_student, student_preprocessing
 from trainer.pipeline import run_pipeline
 from trainer.progress import Silent
 from trainer.recipe import DataRecipe, Recipe, StudentRecipe, Training
-from trainer.run import Source, open_run, start_run
+from trainer.run import Run, Source, open_run, start_run
 from trainer.start import choose
 
 TINY = "test_vit"  # timm's own: six blocks of 64, images of 160 pixels
@@ -215,6 +217,22 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(trained, recip
 def test_a_plan_needs_no_weights(recipe):
     absent = replace(recipe, student=replace(recipe.student, weights="nowhere.safetensors"))
     assert estimate(absent, images=64, classes=3, size=32, device=CPU).seconds > 0
+
+
+def test_a_run_of_it_is_cut_to_the_time(recipe, data, tmp_path):
+    job = job_of(Run(tmp_path / "run", recipe), data)
+    found = cut(job, 3600)
+    assert found == recipe
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_it_is_compared_with_itself_without_teachers(recipe, data, tmp_path):
+    few = replace(recipe, teachers={"conv": replace(recipe.teachers["conv"], training=Training(epochs=1, batch=16))})
+    result = compare_arms(job_of(Run(tmp_path / "all", few), data), SOURCE, [0], {})
+    assert set(result.arms) == {"without teachers", "all teachers"}
+    assert result.majority == pytest.approx(1 / 3)
+    assert any("fewer than 10 test images" in line for line in result.caveats)
 
 
 @pytest.mark.slow

@@ -252,7 +252,7 @@ def _wrapper(content: object) -> str:
     )
 
 
-def _line(fault: Exception | str) -> str:
+def _line(fault: BaseException | str) -> str:
     """Return the first line of a foreign error."""
     lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(fault).__name__
