@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.base import usable_cores
+from runtimes.cores import usable_cores
 from runtimes.engines import load_bare, load_runtime, open_bare
 
 from . import errors
