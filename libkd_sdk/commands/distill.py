@@ -12,10 +12,12 @@ from trainer.units import deadline_of
 from ..options import (
     DataOption,
     DeviceOption,
+    MeasuredThreadsOption,
     OutOption,
     RecipeOption,
     RootOption,
     SeedOption,
+    SkipBadOption,
     UnlabelledOption,
     WithinOption,
     training_extra,
@@ -29,9 +31,11 @@ def distill(
     out: OutOption = Path("run"),
     recipe: RecipeOption = None,
     root: RootOption = None,
+    skip_bad: SkipBadOption = False,
     seed: SeedOption = None,
     within: WithinOption = None,
     device: DeviceOption = "auto",
+    threads: MeasuredThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train teachers, store their logits, and distil a student from them.
@@ -42,6 +46,8 @@ def distill(
     """
     end = deadline_of(within)
     with training_extra():
+        from trainer.budget import own_student
+        from trainer.estimate import tell_estimate
         from trainer.findings import findings
         from trainer.pipeline import run_pipeline
         from trainer.run import REPORT
@@ -49,9 +55,10 @@ def distill(
 
         from ..pages.run import run_report
 
-    source = source_of(data, unlabelled or (), root)
-    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device)
+    source = source_of(data, unlabelled or (), root, skip_bad)
+    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device, threads=threads)
     with Bars() as bars, at_work(request, bars) as job:
+        tell_estimate([job], own_student)
         run_pipeline(job)
         report = job.run.folder / REPORT
         write_whole(report, run_report(findings(job)))

@@ -31,7 +31,7 @@ def test_junk_in_a_folder_is_no_image_and_other_files_are_counted(bundle, tmp_pa
     assert done.code == 0
     expected = ["a.png", "c", "d.jfif", "link/b.PNG", "sub.png/b.PNG"]
     assert sources(done.out) == [str(tmp_path / name) for name in expected]
-    assert done.err == f"left out: {tmp_path}: 2 files are no images (.heic 1, .txt 1), such as e.heic\n"
+    assert done.err == f"left out: {tmp_path}: 2 files are no images (.heic 1, .txt 1): e.heic, f.txt\n"
 
 
 def test_a_file_that_is_named_is_tried_whatever_its_name_is(bundle, tmp_path, shell):

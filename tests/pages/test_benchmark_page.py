@@ -9,7 +9,17 @@ from libkd_sdk.pages.benchmark import benchmark_report, engine_colour
 from runtimes.engines import ENGINES
 from sdk.benchmark import Measurement, Speed
 
-SPEED = Speed(calls=200, p50_ms=1.25, p95_ms=1.9, p99_ms=2.5, per_second=900, load_ms=80, peak_bytes=120_000_000)
+SPEED = Speed(
+    calls=200,
+    p25_ms=1.2,
+    p50_ms=1.25,
+    p75_ms=1.3,
+    p95_ms=1.9,
+    p99_ms=2.5,
+    per_second=900,
+    load_ms=80,
+    peak_bytes=120_000_000,
+)
 
 
 def measured(target: str, precision: str = "fp32", *, bundle: str = "run/bundles", top1: float | None = 0.881):
@@ -62,7 +72,7 @@ def test_an_engine_s_colour_is_its_own_and_an_unknown_one_is_grey(monkeypatch):
 
 
 def test_without_accuracy_or_memory_the_page_leaves_them_out():
-    unknown = Speed(calls=1, p50_ms=1, p95_ms=1, p99_ms=1, per_second=1, load_ms=1, peak_bytes=None)
+    unknown = Speed(calls=1, p25_ms=1, p50_ms=1, p75_ms=1, p95_ms=1, p99_ms=1, per_second=1, load_ms=1, peak_bytes=None)
     plain = measured("onnx", top1=None)
     html = benchmark_report([Measurement(**{**_fields(plain), "speed": unknown, "bare": None})], None)
     assert "<svg" not in html
