@@ -75,6 +75,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: the path of its folder.
         threads: number of threads of the engine.
+        arch: the model's architecture, as its manifest says.
+        input_size: the height of its input in pixels.
         size_bytes: size of the engine's files.
         speed: the speed of `Classifier`.
         bare: the speed of the engine's own call on the same file with as many threads; None if it was not measured.
@@ -86,6 +88,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     precision: str
     threads: int
+    arch: str
+    input_size: int
     size_bytes: int
     speed: Speed
     bare: Speed | None
@@ -157,6 +161,8 @@ def measure(
                 target=bundle.target,
                 precision=bundle.precision,
                 threads=threads or usable_cores(),
+                arch=bundle.manifest.model.arch,
+                input_size=bundle.input.height,
                 size_bytes=bundle.size_bytes,
                 speed=pair[0].speed(),
                 bare=pair[1].speed() if bare else None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from browser import HOSTILE, Read, as_unicode, stands_alone
-from libkd_sdk.pages.benchmark import benchmark_report, engine_colour
+from libkd_sdk.pages.benchmark import benchmark_report, engine_colour, unsteady
 from runtimes.engines import ENGINES
 from sdk.benchmark import Measurement, Speed
 
@@ -29,6 +30,8 @@ def measured(target: str, precision: str = "fp32", *, bundle: str = "run/bundles
         target=target,
         precision=precision,
         threads=2,
+        arch="vit-conv8-96x4",
+        input_size=28,
         size_bytes=1_720_000,
         speed=SPEED,
         bare=SPEED,
@@ -69,6 +72,16 @@ def test_an_engine_s_colour_is_its_own_and_an_unknown_one_is_grey(monkeypatch):
     html = benchmark_report([*ALL, measured("fake"), measured("odd"), measured("nowhere")], None)
     assert {"7 Fake fp32", "8 Odd fp32", "9 nowhere fp32"} <= set(Read(html).of("span"))
     assert "--mark:var(--purple)" in html
+
+
+def test_times_that_vary_too_much_are_said_to_mean_little():
+    assert unsteady(ALL) == ""
+    assert "vary too much" not in Read(benchmark_report(ALL, None)).text
+    for quartiles in ({"p75_ms": 1.6}, {"p25_ms": 0.9}):
+        wild = replace(ALL[1], speed=replace(SPEED, **quartiles))
+        html = benchmark_report([ALL[0], wild], None)
+        assert "The times of 2 vary too much to be compared: their quartiles are more than 25% away" in Read(html).text
+        assert "1.25 ms (unsteady)" in Read(html).of("td")
 
 
 def test_without_accuracy_or_memory_the_page_leaves_them_out():
