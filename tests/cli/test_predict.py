@@ -47,7 +47,7 @@ def test_a_file_that_is_named_is_tried_whatever_its_name_is(bundle, tmp_path, sh
 def test_a_folder_without_images_says_what_it_holds(bundle, tmp_path, shell):
     lay(tmp_path, "e.heic", "@eaDir/a.png", content=b"no image that we know")
     line = shell.refused("predict", bundle, tmp_path)
-    assert "no images in this folder (1 file is no image (.heic 1), such as e.heic)" in line
+    assert "no images in this folder (1 file is no image (.heic 1): e.heic)" in line
 
 
 def test_names_that_are_not_utf8_are_predicted_and_json_stays_json(bundle, clothes, tmp_path):
