@@ -26,6 +26,12 @@ UnlabelledOption = Annotated[
     list[str] | None,
     typer.Option("--unlabelled", help="A folder or an archive of further images, which only the teachers label."),
 ]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad", help="Leave out images that can't be read, even if they are more than one in a hundred."
+    ),
+]
 RootOption = Annotated[
     Path | None, typer.Option("--root", help="The folder that holds a named dataset, or to which it is downloaded.")
 ]
@@ -47,7 +53,23 @@ DeviceOption = Annotated[
     str, typer.Option("--device", help="The device that computes: auto, cpu, cuda, cuda:1 and so on.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", help="The number of threads of the engine. The default is all cores.")
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        help="The number of threads of the engine. The default is all cores that this process may use.",
+    ),
+]
+MeasuredThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        help="The number of threads on a CPU. By default, a short measurement finds the fastest number. A run "
+        "continues with the number that it began with.",
+    ),
 ]
 
 TrustedOption = Annotated[

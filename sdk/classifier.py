@@ -14,8 +14,9 @@ from typing import Any, Literal, Self, TypeGuard, TypeVar, cast, overload
 import numpy as np
 from PIL.Image import Image
 
-from runtimes.base import Session, Signature, usable_cores
+from runtimes.base import Session, Signature
 from runtimes.checked import CheckedSession
+from runtimes.cores import usable_cores
 
 from .bundle import Bundle
 from .bundle.keys import Key

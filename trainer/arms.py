@@ -48,6 +48,11 @@ class Arm:
         """Return the images that the student learns from."""
         return data.students if self.teachers and self.unlabelled else data.train
 
+    def images(self, data: Dataset) -> int:
+        """Return the number of images that the student learns from."""
+        more = data.unlabelled if self.teachers and self.unlabelled else None
+        return len(data.train) + (len(more) if more else 0)
+
     @property
     def spec(self) -> ViewSpec:
         """The specification of the views that the student sees."""

@@ -21,16 +21,18 @@ from .budget import cut_to
 from .caveats import caveats, uncertain
 from .checkup import check_run, clear_run
 from .data import Dataset
-from .device import pick_device
+from .device import device_name
+from .estimate import tell_estimate
 from .evaluate import majority
 from .folder import alone
 from .models import create_student
+from .opening import first_lines
 from .pipeline import train_arm
 from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import NetRecord, read_record, write_record
 from .run import Job, Run, Source, image_counts, start_run, teacher_stage
-from .start import Sources, choose, source_of
+from .start import Sources, at_speed, choose, known_threads, source_of
 from .train import check_claim, train_teacher
 from .units import Deadline, deadline_of
 
@@ -116,6 +118,8 @@ def compare(
     labels: float | None = None,
     within: str | Deadline | None = None,
     device: str = "auto",
+    threads: int | None = None,
+    skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> ComparisonResult:
     """Measure what the teachers are worth: train the same student with and without them, with every seed.
@@ -123,7 +127,7 @@ def compare(
     Called again, it continues where it stopped.
 
     Args:
-        data, recipe, unlabelled, root, within, device, progress: see `trainer.distill`.
+        data, recipe, unlabelled, root, within, device, threads, skip_bad, progress: see `trainer.distill`.
         out: a folder for the runs and `results.json`.
         seeds: a run is made for each seed.
         arms: further arms by name, or a TOML file of them.
@@ -137,16 +141,19 @@ def compare(
         Diverged, OutOfMemory: a training failed.
     """
     deadline = deadline_of(within)
-    source = source_of(data, unlabelled, root)
+    source = source_of(data, unlabelled, root, skip_bad)
     if source is None:
         raise UsageError("name the images by --data")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError("--seeds names a seed twice" if seeds else "--seeds names no seed")
     changes = read_changes(Path(arms)) if isinstance(arms, (str, Path)) else arms or {}
-    torch_device, folder, told = pick_device(device), Path(out), progress or Silent()
-    with alone(folder):
+    folder, told = Path(out), progress or Silent()
+    begun = folder / _seed_folder(seeds[0])
+    with alone(folder), at_speed(device, threads or known_threads(begun), told) as torch_device:
         chosen, dataset = choose(source, recipe, told, labels)
-        first = Job(Run(folder / _seed_folder(seeds[0]), chosen), dataset, torch_device, told)
+        for line in first_lines(dataset, chosen):
+            told.tell(line)
+        first = Job(Run(begun, chosen), dataset, torch_device, told)
         cut = cut_to(deadline, first, arms=arms_of(dataset, changes), runs=len(seeds))
         result = compare_arms(Job(Run(folder, cut), dataset, torch_device, told), source, seeds, changes)
         if isinstance(recipe, (str, Path)):
@@ -176,12 +183,13 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
         for run in runs:
             for arm in list_arms(run.recipe, data, changes).values():
                 check_claim(run, arm)
-        for seed, run in zip(seeds, runs, strict=True):
+        jobs = [Job(run, data, job.device, job.progress) for run in runs]
+        tell_estimate(jobs, arms_of(data, changes))
+        for seed, own in zip(seeds, jobs, strict=True):
             job.progress.tell(f"seed {seed}")
-            own = Job(run, data, job.device, job.progress)
             for name in recipe.teachers:
                 train_teacher(own, name)
-            for arm in list_arms(run.recipe, data, changes).values():
+            for arm in list_arms(own.run.recipe, data, changes).values():
                 train_arm(own, arm)
     stages = {name: arm.stage for name, arm in list_arms(runs[0].recipe, data, changes).items()}
     figures = {name: _figures([run.student_record(stage) for run in runs]) for name, stage in stages.items()}
@@ -190,7 +198,7 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
         data=tuple(Path(name).name for name in source.data),
         recipe=None,
         images=image_counts(data),
-        device=_device_name(job.device),
+        device=_device(job.device),
         torch=str(torch.__version__),
         seeds=tuple(seeds),
         teachers={name: _figures([run.teacher_record(name) for run in runs]) for name in recipe.teachers},
@@ -274,5 +282,6 @@ def _seed_folder(seed: int) -> str:
     return f"seed-{seed}"
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+def _device(device: torch.device) -> str:
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    return f"{device_name(device)}{threads}"

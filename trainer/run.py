@@ -75,17 +75,12 @@ def recipe_table(stage: str) -> str:
 
 
 class Source(NamedTuple):
-    """The source of a run's images, as `trainer.data.load` takes it.
-
-    Attributes:
-        data: folders, archives, or the name of a dataset.
-        root: the folder of a named dataset.
-        unlabelled: folders and archives of images without labels.
-    """
+    """The source of a run's images: the arguments of `trainer.data.load`, which explains them."""
 
     data: tuple[str, ...]
     root: Path | None = None
     unlabelled: tuple[str, ...] = ()
+    skip_bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -221,9 +216,11 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
             data=tuple(map(_lasting, source.data)),
             root=_lasting(str(source.root)) if source.root else None,
             unlabelled=tuple(map(_lasting, source.unlabelled)),
+            skip_bad=source.skip_bad,
             labels=data.labels,
             images=image_counts(data),
             skipped=tuple(data.skipped),
+            threads=torch.get_num_threads(),
             recipe=recipe,
         )
         write_whole(folder / RECIPE, write_recipe(recipe))
@@ -277,7 +274,7 @@ def remembered_source(folder: Path) -> Source | None:
     if not is_run(folder):
         return None
     about = _data_record(folder)
-    return Source(about.data, Path(about.root) if about.root else None, about.unlabelled)
+    return Source(about.data, Path(about.root) if about.root else None, about.unlabelled, about.skip_bad)
 
 
 def open_run(folder: Path) -> Run:

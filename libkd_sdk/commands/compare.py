@@ -14,8 +14,10 @@ from trainer.units import deadline_of
 from ..options import (
     DataOption,
     DeviceOption,
+    MeasuredThreadsOption,
     RecipeOption,
     RootOption,
+    SkipBadOption,
     UnlabelledOption,
     WithinOption,
     training_extra,
@@ -45,7 +47,9 @@ def compare(
         typer.Option("--labels", help="Use this share of the labels. The other images count as unlabelled."),
     ] = None,
     root: RootOption = None,
+    skip_bad: SkipBadOption = False,
     device: DeviceOption = "auto",
+    threads: MeasuredThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure what the teachers are worth: train the same student without them, with each alone, and with all.
@@ -70,11 +74,13 @@ def compare(
             recipe=recipe,
             unlabelled=unlabelled or (),
             root=root,
+            skip_bad=skip_bad,
             seeds=_numbers(seeds),
             arms=arms,
             labels=labels,
             within=end,
             device=device,
+            threads=threads,
             progress=bars,
         )
     write_whole(out / "comparison.html", comparison_page(found))

@@ -12,10 +12,12 @@ from trainer.units import deadline_of
 from ..options import (
     DataOption,
     DeviceOption,
+    MeasuredThreadsOption,
     OutOption,
     RecipeOption,
     RootOption,
     SeedOption,
+    SkipBadOption,
     UnlabelledOption,
     WithinOption,
     training_extra,
@@ -30,9 +32,11 @@ def distill(
     out: OutOption = Path("run"),
     recipe: RecipeOption = None,
     root: RootOption = None,
+    skip_bad: SkipBadOption = False,
     seed: SeedOption = None,
     within: WithinOption = None,
     device: DeviceOption = "auto",
+    threads: MeasuredThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train teachers, store their logits, and distil a student from them.
@@ -43,7 +47,9 @@ def distill(
     """
     end = deadline_of(within)
     with training_extra():
+        from trainer.budget import own_student
         from trainer.caveats import caveats
+        from trainer.estimate import tell_estimate
         from trainer.evaluate import majority
         from trainer.findings import findings
         from trainer.pipeline import run_pipeline
@@ -52,9 +58,10 @@ def distill(
 
         from ..pages.run import run_report
 
-    source = source_of(data, unlabelled or (), root)
-    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device)
+    source = source_of(data, unlabelled or (), root, skip_bad)
+    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device, threads=threads)
     with Bars() as bars, at_work(request, bars) as job:
+        tell_estimate([job], own_student)
         run_pipeline(job)
         report = job.run.folder / REPORT
         write_whole(report, run_report(findings(job)))

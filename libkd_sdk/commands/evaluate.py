@@ -14,7 +14,7 @@ from sdk.bundle.manifest import MANIFEST
 from sdk.classifier import Classifier
 from sdk.errors import UsageError
 
-from ..options import DataOption, RootOption, training_extra
+from ..options import DataOption, MeasuredThreadsOption, RootOption, training_extra
 from ..output import Bars, JsonOption, percent, remark, show_facts, show_json, show_table
 from ..pages.page import ALWAYS_THE_LARGEST
 
@@ -26,6 +26,7 @@ def evaluate(
     what: Annotated[Path, typer.Argument(help="The folder of a run or of a bundle.")],
     data: DataOption = None,
     root: RootOption = None,
+    threads: MeasuredThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Evaluate the student of a run, or a bundle, on labelled images: accuracy, calibration and confusion.
@@ -43,12 +44,13 @@ def evaluate(
         from trainer.evaluate import confusion, logits_of, score
         from trainer.run import load_student
         from trainer.start import RunRequest, prepare
+        from trainer.threads import computing
 
     with Bars() as bars:
         if (what / MANIFEST).exists():
             if not data:
                 raise UsageError("a bundle has no images of its own to be evaluated on; name some by --data")
-            with Classifier(what) as classifier:
+            with Classifier(what, threads=threads) as classifier:
                 labels = classifier.labels
                 split = load_labelled(data, labels, classifier.input, root=root, progress=bars)
                 logits = torch.from_numpy(_probabilities(classifier, split, bars)).clamp_min(1e-30).log()
@@ -58,7 +60,8 @@ def evaluate(
                 split = load_labelled(data, labels, preprocessing.input, root=root, progress=bars)
             else:
                 split = prepare(RunRequest(out=what), bars).data.test
-            logits = logits_of(student, split, preprocessing)
+            with computing(threads, torch.device("cpu")):
+                logits = logits_of(student, split, preprocessing)
     result = score(logits, split.labels)
     counts = confusion(logits.argmax(-1), split.labels, len(labels)).tolist()
     if json:

@@ -13,10 +13,12 @@ from sdk.errors import UsageError
 from ..options import (
     DataOption,
     DeviceOption,
+    MeasuredThreadsOption,
     OutOption,
     RecipeOption,
     RootOption,
     SeedOption,
+    SkipBadOption,
     UnlabelledOption,
     training_extra,
 )
@@ -31,8 +33,10 @@ def teach(
     out: OutOption = Path("run"),
     recipe: RecipeOption = None,
     root: RootOption = None,
+    skip_bad: SkipBadOption = False,
     seed: SeedOption = None,
     device: DeviceOption = "auto",
+    threads: MeasuredThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train one teacher of a run.
@@ -40,6 +44,7 @@ def teach(
     Example: libkd-sdk teach conv --data images/ --out run/
     """
     with training_extra():
+        from trainer.estimate import tell_estimate
         from trainer.recipe import Recipe
         from trainer.run import teacher_stage
         from trainer.start import RunRequest, at_work, source_of
@@ -49,9 +54,10 @@ def teach(
         if name not in chosen.teachers:
             raise UsageError(f"the recipe has no teacher {name!r}; it has {', '.join(chosen.teachers)}")
 
-    source = source_of(data, unlabelled or (), root)
-    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, device=device)
+    source = source_of(data, unlabelled or (), root, skip_bad)
+    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, device=device, threads=threads)
     with Bars() as bars, at_work(request, bars, check=has_teacher) as job:
+        tell_estimate([job], lambda recipe: [], [name])
         train_teacher(job, name)
     record = job.run.teacher_record(name)
     if json:

@@ -19,8 +19,8 @@ from runtimes.base import (
     engine_failure,
     engine_failures,
     one_by_one,
-    usable_cores,
 )
+from runtimes.cores import usable_cores
 
 from .core import core
 

@@ -158,7 +158,9 @@ def test_the_default_size_is_a_multiple_of_its_patch(recipe, clothes):
     told = Told()
     chosen, data = choose(Source((str(clothes),)), recipe, told)
     assert data.preprocessing.input.height == 32  # the images have 28
-    assert "data.size is 32: of the multiples of the student's patch, 16, the nearest to 28" in told.lines
+    (line,) = [line for line in told.lines if line.startswith("size: ")]
+    assert line.startswith("size: 32x32 pixels; ")
+    assert line.endswith("; 32 is the nearest multiple of the student's patch, 16")
     assert chosen.data.size is None
 
 

@@ -10,17 +10,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdk.folders import kinds_of
+
 from ..errors import DataError
 from ..progress import Progress, Silent
 from ..recipe import DataRecipe
 from .dataset import Dataset
-from .files import Input, Preprocessing, Resize, check_memory, decode, native_size, nearest_multiple, survey
+from .files import (
+    Input,
+    Preprocessing,
+    Resize,
+    check_memory,
+    check_share,
+    decode,
+    native_size,
+    nearest_multiple,
+    survey,
+)
 from .images import FileImages, Images, MemoryImages
 from .layout import Labelled, LabelledFile, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
 from .split import UNLABELLED, Split, sample_ids
 
 LARGEST_DEFAULT_SIZE = 96
+
+NAMED_AT_MOST = 10
+"""The number of unreadable images that are named before the others are only counted."""
 
 
 def load(
@@ -30,6 +45,7 @@ def load(
     unlabelled: Sequence[str | Path] = (),
     root: Path | None = None,
     size_step: int = 1,
+    skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
     """Return the data in `sources`: one named dataset, or folders and archives (zip, tar).
@@ -49,6 +65,7 @@ def load(
             1, a part of the training images loses its labels and is added to these.
         root: the folder of a named dataset.
         size_step: unless `how.size` is given, the size of files is a multiple of this, as a net's patches ask for.
+        skip_bad: whether more than one image in a hundred may be unreadable. All of them are left out, and named.
 
     Raises:
         DataError: there are no such images, or they can't be used; the message says why.
@@ -56,9 +73,9 @@ def load(
     how, progress = how or DataRecipe(), progress or Silent()
     extra = _told(loose(_places(unlabelled)), progress)
     if (name := _name(sources)) is not None:
-        return _from_named(NAMED[name](root), extra, how, progress)
+        return _from_named(NAMED[name](root), extra, how, progress, skip_bad)
     found = _told(labelled(_places(sources)), progress)
-    return _from_files(found, extra, how, size_step, progress)
+    return _from_files(found, extra, how, progress, size_step=size_step, skip_bad=skip_bad)
 
 
 def load_labelled(
@@ -154,9 +171,19 @@ def _told(found: Labelled, progress: Progress) -> list[LabelledFile]:
 
 
 def _read(
-    found: list[LabelledFile], labels: Sequence[str], input: Input, progress: Progress, *, in_memory: bool = True
+    found: list[LabelledFile],
+    labels: Sequence[str],
+    input: Input,
+    progress: Progress,
+    *,
+    in_memory: bool = True,
+    skip_bad: bool = False,
 ) -> tuple[Split, list[str]]:
-    """Return a split of the images that can be read, and why the others can't, which `progress` is told as well."""
+    """Return a split of the images that can be read, and why the others can't, which `progress` is told as well.
+
+    Raises:
+        DataError: too many can't be read, unless `skip_bad`.
+    """
     check_names(found)
     files = [item.file for item in found]
     images: Images
@@ -166,6 +193,8 @@ def _read(
     else:
         digests, bad = survey(files, input, progress)
         images = FileImages(files, input, digests)
+    if not skip_bad:
+        check_share(bad, files)
     names = [file.name for file in files]
     number = {label: index for index, label in enumerate(labels)}
     classes = torch.tensor([number.get(item.label, UNLABELLED) for item in found], dtype=torch.int64)
@@ -173,12 +202,18 @@ def _read(
     if bad:
         split = split.take(torch.tensor([index for index in range(len(found)) if index not in bad]))
     skipped = [bad[index] for index in sorted(bad)]
-    for reason in skipped:
+    for reason in skipped[:NAMED_AT_MOST]:
         progress.tell(f"skipped: {reason}")
+    if len(skipped) > 1:
+        kinds = kinds_of([names[index] for index in sorted(bad)])
+        more = f", {len(skipped) - NAMED_AT_MOST:,} of them not named here" if len(skipped) > NAMED_AT_MOST else ""
+        progress.tell(f"skipped: {len(skipped):,} of {len(found):,} images can't be read ({kinds}){more}")
     return split, skipped
 
 
-def _from_named(named: Named, extra: list[LabelledFile], how: DataRecipe, progress: Progress) -> Dataset:
+def _from_named(
+    named: Named, extra: list[LabelledFile], how: DataRecipe, progress: Progress, skip_bad: bool
+) -> Dataset:
     size = named.train.images.size[0]
     if how.size not in (None, size):
         raise DataError(f"this dataset has images of {size}x{size}; leave data.size out")
@@ -190,7 +225,7 @@ def _from_named(named: Named, extra: list[LabelledFile], how: DataRecipe, progre
                 "a named dataset is kept in memory, and there are too many unlabelled images for that; "
                 "raise data.memory_gb"
             )
-        more, skipped = _read(extra, (), preprocessing.input, progress)
+        more, skipped = _read(extra, (), preprocessing.input, progress, skip_bad=skip_bad)
         whole += more
     places = [name.partition("/")[0] for name in whole.names]
     return _divide(_Readable(whole, places, named.labels, preprocessing, skipped), how, progress)
@@ -207,16 +242,14 @@ def _fit(count: int, input: Input, how: DataRecipe) -> bool:
     return count * input.height * input.width * 3 <= how.memory_gb * 2**30
 
 
-def _default_size(found: list[LabelledFile], step: int, progress: Progress) -> int:
-    usual = min(native_size([item.file for item in found]), LARGEST_DEFAULT_SIZE)
-    size = nearest_multiple(usual, step)
-    if size != usual:
-        progress.tell(f"data.size is {size}: of the multiples of the student's patch, {step}, the nearest to {usual}")
-    return size
-
-
 def _from_files(
-    found: list[LabelledFile], extra: list[LabelledFile], how: DataRecipe, size_step: int, progress: Progress
+    found: list[LabelledFile],
+    extra: list[LabelledFile],
+    how: DataRecipe,
+    progress: Progress,
+    *,
+    size_step: int,
+    skip_bad: bool,
 ) -> Dataset:
     given = {item.split for item in found}
     if not ("train" in given and "" not in given) and given != {""}:
@@ -233,10 +266,22 @@ def _from_files(
     preprocessing = _preprocessing(size, how)
     check_memory(len(found) - len(training), preprocessing.input)
     in_memory = _fit(len(training) + len(extra), preprocessing.input, how)
-    whole, skipped = _read([*found, *extra], labels, preprocessing.input, progress, in_memory=in_memory)
+    everything = [*found, *extra]
+    whole, skipped = _read(everything, labels, preprocessing.input, progress, in_memory=in_memory, skip_bad=skip_bad)
     place = {item.file.name: item.split for item in (*found, *extra)}
     places = [place[name] for name in whole.names]
     return _divide(_Readable(whole, places, labels, preprocessing, skipped), how, progress)
+
+
+def _default_size(found: list[LabelledFile], step: int, progress: Progress) -> int:
+    """Return the width and height of the nets' input, a multiple of `step`; `progress` is told why."""
+    median = native_size([item.file for item in found])
+    usual = min(median, LARGEST_DEFAULT_SIZE)
+    size = nearest_multiple(usual, step)
+    limit = f", but no size above {usual} is chosen by itself; set data.size for more" if median > usual else ""
+    patches = f"; {size} is the nearest multiple of the student's patch, {step}" if size != usual else ""
+    progress.tell(f"size: {size}x{size} pixels; the median of the images' shorter sides is {median}{limit}{patches}")
+    return size
 
 
 class _Readable(NamedTuple):
