@@ -15,17 +15,19 @@ from torch import nn
 import sdk
 import trainer
 from jobs import CPU, job_of
+from trainer.arms import own_arm
 from trainer.budget import cut
 from trainer.comparison import compare_arms
 from trainer.data import Dataset, load
 from trainer.errors import RecipeError
-from trainer.estimate import estimate
+from trainer.estimate import estimate, imagined
 from trainer.evaluate import logits_of, top1
 from trainer.models import Student, create_student, student_preprocessing
+from trainer.pace import Paces
 from trainer.pipeline import run_pipeline
 from trainer.progress import Silent
 from trainer.recipe import DataRecipe, Recipe, StudentRecipe, Training
-from trainer.run import Run, Source, open_run, start_run
+from trainer.run import Job, Run, Source, open_run, start_run
 from trainer.start import choose
 
 TINY = "test_vit"  # timm's own: six blocks of 64, images of 160 pixels
@@ -218,7 +220,9 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(trained, recip
 
 def test_a_plan_needs_no_weights(recipe):
     absent = replace(recipe, student=replace(recipe.student, weights="nowhere.safetensors"))
-    assert estimate(absent, images=64, classes=3, size=32, device=CPU).seconds > 0
+    imaginary = imagined(absent, images=64, classes=3, size=32)
+    paces = Paces(Job(Run(Path(), absent), imaginary, CPU, Silent()), 0.1)
+    assert estimate(absent, imaginary, [own_arm(absent)], paces).seconds > 0
 
 
 def test_a_run_of_it_is_cut_to_the_time(recipe, data, tmp_path):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +14,7 @@ from ..errors import DataError
 from ..progress import Progress, Silent
 from ..recipe import DataRecipe
 from .dataset import Dataset
+from .division import Readable, divide
 from .files import (
     Input,
     Preprocessing,
@@ -228,7 +227,7 @@ def _from_named(
         more, skipped = _read(extra, (), preprocessing.input, progress, skip_bad=skip_bad)
         whole += more
     places = [name.partition("/")[0] for name in whole.names]
-    return _divide(_Readable(whole, places, named.labels, preprocessing, skipped), how, progress)
+    return divide(Readable(whole, places, named.labels, preprocessing, skipped), how, progress)
 
 
 def _preprocessing(size: int, how: DataRecipe) -> Preprocessing:
@@ -270,7 +269,7 @@ def _from_files(
     whole, skipped = _read(everything, labels, preprocessing.input, progress, in_memory=in_memory, skip_bad=skip_bad)
     place = {item.file.name: item.split for item in (*found, *extra)}
     places = [place[name] for name in whole.names]
-    return _divide(_Readable(whole, places, labels, preprocessing, skipped), how, progress)
+    return divide(Readable(whole, places, labels, preprocessing, skipped), how, progress)
 
 
 def _default_size(found: list[LabelledFile], step: int, progress: Progress) -> int:
@@ -282,80 +281,3 @@ def _default_size(found: list[LabelledFile], step: int, progress: Progress) -> i
     patches = f"; {size} is the nearest multiple of the student's patch, {step}" if size != usual else ""
     progress.tell(f"size: {size}x{size} pixels; the median of the images' shorter sides is {median}{limit}{patches}")
     return size
-
-
-class _Readable(NamedTuple):
-    """All images that could be read, before they are divided into splits.
-
-    Attributes:
-        whole: the images.
-        places: the split of each; see `LabelledFile`.
-        labels, preprocessing, skipped: see `Dataset`.
-    """
-
-    whole: Split
-    places: list[str]
-    labels: tuple[str, ...]
-    preprocessing: Preprocessing
-    skipped: list[str]
-
-
-def _divide(readable: _Readable, how: DataRecipe, progress: Progress) -> Dataset:
-    """Divide all images into splits. Missing splits are held back from the training images."""
-    whole, places, labels, preprocessing, skipped = readable
-
-    def members(*wanted: str) -> Tensor:
-        return torch.tensor([index for index, place in enumerate(places) if place in wanted], dtype=torch.int64)
-
-    given, train = set(places), members("", "train")
-    if {"val", "test"} <= given:
-        _check_enough(whole, train, labels, 1)
-        validation, test = members("val"), members("test")
-    elif given & {"val", "test"}:
-        _check_enough(whole, train, labels, 2)
-        train, validation = _hold_back(whole, train, how.holdout)
-        test = members("val", "test")
-    else:
-        _check_enough(whole, train, labels, 3)
-        train, test = _hold_back(whole, train, how.holdout)
-        train, validation = _hold_back(whole, train, how.holdout / (1 - how.holdout))
-    unlabelled = members("unlabelled")
-    if how.labels < 1:
-        rest, train = _hold_back(whole, train, how.labels)
-        unlabelled = torch.cat([rest, unlabelled])
-    return Dataset(
-        train=whole.take(train),
-        validation=whole.take(validation).in_memory(progress),
-        test=whole.take(test).in_memory(progress),
-        labels=labels,
-        preprocessing=preprocessing,
-        skipped=skipped,
-        unlabelled=_without_labels(whole.take(unlabelled)) if len(unlabelled) else None,
-    )
-
-
-def _check_enough(whole: Split, members: Tensor, labels: tuple[str, ...], needed: int) -> None:
-    counts = torch.bincount(whole.labels[members], minlength=len(labels)).tolist()
-    for label, count in zip(labels, counts, strict=True):
-        if count < needed:
-            raise DataError(
-                f"class {label!r} has {count} readable image{'s' * (count != 1)}, but needs {needed} or more: "
-                "one in each split; add images or remove the class"
-            )
-
-
-def _hold_back(whole: Split, members: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Divide `members`, int64 indices, into two parts.
-
-    The second part gets `share` of each class, but at least one image. The choice depends on the ids only.
-    """
-    is_held = torch.zeros(len(members), dtype=torch.bool)
-    for number in whole.labels[members].unique():
-        alike = (whole.labels[members] == number).nonzero().flatten()
-        by_id = alike[whole.ids[members[alike]].argsort()]
-        is_held[by_id[: max(1, round(share * len(alike)))]] = True
-    return members[~is_held], members[is_held]
-
-
-def _without_labels(split: Split) -> Split:
-    return replace(split, labels=torch.full_like(split.labels, UNLABELLED))
