@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace as with_
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -30,11 +30,9 @@ from .logits import fill_missing
 from .loop import RENDERED_AT_ONCE, steps_of_epoch
 from .models import Teacher, create_student, create_teacher
 from .progress import Progress, Silent
-from .recipe import Recipe, StudentRecipe, TeacherRecipe, Training
+from .recipe import Recipe, Training
 from .run import Job, Run
 from .train import train_student, train_teacher
-
-NetRecipe = TypeVar("NetRecipe", TeacherRecipe, StudentRecipe)
 
 LEAST_STEPS = 3
 """The number of steps that are timed, however long they take."""
@@ -77,7 +75,8 @@ class Paces:
     """
 
     def __init__(self, job: Job, seconds: float, batch: int = BATCH_OF_96) -> None:
-        self.recipe, self.device, self.progress = _thawed(job.run.recipe), job.device, job.progress
+        self.recipe, self.device, self.progress = _from_scratch(job.run.recipe), job.device, job.progress
+        self._kept = {name for name, it in job.run.recipe.teachers.items() if not it.training.epochs}
         self.seconds, self.batch = seconds, batch
         self.whole, self.data = job.data, _sample(job.data, _largest_batch(job.run.recipe))
         self._known: dict[bytes, Pace] = {}
@@ -87,7 +86,7 @@ class Paces:
         it = self.recipe.teachers[name]
 
         def measured() -> Pace:
-            if not it.training.epochs:
+            if name in self._kept:
                 return Pace(0.0, 0.0)
             created = self._untrained[name]
             timed = replace(it, training=self._smaller(it.training, created.preprocessing))
@@ -106,18 +105,16 @@ class Paces:
 
     def student(self, arm: Arm) -> Pace:
         """Return the pace at which an arm's student is trained, without the time to store its teachers' answers."""
-        views, training = arm.recipe.views, arm.recipe.student.training
+        views, training = arm.recipe.views, arm.recipe.student.training.from_scratch()
         one_view = replace(views, count=1, mode="replay" if views.mode == "exact" else views.mode)
         smaller = self._smaller(training, self.data.preprocessing)
-        student = replace(arm.recipe.student, training=smaller)
-        recipe = replace(_thawed(replace(arm.recipe, student=student)), views=one_view)
+        bare = _from_scratch(arm.recipe)
+        recipe = replace(bare, views=one_view, student=replace(bare.student, training=smaller))
         timed = Arm(arm.stage, arm.teachers, recipe, arm.unlabelled)
 
         def measured() -> Pace:
             once, step = self._timed(arm.stage, lambda folder, progress: self._begin(timed, folder, progress), smaller)
-            net = create_student(
-                recipe.student.from_scratch(), len(recipe.teachers), len(self.data.labels), self.data.preprocessing
-            )
+            net = create_student(recipe.student, len(recipe.teachers), len(self.data.labels), self.data.preprocessing)
             image = step / min(smaller.batch, arm.images(self.data))
             return self._pace(once, image, arm.images(self.whole), training, net, self.data.preprocessing)
 
@@ -142,8 +139,8 @@ class Paces:
     @cached_property
     def _untrained(self) -> dict[str, Teacher]:
         classes, preprocessing = len(self.data.labels), self.data.preprocessing
-        bare = {name: it.from_scratch() for name, it in self.recipe.teachers.items()}
-        created = {name: create_teacher(it, classes, preprocessing).to(self.device) for name, it in bare.items()}
+        teachers = self.recipe.teachers.items()
+        created = {name: create_teacher(it, classes, preprocessing).to(self.device) for name, it in teachers}
         for teacher in created.values():
             teacher.net.eval()
         return created
@@ -210,14 +207,10 @@ class Paces:
         return self._known[key]
 
 
-def _thawed(recipe: Recipe) -> Recipe:
-    """Return the recipe with the steps that follow the epochs in which weights are frozen; those take longer."""
-
-    def thawed(net: NetRecipe) -> NetRecipe:
-        return replace(net, training=replace(net.training, frozen=0))
-
-    teachers = {name: thawed(it) for name, it in recipe.teachers.items()}
-    return replace(recipe, teachers=teachers, student=thawed(recipe.student))
+def _from_scratch(recipe: Recipe) -> Recipe:
+    """Return the recipe without published weights, which may be absent; steps with frozen ones are shorter."""
+    teachers = {name: it.from_scratch() for name, it in recipe.teachers.items()}
+    return replace(recipe, teachers=teachers, student=recipe.student.from_scratch())
 
 
 def _largest_batch(recipe: Recipe) -> int:
