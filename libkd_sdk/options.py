@@ -32,7 +32,11 @@ RootOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", help="The folder of the run.")]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", help="A TOML file, or the name of a recipe that comes along: small, large or demo."),
+    typer.Option(
+        "--recipe",
+        autocompletion=lambda: _shipped_recipes(),
+        help="A TOML file, or the name of a recipe that comes along; `libkd-sdk recipe list` lists them.",
+    ),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="This seed replaces the one of the recipe.")]
 WithinOption = Annotated[
@@ -43,6 +47,24 @@ WithinOption = Annotated[
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="The device that computes: auto, cpu, cuda, cuda:1 and so on.")
+]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option("--epochs", min=1, help="The epochs of the student, and of every teacher that is trained."),
+]
+BatchOption = Annotated[int | None, typer.Option("--batch", min=2, help="The batch of all these nets; it is even.")]
+LrOption = Annotated[float | None, typer.Option("--lr", help="The highest learning rate of all these nets.")]
+SizeOption = Annotated[
+    int | None, typer.Option("--size", min=8, max=1024, help="The height and width of the images, in pixels.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, such as student.depth=6 or teachers.*.training.lr=1e-3. Give it several "
+        "times for several keys; docs/recipes.md has all.",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", help="The number of threads of the engine. The default is all cores.")
@@ -55,6 +77,13 @@ TrustedOption = Annotated[
         help="The public key that must have signed the bundle. Give it several times if one of several must have.",
     ),
 ]
+
+
+def _shipped_recipes() -> list[str]:
+    """Return the names for shells that complete them, quickly: without the trainer's libraries."""
+    import trainer
+
+    return sorted(path.stem for path in Path(trainer.__path__[0], "recipes").glob("*.toml"))
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import NetRecord, read_record, write_record
 from .run import Job, Run, Source, arm_stage, image_counts, start_run
+from .settings import UNCHANGED, Settings
 from .start import Sources, choose, source_of
 from .train import check_claim, train_teacher
 from .units import Deadline, deadline_of
@@ -83,7 +84,7 @@ class ComparisonResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         data: the names of the sources.
-        recipe: the recipe's name, if it has one.
+        recipe: the recipe's name, if it has one, and how it was changed.
         images: the number of images in each split.
         device, torch: where and with which version it ran.
         seeds: the seeds, in the order of all lists.
@@ -193,13 +194,14 @@ def compare(
     within: str | Deadline | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    settings: Settings = UNCHANGED,
 ) -> ComparisonResult:
     """Measure what the teachers are worth: train the same student with and without them, with every seed.
 
     Called again, it continues where it stopped.
 
     Args:
-        data, recipe, unlabelled, root, within, device, progress: see `trainer.distill`.
+        data, recipe, unlabelled, root, within, device, progress, settings: see `trainer.distill`.
         out: a folder for the runs and `results.json`.
         seeds: a run is made for each seed.
         arms: further arms by name, or a TOML file of them.
@@ -221,12 +223,12 @@ def compare(
     changes = read_changes(Path(arms)) if isinstance(arms, (str, Path)) else arms or {}
     torch_device, folder, told = pick_device(device), Path(out), progress or Silent()
     with alone(folder):
-        chosen, dataset = choose(source, recipe, told, labels)
+        chosen, dataset = choose(source, recipe, told, settings, labels)
         first = Job(Run(folder / _seed_folder(seeds[0]), chosen), dataset, torch_device, told)
         cut = cut_to(deadline, first, arms=arms_of(dataset, changes), runs=len(seeds))
         result = compare_arms(Job(Run(folder, cut), dataset, torch_device, told), source, seeds, changes)
         if isinstance(recipe, (str, Path)):
-            result = replace(result, recipe=Path(recipe).stem)
+            result = replace(result, recipe=" ".join((Path(recipe).stem, *settings.words())))
         write_record(folder / RESULTS, result)
     return result
 

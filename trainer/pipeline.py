@@ -17,6 +17,7 @@ from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import StoreRow
 from .run import STUDENT, Job, Run, load_student, load_teacher
+from .settings import UNCHANGED, Settings
 from .start import RunRequest, Sources, at_work, source_of
 from .train import train_student, train_teacher
 from .units import Deadline
@@ -33,6 +34,7 @@ def distill(
     within: str | Deadline | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    settings: Settings = UNCHANGED,
 ) -> Run:
     """Train teachers and distil a student from them. Called again, it continues where it stopped.
 
@@ -48,6 +50,7 @@ def distill(
         within: the time that a new run may take, such as `30m`: its epochs and views are cut to what fits.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         progress: follows the work; the default is silent.
+        settings: changes to the recipe.
 
     Returns:
         the run. `load_student` takes it.
@@ -66,6 +69,7 @@ def distill(
         seed=seed,
         within=within,
         device=device,
+        settings=settings,
     )
     with at_work(request, progress or Silent()) as job:
         run_pipeline(job)

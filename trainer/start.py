@@ -17,8 +17,9 @@ from .data import Dataset, load
 from .device import pick_device
 from .folder import alone, together
 from .progress import Progress
-from .recipe import DataRecipe, Recipe, read_recipe, recipe_for
+from .recipe import Recipe, read_recipe, recipe_for
 from .run import Job, Run, Source, is_run, open_run, remembered_source, start_run
+from .settings import UNCHANGED, Settings
 from .units import Deadline, deadline_of
 
 Sources = str | Path | Sequence[str | Path]
@@ -36,6 +37,7 @@ class RunRequest:
         seed: replaces the recipe's seed.
         within: the time that a new run may take, such as `30m`, or the moment at which that time ends.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        settings: changes to the recipe.
     """
 
     out: Path
@@ -44,6 +46,7 @@ class RunRequest:
     seed: int | None = None
     within: str | Deadline | None = None
     device: str = "auto"
+    settings: Settings = UNCHANGED
 
 
 @contextmanager
@@ -94,7 +97,7 @@ def prepare(request: RunRequest, progress: Progress, check: Callable[[Recipe], o
     if source is None:
         raise UsageError(f"{request.out}: no run there yet; name the images by --data")
     known = open_run(request.out).recipe if is_run(request.out) else None
-    recipe, data = choose(source, request.recipe or known, progress)
+    recipe, data = choose(source, request.recipe or known, progress, request.settings)
     if request.seed is not None:
         recipe = replace(recipe, seed=request.seed)
     if check is not None:
@@ -105,26 +108,31 @@ def prepare(request: RunRequest, progress: Progress, check: Callable[[Recipe], o
 
 
 def choose(
-    source: Source, recipe: Recipe | str | Path | None, progress: Progress, labels: float | None = None
+    source: Source,
+    recipe: Recipe | str | Path | None,
+    progress: Progress,
+    settings: Settings,
+    labels: float | None = None,
 ) -> tuple[Recipe, Dataset]:
     """Load the images, and choose the recipe for images of their size if none is named.
 
     Args:
+        settings: changes to the recipe.
         labels: replaces the recipe's `data.labels`.
 
     Raises:
         UsageError: `labels` is not a share.
-        DataError, RecipeError: the images can't be used, or there is no such recipe.
+        DataError, RecipeError: the images can't be used, there is no such recipe, or it can't be changed like this.
     """
     chosen = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
-    how = chosen.data if chosen else DataRecipe()
+    how = settings.applied(chosen or recipe_for(0)).data  # this table is the same in all default recipes
     if labels is not None:
         try:
             how = replace(how, labels=labels)
         except ValueError as fault:
             raise UsageError(f"--labels: {fault}") from fault
     data = load(source.data, how, root=source.root, unlabelled=source.unlabelled, progress=progress)
-    chosen = chosen or recipe_for(data.preprocessing.input.height)
+    chosen = settings.applied(chosen or recipe_for(data.preprocessing.input.height))
     return replace(chosen, data=how), data
 
 

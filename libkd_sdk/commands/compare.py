@@ -12,15 +12,20 @@ from sdk.files import write_whole
 from trainer.units import deadline_of
 
 from ..options import (
+    BatchOption,
     DataOption,
     DeviceOption,
+    EpochsOption,
+    LrOption,
     RecipeOption,
     RootOption,
+    SetOption,
+    SizeOption,
     UnlabelledOption,
     WithinOption,
     training_extra,
 )
-from ..output import Bars, JsonOption, percent, remark, show_json, show_table
+from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
 from ..pages.comparison import comparison_page, difference, nets, spread, title
 
 if TYPE_CHECKING:
@@ -44,7 +49,13 @@ def compare(
         typer.Option("--labels", help="Use this share of the labels. The other images count as unlabelled."),
     ] = None,
     root: RootOption = None,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    size: SizeOption = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Measure what the teachers are worth: train the same student without them, with each alone, and with all.
@@ -59,6 +70,7 @@ def compare(
 
         from trainer.comparison import RESULTS
         from trainer.comparison import compare as compare_students
+        from trainer.settings import Settings
 
     if not data:
         raise UsageError("name the images by --data")
@@ -75,6 +87,7 @@ def compare(
             within=end,
             device=device,
             progress=bars,
+            settings=Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ()),
         )
     write_whole(out / "comparison.html", comparison_page(found))
     if json:

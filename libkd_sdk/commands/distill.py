@@ -10,17 +10,22 @@ from sdk.files import write_whole
 from trainer.units import deadline_of
 
 from ..options import (
+    BatchOption,
     DataOption,
     DeviceOption,
+    EpochsOption,
+    LrOption,
     OutOption,
     RecipeOption,
     RootOption,
     SeedOption,
+    SetOption,
+    SizeOption,
     UnlabelledOption,
     WithinOption,
     training_extra,
 )
-from ..output import Bars, JsonOption, percent, remark, show_json, show_table
+from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
 
 
 def distill(
@@ -31,7 +36,13 @@ def distill(
     root: RootOption = None,
     seed: SeedOption = None,
     within: WithinOption = None,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    size: SizeOption = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train teachers, store their logits, and distil a student from them.
@@ -45,12 +56,14 @@ def distill(
         from trainer.findings import findings
         from trainer.pipeline import run_pipeline
         from trainer.run import REPORT
+        from trainer.settings import Settings
         from trainer.start import RunRequest, at_work, source_of
 
         from ..pages.run import run_report
 
     source = source_of(data, unlabelled or (), root)
-    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device)
+    settings = Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ())
+    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device, settings=settings)
     with Bars() as bars, at_work(request, bars) as job:
         run_pipeline(job)
         report = job.run.folder / REPORT

@@ -15,7 +15,7 @@ from sdk.classifier import Classifier
 from sdk.errors import UsageError
 
 from ..options import DataOption, RootOption, training_extra
-from ..output import Bars, JsonOption, percent, show_facts, show_json, show_table
+from ..output import Bars, JsonOption, QuietOption, percent, show_facts, show_json, show_table
 
 if TYPE_CHECKING:
     from trainer.data import Split
@@ -25,6 +25,7 @@ def evaluate(
     what: Annotated[Path, typer.Argument(help="The folder of a run or of a bundle.")],
     data: DataOption = None,
     root: RootOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Evaluate the student of a run, or a bundle, on labelled images: accuracy, calibration and confusion.

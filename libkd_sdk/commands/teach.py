@@ -11,16 +11,21 @@ import typer
 from sdk.errors import UsageError
 
 from ..options import (
+    BatchOption,
     DataOption,
     DeviceOption,
+    EpochsOption,
+    LrOption,
     OutOption,
     RecipeOption,
     RootOption,
     SeedOption,
+    SetOption,
+    SizeOption,
     UnlabelledOption,
     training_extra,
 )
-from ..output import Bars, JsonOption, percent, show_facts, show_json
+from ..output import Bars, JsonOption, QuietOption, percent, show_facts, show_json
 
 
 def teach(
@@ -31,7 +36,13 @@ def teach(
     recipe: RecipeOption = None,
     root: RootOption = None,
     seed: SeedOption = None,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    size: SizeOption = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train one teacher of a run.
@@ -41,6 +52,7 @@ def teach(
     with training_extra():
         from trainer.recipe import Recipe
         from trainer.run import teacher_stage
+        from trainer.settings import Settings
         from trainer.start import RunRequest, at_work, source_of
         from trainer.train import train_teacher
 
@@ -49,7 +61,8 @@ def teach(
             raise UsageError(f"the recipe has no teacher {name!r}; it has {', '.join(chosen.teachers)}")
 
     source = source_of(data, unlabelled or (), root)
-    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, device=device)
+    settings = Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ())
+    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, device=device, settings=settings)
     with Bars() as bars, at_work(request, bars, check=has_teacher) as job:
         train_teacher(job, name)
     record = job.run.teacher_record(name)

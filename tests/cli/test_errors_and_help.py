@@ -33,6 +33,7 @@ NAMES = (
     "benchmark",
     "verify",
     "info",
+    "recipe",
     "keygen",
     "sign",
 )
@@ -89,7 +90,7 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(shell, clothes, tiny_recip
     assert "name the images by --data" in fails("distill", "--out", run)
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(tiny_recipe_file.read_text() + "\n[student.traning]\nepochs = 3\n")
-    assert "unknown field `traning`" in fails("distill", "--data", clothes, "--out", run, "--recipe", wrong)
+    assert "[student] has no key 'traning'; did you mean 'training'?" in fails("distill", "--data", clothes, "--out", run, "--recipe", wrong)
     assert "no device 'gpu9'" in fails("distill", "--data", clothes, "--out", run, "--device", "gpu9")
     assert "No such option" in fails("distill", "--dta", clothes)
     assert "no run there" in fails("export", run, "--target", "onnx")
