@@ -3,8 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
-# Test processes of one thread each: with more threads than cores, torch is many times slower.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Test processes of one thread each: with more threads than cores, torch is many times slower. One that dies ends the
+# run, because pytest-xdist may wait for ever for the tests of a process that has died.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	--max-worker-restart 0
 
 .PHONY: demo test check lint docs wheel sbom floor clean
 

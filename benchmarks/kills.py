@@ -44,6 +44,7 @@ from trainer import loop  # noqa: E402
 
 RECIPE = TINY_RECIPE.replace("epochs = 10", "epochs = 2").replace("epochs = 4", "epochs = 2")
 CODE = "[file-unwritable]"
+NOT_FULL = "the disk was not full in time"
 
 
 class Fault(NamedTuple):
@@ -136,7 +137,7 @@ def trial(job: Job, fault: Fault, whole: Undisturbed, place: Path) -> Counter[st
     folder, found = fresh(job, place), Counter()
     arguments = [*job.arguments, "--out", str(folder)]
     code, error = in_child(arguments, folder, fault)
-    if fault.how == "full":
+    if fault.how == "full" and not error.endswith(NOT_FULL):
         found["full disks"] += 1
         lines = error.splitlines()
         clear = code == 2 and "Traceback" not in error and lines[-1].endswith(CODE) and str(folder) in lines[-1]
@@ -201,6 +202,8 @@ def in_child(arguments: list[str], folder: Path, fault: Fault | None) -> tuple[i
             code = libkd(arguments)
             if writes and writes.fault.how == "count":
                 print(writes.seen, file=sys.stderr)
+            if writes and writes.fault.how == "full" and not writes.full:
+                print(NOT_FULL, file=sys.stderr)
             sys.stderr.flush()
             os._exit(code)
         if fault and fault.how == "later":
@@ -215,7 +218,7 @@ class Writes:
     """Count the writes of this process in a folder, and let a fault happen at one of them."""
 
     def __init__(self, folder: Path, fault: Fault) -> None:
-        self.folder, self.fault, self.seen = str(folder), fault, 0
+        self.folder, self.fault, self.seen, self.full = str(folder), fault, 0, False
         for name in ("replace", "mkdir", "unlink", "rmdir"):
             setattr(os, name, self._watched(getattr(os, name), lambda path, *_, **__: os.fspath(path)))
         os.fsync = self._watched(os.fsync, lambda file: Path(f"/proc/self/fd/{file}").readlink())
@@ -232,6 +235,7 @@ class Writes:
                 return function(*arguments, **options)
             self.seen += 1
             if self.fault.how == "full" and self.seen >= self.fault.at and makes:
+                self.full = True
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             self._kill("before")
             found = function(*arguments, **options)

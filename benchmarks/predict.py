@@ -23,7 +23,7 @@ import numpy as np
 from lowering import STUDENTS
 
 import sdk
-from runtimes.base import usable_cores
+from runtimes.cores import usable_cores
 from runtimes.engines import ENGINES, load_bare, open_bare
 from sdk.images import crop, resize
 

@@ -36,6 +36,9 @@ from .commands import (
     verify,
 )
 
+CONTINUED = {"demo", "teach", "precompute", "distill", "compare"}
+"""The commands that continue where they were interrupted."""
+
 INTERRUPTED = 130  # the exit code that typer and shells give to a program that Ctrl-C ended
 
 app = typer.Typer(
@@ -102,7 +105,7 @@ def run(arguments: list[str]) -> int:
         code: int = app(arguments, prog_name="libkd-sdk", standalone_mode=False) or 0
         if sys.stdout is not None:
             sys.stdout.flush()  # or Python finds out that the disk is full, and has no exit code for that
-        return code if code != INTERRUPTED else _fail("interrupted", code)
+        return code if code != INTERRUPTED else _interrupted(arguments)
     except typer.TyperException as fault:
         return _fail(f"{fault.format_message()} (see --help) [{UsageError.code}]", UsageError.exit_code)
     except LibkdError as fault:
@@ -111,7 +114,7 @@ def run(arguments: list[str]) -> int:
         _drop_output()
         return 0
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        return _interrupted(arguments)
     except Exception as fault:
         if os.environ.get("LIBKD_DEBUG"):
             raise
@@ -123,6 +126,11 @@ def run(arguments: list[str]) -> int:
         if isinstance(fault, MemoryError) or "OutOfMemory" in type(fault).__name__:
             return _fail(f"too little memory ({first or type(fault).__name__}); use less of it, or allow more", 1)
         return _fail(f"unexpected {type(fault).__name__}: {first}; LIBKD_DEBUG=1 shows where", 1)
+
+
+def _interrupted(arguments: list[str]) -> int:
+    is_continued = bool(CONTINUED.intersection(arguments[:1]))
+    return _fail(f"interrupted{'; run the same command again to continue' * is_continued}", INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> int:

@@ -26,10 +26,22 @@ UnlabelledOption = Annotated[
     list[str] | None,
     typer.Option("--unlabelled", help="A folder or an archive of further images, which only the teachers label."),
 ]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad", help="Leave out images that can't be read, even if they are more than one in a hundred."
+    ),
+]
 RootOption = Annotated[
     Path | None, typer.Option("--root", help="The folder that holds a named dataset, or to which it is downloaded.")
 ]
-OutOption = Annotated[Path, typer.Option("--out", help="The folder of the run.")]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        help="The folder of the run. To resume a run that was stopped, name its folder again; there is no --resume.",
+    ),
+]
 RecipeOption = Annotated[
     str | None,
     typer.Option(
@@ -67,7 +79,23 @@ SetOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", help="The number of threads of the engine. The default is all cores.")
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        help="The number of threads of the engine. The default is all cores that this process may use.",
+    ),
+]
+MeasuredThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        help="The number of threads on a CPU. By default, a short measurement finds the fastest number. A run "
+        "continues with the number that it began with.",
+    ),
 ]
 
 TrustedOption = Annotated[

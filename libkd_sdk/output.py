@@ -17,6 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from trainer.units import duration
+
 # A pipe or a file has no width, so that nothing may be cut there.
 _is_terminal = sys.stdout is not None and sys.stdout.isatty()
 stdout = Console(highlight=False, soft_wrap=True, width=None if _is_terminal else 200)
@@ -88,10 +90,32 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
 
 
+class _Clock:
+    """The time of a stage of `total` steps. The first call of `step` may tell steps of an earlier run."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._started = total, 0, time.perf_counter()
+        self._first: tuple[float, int] | None = None
+
+    def step(self, steps: int) -> None:
+        self._done += steps
+        self._first = self._first or (self.seconds(), self._done)
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    def left(self) -> str:
+        """Return the time that is left, as the end of a sentence; empty at the end, or before it can be told."""
+        since, done = self._first or (0.0, 0)
+        if not done < self._done < self._total:
+            return ""
+        return f", {duration((self.seconds() - since) / (self._done - done) * (self._total - self._done))} left"
+
+
 class Bars:
     """A `trainer.progress.Progress`, and a context manager, that draws a bar and the remaining time for each stage.
 
-    If stderr is not a terminal, it prints a line when a stage is finished.
+    If stderr is not a terminal, it prints a line after each epoch, and one when a stage is finished.
     """
 
     def __init__(self) -> None:
@@ -107,17 +131,21 @@ class Bars:
         )
         self._live = stderr.is_terminal
         self._task = TaskID(0)
-        self._stage, self._note, self._started = "", "", 0.0
+        self._clock = _Clock(0)
+        self._stage, self._note = "", ""
 
     def begin(self, stage: str, steps: int) -> None:
-        self._stage, self._note, self._started = stage, "", time.perf_counter()
+        self._stage, self._note, self._clock = stage, "", _Clock(steps)
         if self._live:
             self._task = self._bars.add_task(escape(stage), total=max(1, steps), note="")
 
     def step(self, steps: int = 1, note: str = "") -> None:
+        self._clock.step(steps)
         if self._live:
             self._note = escape(note) if note else self._note
             self._bars.update(self._task, advance=steps, note=self._note)
+        elif note and not steps:
+            remark(f"{self._stage}: {note}{self._clock.left()}")
 
     def advance_to(self, done: int) -> None:
         """Tell that `done` steps of the stage are done in all."""
@@ -129,7 +157,7 @@ class Bars:
             total = self._bars.tasks[self._task].total
             self._bars.update(self._task, completed=total, note=escape(summary) if summary else self._note)
         else:
-            remark(f"{self._stage:<28} {time.perf_counter() - self._started:6.1f} s  {summary}".rstrip())
+            remark(f"{self._stage:<28} {self._clock.seconds():6.1f} s  {summary}".rstrip())
 
     def tell(self, text: str) -> None:
         """Print a line above the bars."""

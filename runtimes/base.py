@@ -6,7 +6,6 @@ Shapes: a graph takes uint8 RGB pixels [batch, height, width, 3] and returns flo
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -205,11 +204,6 @@ def _fits(port: Port, expected: Port) -> bool:
         and port.shape[:1] in ((None,), (1,))
         and port.shape[1:] == expected.shape[1:]
     )
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -36,6 +36,10 @@ def _before() -> None:
     _changed.wait_for(lambda: set(_inside) <= {threading.get_ident()}, PATIENCE_S)
 
 
+def _after_in_parent() -> None:
+    _changed.release()  # the present one: this process may itself have been forked
+
+
 def _after_in_child() -> None:
     global _changed
     _inside[:] = [thread for thread in _inside if thread == threading.get_ident()]
@@ -43,4 +47,4 @@ def _after_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_changed.release, after_in_child=_after_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

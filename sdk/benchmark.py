@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.base import usable_cores
+from runtimes.cores import Threads, fastest, usable_cores
 from runtimes.engines import load_bare, load_runtime, open_bare
 
 from . import errors
@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 BATCH = 32
 """Number of images that are given at once when throughput is measured."""
+STEADY = 1.25
+"""The largest ratio of a quartile and the median of times that can be compared with others."""
 PAUSE_S = 0.1
 """Pause before every turn: by default, threads of ONNX Runtime keep a core busy for 40 ms after a call."""
 
@@ -45,19 +47,26 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         calls: number of timed calls with one image each.
-        p50_ms, p95_ms, p99_ms: percentiles of the time of a call, in milliseconds.
+        p25_ms, p50_ms, p75_ms, p95_ms, p99_ms: percentiles of the time of a call, in milliseconds.
         per_second: images per second, with `BATCH` images per call.
         load_ms: milliseconds from the path to the first answer, without imports.
         peak_bytes: peak memory of the whole process after the first answers; None if the system does not report it.
     """
 
     calls: int
+    p25_ms: float
     p50_ms: float
+    p75_ms: float
     p95_ms: float
     p99_ms: float
     per_second: float
     load_ms: float
     peak_bytes: int | None
+
+    @property
+    def is_steady(self) -> bool:
+        """True if the calls took about the same time: their quartiles are within a quarter of their median."""
+        return self.p75_ms <= STEADY * self.p50_ms and self.p50_ms <= STEADY * self.p25_ms
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +75,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: the path of its folder.
         threads: number of threads of the engine.
+        arch: the model's architecture, as its manifest says.
+        input_size: the height of its input in pixels.
         size_bytes: size of the engine's files.
         speed: the speed of `Classifier`.
         bare: the speed of the engine's own call on the same file with as many threads; None if it was not measured.
@@ -77,6 +88,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     precision: str
     threads: int
+    arch: str
+    input_size: int
     size_bytes: int
     speed: Speed
     bare: Speed | None
@@ -148,6 +161,8 @@ def measure(
                 target=bundle.target,
                 precision=bundle.precision,
                 threads=threads or usable_cores(),
+                arch=bundle.manifest.model.arch,
+                input_size=bundle.input.height,
                 size_bytes=bundle.size_bytes,
                 speed=pair[0].speed(),
                 bare=pair[1].speed() if bare else None,
@@ -155,6 +170,26 @@ def measure(
             )
             for bundle, pair in zip(opened, workers, strict=True)
         ]
+
+
+def fastest_threads(bundle: Bundle, calls: int = 20) -> Threads:
+    """Return the number of threads with which a bundle is the fastest at this moment.
+
+    Each number runs in a process of its own. Their start takes seconds.
+
+    Raises:
+        EngineError: the bundle can't be loaded or run.
+    """
+    with ExitStack() as stack:
+        workers: dict[int, _Worker] = {}
+
+        def seconds(threads: int) -> float:
+            if threads not in workers:
+                workers[threads] = stack.enter_context(_Worker(bundle, threads, bare=False))
+                workers[threads].load()
+            return workers[threads].run(calls)
+
+        return fastest(usable_cores(), seconds)
 
 
 def top1(bundle: Bundle, images: Iterable[ImageSource], labels: Sequence[int], threads: int | None = None) -> float:
@@ -194,16 +229,20 @@ class _Worker:
             kind, message = self._loaded.error
             raise vars(errors)[kind](message)
 
-    def run(self, calls: int) -> None:
+    def run(self, calls: int) -> float:
+        """Do a turn, and return the median seconds of its calls."""
         time.sleep(PAUSE_S)
         self._turns.append(msgspec.convert(self._ask(calls), _Turn))
+        return float(np.median(self._turns[-1].calls_ms)) / 1000
 
     def speed(self) -> Speed:
         latencies_ms = [latency for turn in self._turns for latency in turn.calls_ms]
-        p50, p95, p99 = np.percentile(latencies_ms, (50, 95, 99))
+        p25, p50, p75, p95, p99 = np.percentile(latencies_ms, (25, 50, 75, 95, 99))
         return Speed(
             calls=len(latencies_ms),
+            p25_ms=float(p25),
             p50_ms=float(p50),
+            p75_ms=float(p75),
             p95_ms=float(p95),
             p99_ms=float(p99),
             per_second=1000 * BATCH / float(np.median([turn.batch_ms for turn in self._turns])),

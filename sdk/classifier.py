@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +14,9 @@ from typing import Any, Literal, Self, TypeGuard, TypeVar, cast, overload
 import numpy as np
 from PIL.Image import Image
 
-from runtimes.base import Session, Signature, usable_cores
+from runtimes.base import Session, Signature
 from runtimes.checked import CheckedSession
+from runtimes.cores import usable_cores
 
 from .bundle import Bundle
 from .bundle.keys import Key
@@ -27,7 +27,6 @@ from .prediction import Choice, Prediction
 from .sharing import SharedSession
 
 _BATCH = 32
-_DECODER = "libkd-decode"
 
 _T = TypeVar("_T")
 
@@ -264,8 +263,8 @@ class Classifier:
     ) -> Iterator[Prediction | ImageError]:
         ahead: deque[tuple[str, Future[Pixels]]] = deque()
         held = batch_size + max(batch_size, workers)
-        process = os.getpid()
-        decoders = ThreadPoolExecutor(workers, thread_name_prefix=_DECODER)
+        process, wait = os.getpid(), True
+        decoders = ThreadPoolExecutor(workers, thread_name_prefix="libkd-decode")
         try:
             for image in images:
                 ahead.append((source_name(image), decoders.submit(pixels, image, self._input)))
@@ -276,10 +275,13 @@ class Classifier:
                 batch = [ahead.popleft() for _ in range(min(batch_size, len(ahead)))]
                 yield from self._predict_decoded(batch, keep_errors)
                 _stay_in(process)
+        except GeneratorExit:
+            # The garbage collector ends a forgotten stream anywhere: in a thread of this stream, or in one that holds
+            # Python's own locks because it just starts or ends. Waiting for another thread there could last for ever.
+            wait = False
+            raise
         finally:
-            # The garbage collector may end a forgotten stream in one of its own threads, which can't wait for itself.
-            its_own = threading.current_thread().name.startswith(_DECODER)
-            decoders.shutdown(wait=not its_own, cancel_futures=True)
+            decoders.shutdown(wait=wait, cancel_futures=True)
 
     def _predict_decoded(
         self, batch: list[tuple[str, Future[Pixels]]], keep_errors: bool

@@ -143,15 +143,21 @@ def _start(folder: Path, name: str) -> bytes:
 
 
 def described(others: Sequence[str]) -> str:
-    """Return a line that counts files that are no images; empty if there are none. Empty folders are left out.
+    """Return a line about files that are no images; empty if there are none. Empty folders are left out.
 
-    An example: `12 files are no images (.heic 11, no suffix 1), such as owl/1.heic`.
+    An example: `12 files are no images (.heic 11, no suffix 1): owl/1.heic, owl/2.heic, ... and 2 more`.
     """
     files = [name for name in others if not name.endswith("/")]
     if not files:
         return ""
     counted = "1 file is no image" if len(files) == 1 else f"{len(files):,} files are no images"
-    return f"{counted} ({kinds_of(files)}), such as {files[0]}"
+    return f"{counted} ({kinds_of(files)}): {listed(files)}"
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Return names with commas between them; of very many, the first ones and the number of the others."""
+    more = f", ... and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def kinds_of(files: Sequence[str]) -> str:

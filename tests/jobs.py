@@ -11,6 +11,16 @@ from trainer.run import Job, Run
 CPU = torch.device("cpu")
 
 
+class Told(Silent):
+    """A progress that keeps the lines that it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def tell(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def job_of(run: Run, data: Dataset, progress: Progress | None = None) -> Job:
     """Return the work on a run."""
     return Job(run, data, CPU, progress or Silent())

@@ -66,5 +66,5 @@ class Shell:
         *progress, line = done.err.splitlines()
         assert line.startswith("libkd-sdk: ")
         assert line.endswith("]")
-        assert all(before.startswith("reading images") for before in progress)
+        assert all(before.startswith(("reading images", "device: ", "size: ")) for before in progress)
         return line

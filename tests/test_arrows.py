@@ -18,10 +18,11 @@ ALLOWED = {
     "sdk": ("sdk", "runtimes"),
     "runtimes": ("runtimes",),
     "runtimes.base": ("runtimes.errors",),
+    "runtimes.cores": (),
     "runtimes.errors": (),
     "runtimes.fx": ("runtimes.base", "runtimes.errors"),
     "runtimes.rewrites": (),
-    "trainer": ("trainer", "sdk.images", "sdk.folders", "sdk.files", "sdk.errors", "sdk.traces"),
+    "trainer": ("trainer", "sdk.images", "sdk.folders", "sdk.files", "sdk.errors", "sdk.traces", "runtimes.cores"),
     "trainer.views": ("trainer.views",),
     "trainer.losses": (),
     "trainer.models": (

@@ -9,8 +9,8 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from .arms import Arm, own_arm
-from .data import Dataset
 from .errors import RecipeError
+from .estimate import estimate
 from .pace import Paces
 from .recipe import Recipe, StudentRecipe, TeacherRecipe
 from .run import Job, is_run, open_run
@@ -73,7 +73,7 @@ def cut(job: Job, seconds: float, *, arms: Arms = own_student, runs: int = 1) ->
 
     def needed(counts: dict[str, int]) -> float:
         candidate = _with_counts(recipe, counts)
-        return runs * _seconds_of_a_run(candidate, job.data, arms(candidate), paces)
+        return runs * estimate(candidate, job.data, arms(candidate), paces).seconds
 
     whole = _counts(recipe)
     least = {name: min(1, count) for name, count in whole.items()}
@@ -98,17 +98,6 @@ def as_cut(recipe: Recipe, kept: Recipe) -> Recipe:
     """Return `recipe` with the epochs and views of `kept`, the recipe of the run that is there."""
     counts = _counts(kept)
     return _with_counts(recipe, counts) if counts.keys() == _counts(recipe).keys() else recipe
-
-
-def _seconds_of_a_run(recipe: Recipe, data: Dataset, arms: Sequence[Arm], paces: Paces) -> float:
-    seconds = sum(paces.teacher(name).seconds(it.training.epochs) for name, it in recipe.teachers.items())
-    stored: dict[object, int] = {}  # arms with the same views of the same images share a store
-    for arm in arms:
-        images = len(arm.split(data))
-        seconds += paces.student(arm).seconds(arm.recipe.student.training.epochs)
-        store = (arm.spec.hash(), arm.recipe.views.top_k, images)
-        stored[store] = max(stored.get(store, 0), images * arm.stored_views)
-    return seconds + paces.seconds_to_answer * sum(stored.values())
 
 
 def _counts(recipe: Recipe) -> dict[str, int]:

@@ -24,7 +24,8 @@ def clear_run(folder: Path) -> None:
         return
     run = open_run(folder)
     stages = _stages(run)
-    sweep((*(folder / stage for stage in stages), *(path.parent for path in _stores(run))))
+    stores = filter(Path.is_dir, folder.glob(f"{LOGITS}*"))  # also one that was killed before it had a header
+    sweep((*(folder / stage for stage in stages), *stores))
     for stage in filter(run.has, stages):
         path = run.checkpoint(stage).path  # the process was killed after the net was kept
         with disk_failures(path):

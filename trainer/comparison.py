@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -17,28 +15,28 @@ from msgspec.structs import replace
 from scipy import stats
 
 from sdk.errors import UsageError
-from sdk.files import read_text
 
-from .arms import Arm, own_arm, plain_arm
+from .arms import Change, arms_of, list_arms, read_changes
 from .budget import cut_to
+from .caveats import caveats, uncertain
 from .checkup import check_run, clear_run
 from .data import Dataset
-from .device import pick_device
-from .errors import RecipeError
+from .device import device_name
+from .estimate import tell_estimate
+from .evaluate import majority
 from .folder import alone
 from .models import create_student
+from .opening import first_lines
 from .pipeline import train_arm
 from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import NetRecord, read_record, write_record
-from .run import Job, Run, Source, arm_stage, image_counts, start_run
+from .run import Job, Run, Source, image_counts, start_run, teacher_stage
 from .settings import UNCHANGED, Settings
-from .start import Sources, choose, source_of
+from .start import Sources, at_speed, choose, known_threads, source_of
 from .train import check_claim, train_teacher
 from .units import Deadline, deadline_of
 
-PLAIN_ARM, OWN_ARM = "without teachers", "all teachers"
-LABELLED_ARM = f"{OWN_ARM}, labelled images only"
 RESULTS = "results.json"
 
 
@@ -90,6 +88,10 @@ class ComparisonResult(msgspec.Struct, frozen=True, kw_only=True):
         seeds: the seeds, in the order of all lists.
         teachers, arms: the figures of each teacher and of the student of each arm, by name.
         pairs: the difference between each arm and every arm before it.
+        majority: the accuracy on the test images of a model that always answers their largest class. Results of
+            earlier versions do not have it.
+        caveats: sentences on nets that learned nothing, classes with few test images, and differences that chance may
+            explain.
     """
 
     data: tuple[str, ...]
@@ -101,84 +103,8 @@ class ComparisonResult(msgspec.Struct, frozen=True, kw_only=True):
     teachers: dict[str, Figures]
     arms: dict[str, Figures]
     pairs: tuple[Pair, ...]
-
-
-class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The differences of an arm from the run's own student.
-
-    Attributes:
-        views, student: the keys of these tables of the recipe that differ.
-        teachers: the teachers that it learns from; None means all.
-        unlabelled: whether it also learns from images without labels.
-    """
-
-    views: dict[str, Any] = {}
-    student: dict[str, Any] = {}
-    teachers: list[str] | None = None
-    unlabelled: bool = True
-
-
-def read_changes(path: Path) -> dict[str, Change]:
-    """Return arms by name, from a TOML file with a table for each.
-
-    Raises:
-        RecipeError: the file can't be read, or has an unknown key.
-    """
-    try:
-        return msgspec.toml.decode(read_text(path), type=dict[str, Change])
-    except (OSError, msgspec.MsgspecError, ValueError) as fault:
-        raise RecipeError(f"{path}: no arms ({fault}); each is a table with views, student or teachers") from fault
-
-
-def list_arms(recipe: Recipe, data: Dataset, changes: Mapping[str, Change]) -> dict[str, Arm]:
-    """Return the arms of a comparison by name: those that every comparison has, and those of `changes`.
-
-    Raises:
-        RecipeError: a change does not give a valid recipe, or two arms have the same name.
-    """
-    teachers = tuple(recipe.teachers)
-    found = {PLAIN_ARM: plain_arm(recipe)}
-    if len(teachers) > 1:
-        found |= {f"{name} alone": Arm(arm_stage(f"{name}-alone"), (name,), recipe) for name in teachers}
-    found[OWN_ARM] = own_arm(recipe)
-    if data.unlabelled is not None:
-        found[LABELLED_ARM] = Arm(arm_stage("labelled"), teachers, recipe, unlabelled=False)
-    found |= {name: _changed(recipe, name, change) for name, change in changes.items()}
-    stages = Counter(arm.stage for arm in found.values())
-    for name, arm in found.items():
-        if stages[arm.stage] > 1:
-            raise RecipeError(f"arm {name!r}: another one is kept in {arm.stage} too; choose another name for it")
-    return found
-
-
-def arms_of(data: Dataset, changes: Mapping[str, Change]) -> Callable[[Recipe], list[Arm]]:
-    """Return a function that gives the arms of a comparison for any recipe."""
-    return lambda recipe: list(list_arms(recipe, data, changes).values())
-
-
-def _changed(recipe: Recipe, name: str, change: Change) -> Arm:
-    tables = msgspec.to_builtins(recipe)
-    for table in ("views", "student"):
-        tables[table] = _merged(tables[table], getattr(change, table))
-    teachers = tuple(recipe.teachers if change.teachers is None else change.teachers)
-    try:
-        if not set(teachers) <= set(recipe.teachers):
-            raise ValueError(f"no teachers {', '.join(teachers)} in the recipe")
-        arm = Arm(arm_stage(_file_name(name)), teachers, msgspec.convert(tables, Recipe), change.unlabelled)
-        if teachers:
-            arm.teaching()
-    except (msgspec.ValidationError, ValueError) as fault:
-        raise RecipeError(f"arm {name!r}: {fault}; see docs/comparing.md for the keys") from fault
-    return arm
-
-
-def _merged(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    nested = {key: _merged(one[key], value) for key, value in other.items() if isinstance(one.get(key), dict)}
-    return {**one, **other, **nested}
-
-
-def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-=." else "-" for letter in name)
+    majority: float | None = None
+    caveats: tuple[str, ...] = ()
 
 
 def compare(
@@ -193,6 +119,8 @@ def compare(
     labels: float | None = None,
     within: str | Deadline | None = None,
     device: str = "auto",
+    threads: int | None = None,
+    skip_bad: bool = False,
     progress: Progress | None = None,
     settings: Settings = UNCHANGED,
 ) -> ComparisonResult:
@@ -201,7 +129,7 @@ def compare(
     Called again, it continues where it stopped.
 
     Args:
-        data, recipe, unlabelled, root, within, device, progress, settings: see `trainer.distill`.
+        data, recipe, unlabelled, root, within, device, threads, skip_bad, progress, settings: see `trainer.distill`.
         out: a folder for the runs and `results.json`.
         seeds: a run is made for each seed.
         arms: further arms by name, or a TOML file of them.
@@ -215,16 +143,19 @@ def compare(
         Diverged, OutOfMemory: a training failed.
     """
     deadline = deadline_of(within)
-    source = source_of(data, unlabelled, root)
+    source = source_of(data, unlabelled, root, skip_bad)
     if source is None:
         raise UsageError("name the images by --data")
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError("--seeds names a seed twice" if seeds else "--seeds names no seed")
     changes = read_changes(Path(arms)) if isinstance(arms, (str, Path)) else arms or {}
-    torch_device, folder, told = pick_device(device), Path(out), progress or Silent()
-    with alone(folder):
+    folder, told = Path(out), progress or Silent()
+    begun = folder / _seed_folder(seeds[0])
+    with alone(folder), at_speed(device, threads or known_threads(begun), told) as torch_device:
         chosen, dataset = choose(source, recipe, told, settings, labels)
-        first = Job(Run(folder / _seed_folder(seeds[0]), chosen), dataset, torch_device, told)
+        for line in first_lines(dataset, chosen):
+            told.tell(line)
+        first = Job(Run(begun, chosen), dataset, torch_device, told)
         cut = cut_to(deadline, first, arms=arms_of(dataset, changes), runs=len(seeds))
         result = compare_arms(Job(Run(folder, cut), dataset, torch_device, told), source, seeds, changes)
         if isinstance(recipe, (str, Path)):
@@ -254,26 +185,44 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
         for run in runs:
             for arm in list_arms(run.recipe, data, changes).values():
                 check_claim(run, arm)
-        for seed, run in zip(seeds, runs, strict=True):
+        jobs = [Job(run, data, job.device, job.progress) for run in runs]
+        tell_estimate(jobs, arms_of(data, changes))
+        for seed, own in zip(seeds, jobs, strict=True):
             job.progress.tell(f"seed {seed}")
-            own = Job(run, data, job.device, job.progress)
             for name in recipe.teachers:
                 train_teacher(own, name)
-            for arm in list_arms(run.recipe, data, changes).values():
+            for arm in list_arms(own.run.recipe, data, changes).values():
                 train_arm(own, arm)
     stages = {name: arm.stage for name, arm in list_arms(runs[0].recipe, data, changes).items()}
     figures = {name: _figures([run.student_record(stage) for run in runs]) for name, stage in stages.items()}
+    pairs = paired({name: row.top1 for name, row in figures.items()})
     return ComparisonResult(
         data=tuple(Path(name).name for name in source.data),
         recipe=None,
         images=image_counts(data),
-        device=_device_name(job.device),
+        device=_device(job.device),
         torch=str(torch.__version__),
         seeds=tuple(seeds),
         teachers={name: _figures([run.teacher_record(name) for run in runs]) for name in recipe.teachers},
         arms=figures,
-        pairs=paired({name: row.top1 for name, row in figures.items()}),
+        pairs=pairs,
+        majority=majority(data.test.labels),
+        caveats=_caveats(dict(zip(seeds, runs, strict=True)), stages, data, pairs),
     )
+
+
+def _caveats(
+    runs: Mapping[int, Run], stages: Mapping[str, str], data: Dataset, pairs: Sequence[Pair]
+) -> tuple[str, ...]:
+    named = {f"teacher {name}": teacher_stage(name) for run in runs.values() for name in run.recipe.teachers}
+    named |= {f"student, {name}": stage for name, stage in stages.items()}
+    scores = {
+        f"{name}, seed {seed}": run.net_record(stage).results["test"]
+        for name, stage in named.items()
+        for seed, run in runs.items()
+    }
+    counts = data.test.labels.bincount(minlength=len(data.labels)).tolist()
+    return tuple(filter(None, [*caveats(scores, data.labels, counts), uncertain(pairs)]))
 
 
 @contextmanager
@@ -335,5 +284,6 @@ def _seed_folder(seed: int) -> str:
     return f"seed-{seed}"
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+def _device(device: torch.device) -> str:
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    return f"{device_name(device)}{threads}"

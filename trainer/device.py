@@ -31,6 +31,11 @@ def pick_device(name: str) -> torch.device:
         raise RecipeError(f"no device {name!r} here ({first}); leave --device out, or say cpu or cuda") from fault
 
 
+def device_name(device: torch.device) -> str:
+    """Return the name of a device as people know it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """Return the context in which a net computes at `precision` on `device`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=arithmetic(precision, device) == "bf16")

@@ -1,102 +1,137 @@
-"""The cost of a run, estimated from a few timed steps of its nets on random images. No data is needed."""
+"""The time and the storage that a run takes, from the paces of its stages."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
 
-from .arms import own_arm
-from .data import Input, MemoryImages, Preprocessing, Resize, Split, to_input
-from .learner import Learner
+from .arms import Arm, own_arm
+from .data import Dataset, Input, MemoryImages, Preprocessing, Resize, Split
 from .lessons import stored_top_k
-from .logits import Cost, answer_bytes, cost, fill_batch, teachers_rate
-from .losses import soft_cross_entropy
-from .models import create_student, create_teacher
-from .recipe import Recipe, Training
+from .logits import Cost, answer_bytes, cost
+from .pace import Paces
+from .recipe import Recipe
+from .run import Job, teacher_stage
+from .units import duration
+
+QUICK_S, QUICK_BATCH = 0.3, 16
+"""The seconds that the steps of each net are timed before a run begins, and the largest batch; see `Paces`."""
 
 
 class Estimate(NamedTuple):
-    """The seconds that each stage takes on one device.
+    """The seconds that each stage of a run takes on one device.
 
     Attributes:
         teachers: the seconds to train each teacher, by name.
-        store: the bytes and seconds of the logit store, and from which student on it is cheaper than teachers that
-            answer during the training; None if the recipe stores nothing.
-        student: the seconds to train the student, without the teachers' answers.
+        store: the seconds to fill the logit stores.
+        students: the seconds to train the student of each arm, by its stage, without the teachers' answers.
     """
 
     teachers: dict[str, float]
-    store: Cost | None
-    student: float
+    store: float
+    students: dict[str, float]
 
     @property
     def seconds(self) -> float:
         """The seconds of the whole run."""
-        return sum(self.teachers.values()) + (self.store.fill_seconds if self.store else 0.0) + self.student
+        return sum(self.teachers.values()) + self.store + sum(self.students.values())
+
+    def __str__(self) -> str:
+        stages = {f"teacher {name}": seconds for name, seconds in self.teachers.items()}
+        stages |= {"logit store": self.store} if self.store else {}
+        stages |= self.students
+        parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
+        return f"{parts}; about {duration(self.seconds)} in all"
 
 
-def estimate(recipe: Recipe, *, images: int, classes: int, size: int, device: torch.device) -> Estimate:
-    """Estimate a run on `images` training images of `classes` classes, `size` pixels wide and high.
+def estimate(
+    recipe: Recipe,
+    data: Dataset,
+    arms: Sequence[Arm],
+    paces: Paces,
+    *,
+    teachers: Collection[str] | None = None,
+    is_done: Callable[[str], bool] = lambda stage: False,
+) -> Estimate:
+    """Return the time of a run that trains the teachers of `recipe` and these arms.
 
-    Raises:
-        RecipeError: the recipe's nets can't be created for such images.
+    Args:
+        teachers: the teachers that it trains; None means all.
+        is_done: tells whether a stage is finished. Such a stage takes no time and is not timed.
+    """
+    taught = {
+        name: paces.teacher(name).seconds(it.training.epochs)
+        for name, it in recipe.teachers.items()
+        if (teachers is None or name in teachers) and not is_done(teacher_stage(name))
+    }
+    stored: dict[object, int] = {}  # arms with the same views of the same images share a store
+    students = {}
+    for arm in arms:
+        if is_done(arm.stage):
+            continue
+        images = arm.images(data)
+        students[arm.stage] = paces.student(arm).seconds(arm.recipe.student.training.epochs)
+        store = (arm.spec.hash(), arm.recipe.views.top_k, images)
+        stored[store] = max(stored.get(store, 0), images * arm.stored_views)
+    answers = sum(stored.values())
+    return Estimate(taught, answers * paces.seconds_to_answer if answers else 0.0, students)
+
+
+def tell_estimate(
+    jobs: Sequence[Job], arms: Callable[[Recipe], Sequence[Arm]], teachers: Collection[str] | None = None
+) -> None:
+    """Tell the progress of some runs of the same recipe how long what is left of them will take.
+
+    Args:
+        jobs: runs that differ in their seeds.
+        arms: the arms that each of them trains.
+        teachers: the teachers that each of them trains; None means all.
+    """
+    first = jobs[0]
+    paces = Paces(first, QUICK_S, QUICK_BATCH)
+    found = [
+        estimate(job.run.recipe, job.data, arms(job.run.recipe), paces, teachers=teachers, is_done=job.run.has)
+        for job in jobs
+    ]
+    if total := sum(one.seconds for one in found):
+        seeds = f"; {duration(total)} for {len(jobs)} seeds" if len(jobs) > 1 else ""
+        first.progress.tell(f"estimate: {max(found, key=lambda one: one.seconds)}{seeds}")
+
+
+def store_cost(recipe: Recipe, data: Dataset, paces: Paces) -> Cost | None:
+    """Return the cost of the store that the run's own student learns from; None if nothing is stored."""
+    arm, classes = own_arm(recipe), len(data.labels)
+    if not arm.stored_views:
+        return None
+    images = arm.images(data)
+    return cost(
+        views=arm.stored_views,
+        view_bytes=images * len(recipe.teachers) * answer_bytes(classes, stored_top_k(recipe, classes)),
+        samples=images,
+        epochs=recipe.student.training.epochs,
+        images_per_second=1 / paces.seconds_to_answer,
+    )
+
+
+def imagined(recipe: Recipe, *, images: int, classes: int, size: int) -> Dataset:
+    """Return data of `images` training images, all of them the same noise, which takes no memory.
+
+    As many images are held out as the recipe would hold out of a folder of these images.
     """
     input = Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size)))
-    preprocessing = Preprocessing(input=input, mean=recipe.data.mean, std=recipe.data.std)
-    teachers = {name: create_teacher(it, classes, preprocessing) for name, it in recipe.teachers.items()}
-    training = {
-        name: _training_seconds(
-            teacher.net, teacher.preprocessing, recipe.teachers[name].training, images, classes, device
-        )
-        for name, teacher in teachers.items()
-    }
-    student = create_student(recipe.student, len(teachers), classes, preprocessing)
-    learning = _training_seconds(student, preprocessing, recipe.student.training, images, classes, device)
-    arm, store = own_arm(recipe), None
-    if arm.stored_views:
-        ready = {name: teacher._replace(net=teacher.net.eval()).to(device) for name, teacher in teachers.items()}
-        store = cost(
-            views=arm.stored_views,
-            view_bytes=images * len(teachers) * answer_bytes(classes, stored_top_k(recipe, classes)),
-            samples=images,
-            epochs=recipe.student.training.epochs,
-            images_per_second=teachers_rate(ready, _random(fill_batch(size, size, device), size, device), arm.spec),
-        )
-    return Estimate(training, store, learning)
+    noise = torch.randint(256, (1, size, size, 3), dtype=torch.uint8)
 
+    def split(count: int) -> Split:
+        labels, ids = torch.arange(count) % classes, torch.arange(count)
+        return Split(MemoryImages(noise.expand(count, -1, -1, -1)), labels, ids, list(map(str, range(count))))
 
-def _training_seconds(
-    net: nn.Module, preprocessing: Preprocessing, training: Training, images: int, classes: int, device: torch.device
-) -> float:
-    learner = Learner(net, training, 1000, device)
-    size = preprocessing.input.height
-    inputs = to_input(torch.rand(training.batch, 3, size, size, device=device), preprocessing)
-    labels = torch.randint(classes, (training.batch,), device=device)
-    targets = nn.functional.one_hot(labels, classes).float()
-
-    def loss_of(output: Tensor) -> Tensor:
-        return soft_cross_entropy(
-            output.flatten(0, -2), targets.repeat_interleave(output.numel() // targets.numel(), 0)
-        )
-
-    seconds = _fastest(lambda number: learner.step(number, inputs, loss_of).item())
-    return seconds * training.epochs * images / training.batch
-
-
-def _fastest(run: Callable[[int], float], rounds: int = 3) -> float:
-    times = []
-    for number in range(1 + rounds):  # the first warms up
-        started = time.perf_counter()
-        run(number)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
-
-
-def _random(count: int, size: int, device: torch.device) -> Split:
-    pixels = torch.randint(256, (count, size, size, 3), dtype=torch.uint8)
-    labels, ids = torch.zeros(count, dtype=torch.int64), torch.arange(count)
-    return Split(MemoryImages(pixels), labels, ids, list(map(str, range(count)))).to(device)
+    held = split(max(1, round(images * recipe.data.holdout)))
+    return Dataset(
+        train=split(images),
+        validation=held,
+        test=held,
+        labels=tuple(map(str, range(classes))),
+        preprocessing=Preprocessing(input=input, mean=recipe.data.mean, std=recipe.data.std),
+    )

@@ -14,6 +14,7 @@ from .device import Precision, autocast
 
 EVALUATION_BATCH = 512
 _PRIOR_DEVIATION = 0.5
+FOLDS = 5
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,12 +25,16 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
         top1: the share of images whose most probable class is the right one.
         nll: the mean negative log-likelihood of the right class.
         ece: the expected calibration error.
+        majority: the share of images in the largest class: the top-1 of a model that always answers that class.
+        answered: how many different classes are answered. Both are None in the records of earlier versions.
     """
 
     images: int
     top1: float
     nll: float
     ece: float
+    majority: float | None = None
+    answered: int | None = None
 
 
 class Scores(TypedDict):
@@ -56,6 +61,11 @@ def logits_of(model: nn.Module, split: Split, preprocessing: Preprocessing, prec
 def top1(logits: Tensor, labels: Tensor) -> float:
     """Return the share of samples whose largest logit is that of the label."""
     return (logits.argmax(-1) == labels).float().mean().item()
+
+
+def majority(labels: Tensor) -> float:
+    """Return the share of the largest class: the accuracy of a model that always answers that class."""
+    return labels.bincount().max().item() / len(labels)
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
@@ -92,6 +102,27 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return log_temperature.exp().item()
 
 
+def helpful_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the fitted temperature if held-out samples say that it helps, and else 1.
+
+    In a cross-validation, each part of the samples is judged at the temperature that fits the others. It helps if the
+    mean likelihood of the samples grows by more than its standard error.
+    """
+    parts = torch.arange(len(labels), device=labels.device) % FOLDS
+    gains = []
+    for part in parts.unique():
+        held = parts == part
+        temperature = fit_temperature(logits[~held], labels[~held]) if (~held).any() else 1.0
+        before, after = (
+            F.cross_entropy(logits[held] / value, labels[held], reduction="none") for value in (1.0, temperature)
+        )
+        gains.append(before - after)
+    gain = torch.cat(gains).double()
+    if len(gain) < 2 or not gain.mean() > gain.std() / len(gain) ** 0.5:
+        return 1.0
+    return fit_temperature(logits, labels)
+
+
 def score(logits: Tensor, labels: Tensor) -> Score:
     """Return the score of one model on one split, from logits [N, classes] and labels int64 [N]."""
     labels = labels.to(logits.device)
@@ -100,6 +131,8 @@ def score(logits: Tensor, labels: Tensor) -> Score:
         top1=top1(logits, labels),
         nll=F.cross_entropy(logits, labels).item(),
         ece=calibration_error(logits.softmax(-1), labels),
+        majority=majority(labels),
+        answered=len(logits.argmax(-1).unique()),
     )
 
 

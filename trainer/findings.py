@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .caveats import caveats
 from .data import Split
-from .evaluate import Scores, calibration_error, confusion, logits_of
+from .evaluate import Scores, calibration_error, confusion, logits_of, majority
 from .metrics import epoch_rows, training_seconds
 from .recipe import write_recipe
 from .records import NetRecord, TeacherRecord
@@ -54,6 +55,11 @@ class Stage:
     bytes: int
     results: Scores
     curve: dict[str, list[float]]
+
+    @property
+    def title(self) -> str:
+        """The name with the kind: `teacher conv`, `student`, `student without teachers`."""
+        return {"student": "student", "plain": "student without teachers"}.get(self.kind, f"teacher {self.name}")
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,8 @@ class Findings:
         recipe: the recipe as TOML.
         data: the names of the sources.
         images: the number of images in each split.
+        majority: the accuracy on the test and the validation images of a model that always answers their largest class.
+        caveats: sentences on nets that learned nothing, and on classes with few test images.
         skipped: the images that could not be read, each with the reason.
         versions: the versions of what computed these findings.
     """
@@ -128,6 +136,8 @@ class Findings:
     recipe: str
     data: tuple[str, ...]
     images: dict[str, int]
+    majority: dict[str, float]
+    caveats: tuple[str, ...]
     skipped: tuple[str, ...]
     versions: dict[str, str]
 
@@ -144,11 +154,12 @@ def findings(job: Job) -> Findings:
     logits = {teacher_stage(name): _teacher_logits(job, name) for name in run.recipe.teachers}
     logits[STUDENT] = own
     truth, temperature, about = test.labels.cpu(), student.temperature.item(), run.data_record()
-    store = run.folder / LOGITS
+    store, stages = run.folder / LOGITS, _stages(run)
+    scores = {stage.title: stage.results["test"] for stage in stages}
     return Findings(
         run=run.folder.resolve().name,
         labels=labels,
-        stages=_stages(run),
+        stages=stages,
         confusion=confusion(own.argmax(-1), truth, len(labels)).numpy(),
         class_accuracy={stage: _class_accuracy(answers, truth, len(labels)) for stage, answers in logits.items()},
         before=_reliability((own * temperature).softmax(-1), truth),
@@ -161,6 +172,8 @@ def findings(job: Job) -> Findings:
         recipe=write_recipe(run.recipe),
         data=about.data,
         images=about.images,
+        majority={"test": majority(truth), "validation": majority(job.data.validation.labels)},
+        caveats=tuple(caveats(scores, labels, truth.bincount(minlength=len(labels)).tolist())),
         skipped=about.skipped,
         versions=_versions(job.device),
     )
@@ -204,6 +217,8 @@ def _stage(run: Run, stage: str, name: str, kind: Kind, record: NetRecord) -> St
 def _model(record: NetRecord) -> str:
     if isinstance(record, TeacherRecord):
         return record.model
+    if record.student.model:
+        return record.student.model
     return f"transformer, {record.student.depth} blocks of {record.student.width}"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -23,21 +23,28 @@ Net = TypeVar("Net", bound=nn.Module)
 class Learner(Generic[Net]):
     """Train `model` on `device` with the schedule of `training`, for `steps` updates in each epoch.
 
+    Args:
+        new: the names of the parts of `model` that have no published weights. Everything else learns at
+            `training.lr_scale`, and stays as it is in the epochs of `training.frozen`.
+
     Attributes:
         model: the net, in training mode.
         average: the net with the average of its weights over the steps. Its integer buffers, such as the number of
             batches that a norm has seen, are those of `model`.
-        lr: the learning rate of the last step.
+        lr: the learning rate of the last step, of what is new.
     """
 
-    def __init__(self, model: Net, training: Training, steps: int, device: torch.device) -> None:
-        self.training, self.device = training, device
+    def __init__(
+        self, model: Net, training: Training, steps: int, device: torch.device, new: Sequence[str] = ()
+    ) -> None:
+        self.training, self.device, self._new = training, device, new
+        self._frozen_steps, self._is_frozen = steps * training.frozen, False
         self.model = cast(Net, model.to(device=device, memory_format=torch.channels_last).train())  # type: ignore[call-overload]
         self._ema = ModelEmaV3(self.model, decay=training.ema, use_warmup=True)
         if training.compile:
             self.model.compile()
         self._optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            self.model,
+            self.model if training.lr_scale == 1 else self._groups(),
             opt="adamw",
             lr=training.lr,
             weight_decay=training.weight_decay,
@@ -63,7 +70,7 @@ class Learner(Generic[Net]):
 
     @property
     def lr(self) -> float:
-        return cast(float, self._optimizer.param_groups[0]["lr"])
+        return max(cast(float, group["lr"]) for group in self._optimizer.param_groups)
 
     def step(self, number: int, inputs: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
         """Do update `number` of the whole training, and return the loss before it, without a gradient.
@@ -72,6 +79,7 @@ class Learner(Generic[Net]):
             inputs: float32 [B, 3, H, W], as the model takes them.
             loss_of: gives a scalar loss for the model's float32 output.
         """
+        self._freeze(number < self._frozen_steps)
         self._schedule.step_update(number)
         self._optimizer.zero_grad()  # before the forward pass, which may need the memory
         with autocast(self.training.precision, self.device):
@@ -92,9 +100,35 @@ class Learner(Generic[Net]):
             torch.cuda.empty_cache()
             inputs = torch.zeros(batch, 3, height, width, device=self.device)
             with suppress(torch.OutOfMemoryError):
-                self.step(0, inputs, torch.mean)
+                self.step(self._frozen_steps, inputs, torch.mean)  # what is frozen needs less memory
                 return batch
         return 0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return timm's groups of parameters, with and without weight decay, each divided by learning rate."""
+        exempt = cast(Callable[[], set[str]], getattr(self.model, "no_weight_decay", set))()
+        new = {id(parameter) for name, parameter in self.model.named_parameters() if self._is_new(name)}
+        return [
+            {**group, "params": members, "lr_scale": scale}
+            for group in param_groups_weight_decay(self.model, self.training.weight_decay, no_weight_decay_list=exempt)
+            for wanted, scale in ((True, 1.0), (False, self.training.lr_scale))
+            if (members := [parameter for parameter in group["params"] if (id(parameter) in new) is wanted])
+        ]
+
+    def _is_new(self, name: str) -> bool:
+        return any(name == part or name.startswith(f"{part}.") for part in self._new)
+
+    def _freeze(self, is_frozen: bool) -> None:
+        """Let published weights and the statistics of their norms stay as they are, or learn again."""
+        if is_frozen == self._is_frozen:
+            return
+        self._is_frozen = is_frozen
+        for name, parameter in self.model.named_parameters():
+            if not self._is_new(name):
+                parameter.requires_grad_(not is_frozen)
+        for name, module in self.model.named_modules():
+            if name and not self._is_new(name):
+                module.training = not is_frozen
 
     def save(self, file: TensorFile, epoch: int) -> None:
         """Write everything that is needed to continue after `epoch` epochs."""

@@ -12,11 +12,14 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .balance import image_weights
 from .data import Preprocessing, Split, to_device, to_input
+from .device import device_name
 from .errors import Diverged, OutOfMemory
 from .evaluate import logits_of, top1
 from .learner import Learner
 from .metrics import Metrics, first_loss
+from .progress import EpochNotes
 from .recipe import Training
 from .records import EpochRow
 from .run import Job, recipe_table
@@ -76,6 +79,7 @@ class Task:
         preprocessing: how images become its input.
         spec, seed: the specification of its views, and the seed that they are drawn from.
         extra: further augmentation that this net alone sees, on top of the views.
+        new: the names of its parts that have no published weights; see `trainer.learner.Learner`.
     """
 
     stage: str
@@ -85,6 +89,7 @@ class Task:
     spec: ViewSpec
     seed: int
     extra: ExtraSpec = NO_EXTRA
+    new: tuple[str, ...] = ()
 
 
 def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: ViewSpec) -> Iterator[Batch]:
@@ -95,7 +100,7 @@ def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: 
     laid_out = order(seed, split.ids, view)
     pairs = torch.arange(len(laid_out) // 2 * 2, device=laid_out.device).unflatten(0, (-1, 2))
     pairs = pairs[order(seed_of(seed, "epoch"), split.ids[laid_out[pairs[:, 0]]], epoch)]
-    chunks = [chunk.flatten() for chunk in pairs[: steps_of_epoch(split, size) * (size // 2)].split(size // 2)]
+    chunks = [chunk.flatten() for chunk in pairs[: steps_of_epoch(len(split), size) * (size // 2)].split(size // 2)]
     samples = [laid_out[places] for places in chunks]
     together = RENDERED_AT_ONCE // (size * math.prod(split.images.size)) if split.ids.is_cuda else 1
     views = _rendered(split, samples, max(1, together), seed=seed, view=view, spec=spec)
@@ -117,9 +122,9 @@ def _rendered(
         yield from map(View, rendered.pixels.split(sizes), rendered.own.split(sizes))
 
 
-def steps_of_epoch(split: Split, size: int) -> int:
-    """Return how many batches of `size` an epoch has."""
-    return max(1, len(split) // size)
+def steps_of_epoch(images: int, size: int) -> int:
+    """Return how many batches of `size` an epoch over that many images has."""
+    return max(1, images // size)
 
 
 def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> Net:
@@ -143,12 +148,14 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
     train = to_device(task.split, device, progress)
     validation = to_device(job.data.validation, device, progress)
     classes = len(job.data.labels)
-    steps = steps_of_epoch(train, training.batch)
+    weights = image_weights(train.labels, classes, job.run.recipe.data.balance)
+    steps = steps_of_epoch(len(train), training.batch)
 
-    learner = Learner(model, training, steps, device)
+    learner = Learner(model, training, steps, device, task.new)
     checkpoint = job.run.checkpoint(stage)
     done = learner.load(checkpoint)
 
+    notes = EpochNotes(training.epochs, device_name(device))
     start_loss, saved = first_loss(job.run.folder, stage), time.perf_counter()
     progress.begin(f"training {stage}", steps * training.epochs)
     progress.step(steps * done)
@@ -157,17 +164,21 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
         for epoch in range(done, training.epochs):
             torch.manual_seed(seed_of(task.seed, "depth", epoch))  # only stochastic depth draws from this state
             started, total = time.perf_counter(), torch.zeros((), device=device)
+            notes.begin(epoch)
             view, objective = plan(epoch)
             shown = batches(train, seed=task.seed, view=view, epoch=epoch, size=training.batch, spec=task.spec)
             for step, batch in enumerate(shown, start=epoch * steps):
                 samples = train.ids[batch.indices]
                 pixels = enhance(batch.view.pixels, samples, seed=task.seed, epoch=epoch, spec=task.extra)
                 targets = batch.view.targets(train.labels[batch.indices], classes, training.smoothing)
+                if weights is not None:  # a mixed image counts as the mean of its two
+                    shares = batch.view.targets(train.labels[batch.indices], classes)
+                    targets = targets * (shares @ weights)[:, None]
                 loss_of = partial(_total, objective, targets, batch)
                 total += learner.step(step, to_input(pixels, task.preprocessing), loss_of)
                 if step % CHECK_EVERY == 0:
                     _check_loss(total.item(), None, stage, epoch)
-                progress.step()
+                progress.step(1, notes.step(len(samples)))
             mean_loss = total.item() / steps
             start_loss = start_loss or mean_loss
             _check_loss(mean_loss, start_loss, stage, epoch)
@@ -190,7 +201,7 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
                 _check_weights(learner.average, stage, epoch)
                 learner.save(checkpoint, epoch + 1)
                 saved = time.perf_counter()
-            progress.step(0, f"loss {mean_loss:.3f}, validation {accuracy:.1%}")
+            progress.step(0, notes.end(mean_loss, accuracy))
     except torch.OutOfMemoryError:
         pass  # the error is raised below, outside of this block, where the memory of the failed step is free again
     else:

@@ -1,15 +1,18 @@
 """The pace of a machine: how long an epoch of each stage takes here.
 
-Each stage is started as it will be in the run, in a temporary folder, and stopped after some steps. Everything that can
-be timed is timed; nothing is modelled.
+Each stage is started as it will be in the run, on a sample of the images and in a temporary folder, and stopped after
+some steps. Everything that can be timed is timed. Only the size of a batch is modelled: a CPU takes as long for an
+image in a small batch as in a large one.
 """
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace as with_
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,19 +23,29 @@ from msgspec.structs import replace
 from torch import nn
 
 from .arms import Arm, own_arm
-from .data import Preprocessing, Split, to_device
+from .data import Dataset, Preprocessing, Split, to_device
 from .evaluate import EVALUATION_BATCH, logits_of
 from .lessons import LabelLessons, Lessons, OnlineLessons, StoredLessons, open_store
-from .logits import LogitStore, fill_missing
-from .loop import steps_of_epoch
+from .logits import fill_missing
+from .loop import RENDERED_AT_ONCE, steps_of_epoch
 from .models import Teacher, create_student, create_teacher
 from .progress import Progress, Silent
-from .recipe import Training
+from .recipe import Recipe, Training
 from .run import Job, Run
 from .train import train_student, train_teacher
 
 LEAST_STEPS = 3
 """The number of steps that are timed, however long they take."""
+
+LAPS = 8
+"""The number of groups of steps, of equal time, whose median counts. A slow step is a group of its own."""
+
+BATCH_OF_96 = 32
+"""The largest batch of images of 96 x 96 that is timed on a CPU, where larger ones take as long for each image. Smaller
+images are computed faster, but need larger batches for that: there are twice as many of 48 x 48."""
+
+ANSWERED_ON_CPU = 16
+"""The number of images that a CPU evaluates or answers at once while it is timed."""
 
 
 class Pace(NamedTuple):
@@ -52,16 +65,20 @@ class Pace(NamedTuple):
 
 
 class Paces:
-    """The paces of a run's stages. Each is timed when it is first asked for.
+    """The paces of a run's stages. Each is timed when it is first asked for, and the job's progress is told so.
 
     Args:
         job: the run that is about to start. How many epochs and views its recipe has does not matter, and nothing is
             written into its folder.
         seconds: how long the steps of one net are timed, after the first step.
+        batch: the largest batch of images of 96 x 96 that is timed on a CPU.
     """
 
-    def __init__(self, job: Job, seconds: float) -> None:
-        self.recipe, self.data, self.device, self.seconds = job.run.recipe, job.data, job.device, seconds
+    def __init__(self, job: Job, seconds: float, batch: int = BATCH_OF_96) -> None:
+        self.recipe, self.device, self.progress = _from_scratch(job.run.recipe), job.device, job.progress
+        self._kept = {name for name, it in job.run.recipe.teachers.items() if not it.training.epochs}
+        self.seconds, self.batch = seconds, batch
+        self.whole, self.data = job.data, _sample(job.data, _largest_batch(job.run.recipe))
         self._known: dict[bytes, Pace] = {}
 
     def teacher(self, name: str) -> Pace:
@@ -69,53 +86,61 @@ class Paces:
         it = self.recipe.teachers[name]
 
         def measured() -> Pace:
-            if not it.training.epochs:
+            if name in self._kept:
                 return Pace(0.0, 0.0)
-            once, step = self._timed(
-                lambda folder, progress: train_teacher(
-                    Job(Run(folder, self.recipe), self.data, self.device, progress), name
-                ),
-                it.training,
-            )
             created = self._untrained[name]
-            return self._pace(once, step, self.data.train, it.training, created.net, created.preprocessing)
+            timed = replace(it, training=self._smaller(it.training, created.preprocessing))
+            recipe = replace(self.recipe, teachers={**self.recipe.teachers, name: timed})
+            once, step = self._timed(
+                f"teacher {name}",
+                lambda folder, progress: train_teacher(
+                    Job(Run(folder, recipe), self.data, self.device, progress), name
+                ),
+                timed.training,
+            )
+            image = step / min(timed.training.batch, len(self.data.train))
+            return self._pace(once, image, len(self.whole.train), it.training, created.net, created.preprocessing)
 
         return self._remembered(["teacher", name], measured)
 
     def student(self, arm: Arm) -> Pace:
         """Return the pace at which an arm's student is trained, without the time to store its teachers' answers."""
-        views, training = arm.recipe.views, arm.recipe.student.training
+        views, training = arm.recipe.views, arm.recipe.student.training.from_scratch()
         one_view = replace(views, count=1, mode="replay" if views.mode == "exact" else views.mode)
-        recipe = replace(arm.recipe, views=one_view)
+        smaller = self._smaller(training, self.data.preprocessing)
+        bare = _from_scratch(arm.recipe)
+        recipe = replace(bare, views=one_view, student=replace(bare.student, training=smaller))
         timed = Arm(arm.stage, arm.teachers, recipe, arm.unlabelled)
 
         def measured() -> Pace:
-            once, step = self._timed(lambda folder, progress: self._begin(timed, folder, progress), training)
+            once, step = self._timed(arm.stage, lambda folder, progress: self._begin(timed, folder, progress), smaller)
             net = create_student(recipe.student, len(recipe.teachers), len(self.data.labels), self.data.preprocessing)
-            return self._pace(once, step, arm.split(self.data), training, net, self.data.preprocessing)
+            image = step / min(smaller.batch, arm.images(self.data))
+            return self._pace(once, image, arm.images(self.whole), training, net, self.data.preprocessing)
 
         shape = replace(recipe.student, training=replace(training, epochs=1))
-        return self._remembered([arm.teachers, arm.unlabelled, recipe.views, shape], measured)
+        # It makes no difference how many teachers' answers are read, but it does how many answer in every step.
+        taught = arm.teachers if views.mode == "online" else bool(arm.teachers)
+        return self._remembered([taught, arm.unlabelled, one_view, shape], measured)
 
     @cached_property
     def seconds_to_answer(self) -> float:
         """The seconds that all teachers take to answer for one image of a view, and to store that."""
         arm = own_arm(self.recipe)
-        split = to_device(arm.split(self.data), self.device, Silent())
+        few = self.data if self.device.type == "cuda" else _sample(self.data, 2, ANSWERED_ON_CPU)
+        split = to_device(arm.split(few), self.device, Silent())
 
         def filled(folder: Path, progress: Progress) -> None:
-            fill_missing(self._store(arm, folder), self._untrained, split, progress)
+            store = open_store(Run(folder, arm.recipe), few, arm, self._untrained)
+            fill_missing(store, self._untrained, split, progress)
 
-        return self._timed(filled)[1]
+        return self._timed("the teachers' answers", filled)[1]
 
     @cached_property
     def _untrained(self) -> dict[str, Teacher]:
         classes, preprocessing = len(self.data.labels), self.data.preprocessing
-        bare = {
-            name: replace(it, pretrained=False, weights=None, training=replace(it.training, epochs=1))
-            for name, it in self.recipe.teachers.items()
-        }
-        created = {name: create_teacher(it, classes, preprocessing).to(self.device) for name, it in bare.items()}
+        teachers = self.recipe.teachers.items()
+        created = {name: create_teacher(it, classes, preprocessing).to(self.device) for name, it in teachers}
         for teacher in created.values():
             teacher.net.eval()
         return created
@@ -130,36 +155,49 @@ class Paces:
             return LabelLessons()
         if not arm.stored_views:
             return OnlineLessons(arm, self._untrained)
-        store = self._store(arm, folder)
+        store = open_store(Run(folder, arm.recipe), self.data, arm, self._untrained)
         for shard, places in enumerate(store.shards()):
             zeros = torch.zeros(len(places), store.header.classes)
             store.write(0, shard, dict.fromkeys(store.header.teachers, zeros))
         return StoredLessons(arm, store, self.device)
 
-    def _store(self, arm: Arm, folder: Path) -> LogitStore:
-        return open_store(Run(folder, arm.recipe), self.data, arm, self._untrained)
+    def _smaller(self, training: Training, preprocessing: Preprocessing) -> Training:
+        """Return a schedule with the batch that is timed."""
+        batch = self.batch * 96 // preprocessing.input.height // 2 * 2
+        return training if self.device.type == "cuda" else replace(training, batch=min(training.batch, max(4, batch)))
 
     def _pace(
-        self, once: float, step: float, split: Split, training: Training, net: nn.Module, preprocessing: Preprocessing
+        self, once: float, image: float, images: int, training: Training, net: nn.Module, preprocessing: Preprocessing
     ) -> Pace:
-        """Return the pace with what follows an epoch (validation) and the training (evaluation, and the report)."""
-        net, sample = net.to(self.device), self.data.test.take(torch.arange(min(EVALUATION_BATCH, len(self.data.test))))
+        """Return the pace with what follows an epoch (validation) and the training (evaluation, and the report).
+
+        Args:
+            image: the seconds of a step for each image in it.
+            images: the number of images in an epoch.
+        """
+        count = EVALUATION_BATCH if self.device.type == "cuda" else ANSWERED_ON_CPU
+        net, sample = net.to(self.device), self.data.test.take(torch.arange(min(count, len(self.data.test))))
         logits_of(net, sample, preprocessing)
         started = time.perf_counter()
         logits_of(net, sample, preprocessing).sum().item()
-        image = (time.perf_counter() - started) / len(sample)
-        validation, test = len(self.data.validation) * image, len(self.data.test) * image
-        return Pace(once + 2 * validation + 2 * test, step * steps_of_epoch(split, training.batch) + validation)
+        answer = (time.perf_counter() - started) / len(sample)
+        validation, test = len(self.whole.validation) * answer, len(self.whole.test) * answer
+        epoch = image * min(training.batch, images) * steps_of_epoch(images, training.batch)
+        return Pace(once + 2 * validation + 2 * test, epoch + validation)
 
-    def _timed(self, work: Callable[[Path, Progress], object], training: Training | None = None) -> tuple[float, float]:
+    def _timed(
+        self, what: str, work: Callable[[Path, Progress], object], training: Training | None = None
+    ) -> tuple[float, float]:
         """Return the seconds before the first step of `work`, and those of a step.
 
         Work that is compiled is done twice: the second time, the compiler has its results in a cache.
         """
+        self.progress.begin(f"timing {what}", 1)
         for _ in range(2 if training and training.compile else 1):
             progress = _Stopwatch(self.device, self.seconds)
             with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
                 work(Path(folder), progress)
+        self.progress.end()
         return progress.measured()
 
     def _remembered(self, what: object, measured: Callable[[], Pace]) -> Pace:
@@ -169,36 +207,70 @@ class Paces:
         return self._known[key]
 
 
+def _from_scratch(recipe: Recipe) -> Recipe:
+    """Return the recipe without published weights, which may be absent; steps with frozen ones are shorter."""
+    teachers = {name: it.from_scratch() for name, it in recipe.teachers.items()}
+    return replace(recipe, teachers=teachers, student=recipe.student.from_scratch())
+
+
+def _largest_batch(recipe: Recipe) -> int:
+    trainings = [recipe.student.training, *(it.training for it in recipe.teachers.values())]
+    return max(training.batch for training in trainings)
+
+
+def _sample(data: Dataset, batch: int, most: int | None = None) -> Dataset:
+    """Return evenly spread images of each split: some batches, and as many as a GPU renders at once, twice."""
+    size = data.preprocessing.input
+    count = most or max(8 * batch, 2 * RENDERED_AT_ONCE // (size.height * size.width))
+
+    def few(split: Split, count: int = count) -> Split:
+        return split if len(split) <= count else split.take(torch.linspace(0, len(split) - 1, count).round().long())
+
+    return with_(
+        data,
+        train=few(data.train),
+        unlabelled=None if data.unlabelled is None else few(data.unlabelled),
+        validation=few(data.validation, EVALUATION_BATCH),
+        test=few(data.test, EVALUATION_BATCH),
+    )
+
+
 class _Enough(Exception):
     """Enough steps are timed."""
 
 
 class _Stopwatch(Silent):
-    """Times the steps of a stage, and ends the stage after some of them."""
+    """Times the steps of a stage, and ends the stage after some of them. The first step warms up."""
 
     def __init__(self, device: torch.device, seconds: float) -> None:
         self.device, self.seconds = device, seconds
-        self.first_steps = self.steps = 0
+        self.first_steps = self.steps = self.pending = 0
         self.started = self.first = self.last = time.perf_counter()
+        self.laps: list[float] = []
 
     def step(self, steps: int = 1, note: str = "") -> None:
         if not steps:
             return
         if not self.first_steps:
-            self.first, self.first_steps = self._now(), steps
+            self.first = self.last = self._now()
+            self.first_steps = steps
             return
         self.steps += steps
-        if self.steps >= LEAST_STEPS and time.perf_counter() - self.first >= self.seconds:
-            self.last = self._now()
+        self.pending += steps
+        is_enough = self.steps >= LEAST_STEPS and time.perf_counter() - self.first >= self.seconds
+        if is_enough or time.perf_counter() - self.last >= self.seconds / LAPS:
+            now = self._now()
+            self.laps.append((now - self.last) / self.pending)
+            self.last, self.pending = now, 0
+        if is_enough:
             raise _Enough
 
     def measured(self) -> tuple[float, float]:
         """Return the seconds before the first step, and those of a step. A single step counts with all the time."""
-        if self.last == self.started:  # the stage ended before enough steps were timed
-            self.last = self._now()
-        if not self.steps:
-            return 0.0, (self.first - self.started) / max(1, self.first_steps)
-        step = (self.last - self.first) / self.steps
+        if not self.laps:  # the stage ended before enough steps were timed
+            count = max(1, self.first_steps + self.steps)
+            return 0.0, (self._now() - self.started) / count
+        step = statistics.median(self.laps)
         return max(0.0, self.first - self.started - step * self.first_steps), step
 
     def _now(self) -> float:

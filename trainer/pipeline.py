@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from sdk.errors import UsageError
 
 from .arms import Arm, own_arm
-from .data import Split, to_device
+from .budget import own_student
+from .data import to_device
+from .estimate import tell_estimate
 from .lessons import LabelLessons, OnlineLessons, StoredLessons, open_store
-from .logits import CheckResult, Cost, FillResult, LogitStore, check, cost, fill_missing, teachers_rate
+from .logits import CheckResult, Cost, FillResult, LogitStore, check, cost, fill_missing
 from .metrics import add_row
 from .models import Student, Teacher
 from .progress import Progress, Silent
@@ -33,6 +34,8 @@ def distill(
     seed: int | None = None,
     within: str | Deadline | None = None,
     device: str = "auto",
+    threads: int | None = None,
+    skip_bad: bool = False,
     progress: Progress | None = None,
     settings: Settings = UNCHANGED,
 ) -> Run:
@@ -49,6 +52,8 @@ def distill(
         seed: replaces the recipe's seed.
         within: the time that a new run may take, such as `30m`: its epochs and views are cut to what fits.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        threads: the number of threads on a CPU. With None, a new run measures which is the fastest.
+        skip_bad: whether more than one image in a hundred may be unreadable, which are then left out.
         progress: follows the work; the default is silent.
         settings: changes to the recipe.
 
@@ -64,14 +69,16 @@ def distill(
     """
     request = RunRequest(
         out=Path(out),
-        source=source_of(data, unlabelled, root),
+        source=source_of(data, unlabelled, root, skip_bad),
         recipe=recipe,
         seed=seed,
         within=within,
         device=device,
+        threads=threads,
         settings=settings,
     )
     with at_work(request, progress or Silent()) as job:
+        tell_estimate([job], own_student)
         run_pipeline(job)
     return job.run
 
@@ -121,16 +128,14 @@ def fill_store(job: Job, arm: Arm) -> tuple[LogitStore, FillResult]:
     split = to_device(arm.split(job.data), job.device, job.progress)
     job.progress.tell(
         f"logit store: {store.views} views x {store.header.samples:,} images x {len(teachers)} teachers, "
-        f"{units} of {len(list(store.units()))} units missing; {_cost(store, arm, teachers, split)}"
+        f"{units} of {len(list(store.units()))} units missing"
     )
     done = fill_missing(store, teachers, split, job.progress)
     if done.units:
         row = StoreRow(stage=store.folder.name, units=done.units, answers=done.answers, seconds=done.seconds)
         add_row(job.run.folder, row)
         rate = done.answers / done.seconds
-        job.progress.tell(
-            f"logit store: {done.answers:,} answers in {done.seconds:.1f} s, {rate:,.0f} answers per second"
-        )
+        job.progress.tell(f"logit store: {rate:,.0f} answers per second; {_cost(store, arm, rate / len(teachers))}")
     return store, done
 
 
@@ -153,13 +158,13 @@ def _store_of(job: Job, arm: Arm) -> tuple[LogitStore, dict[str, Teacher]]:
     return open_store(job.run, job.data, arm, teachers), teachers
 
 
-def _cost(store: LogitStore, arm: Arm, teachers: Mapping[str, Teacher], split: Split) -> Cost:
+def _cost(store: LogitStore, arm: Arm, images_per_second: float) -> Cost:
     return cost(
         views=store.views,
         view_bytes=store.header.view_bytes,
         samples=store.header.samples,
         epochs=arm.recipe.student.training.epochs,
-        images_per_second=teachers_rate(teachers, split, store.header.spec),
+        images_per_second=images_per_second,
     )
 
 

@@ -6,7 +6,6 @@ Every table is a typed struct, and an unknown key is an error.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +14,29 @@ import msgspec
 
 from sdk.files import read_text, sha256
 
-from .device import Precision
 from .errors import RecipeError
-from .losses import check_loss_args
-from .tables import to_struct
+from .recipe_nets import StudentRecipe, Table, TeacherRecipe, Training
+from .tables import to_struct, without_none
 from .views import ExtraSpec, ViewSpec
 
+__all__ = [
+    "LARGEST_SMALL",
+    "RECIPES",
+    "Balance",
+    "DataRecipe",
+    "Recipe",
+    "StudentRecipe",
+    "TeacherRecipe",
+    "Training",
+    "ViewsRecipe",
+    "differences",
+    "read_recipe",
+    "recipe_for",
+    "write_recipe",
+]
 
-class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of a recipe. Unknown keys are errors."""
+
+Balance = Literal["auto", "always", "never"]
 
 
 class DataRecipe(Table, frozen=True, kw_only=True):
@@ -31,12 +44,14 @@ class DataRecipe(Table, frozen=True, kw_only=True):
 
     Attributes:
         size: The height and width of the nets' input, in pixels. The default is the median size of the images, at
-            most 96.
+            most 96, or the nearest multiple of the student's patch.
         holdout: The share of each class that is held out for validation, unless the data has both a validation and a
             test split. If the data has neither, as much again is held out for the test.
         labels: The share of each class whose labels are used. The other training images count as unlabelled.
         memory_gb: If the decoded training images take more memory than this, they are decoded again in every epoch.
         mean, std: The normalisation of each channel, for pixels in 0..1. The default is that of ImageNet.
+        balance: When images of rare classes count more in the loss for the labels: `auto`, if the largest class has
+            more than five times the images of the smallest one; `always`, or `never`.
     """
 
     size: int | None = None
@@ -45,6 +60,7 @@ class DataRecipe(Table, frozen=True, kw_only=True):
     memory_gb: float = 8.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    balance: Balance = "auto"
 
     def __post_init__(self) -> None:
         if self.size is not None and not 8 <= self.size <= 1024:
@@ -84,138 +100,6 @@ class ViewsRecipe(Table, frozen=True, kw_only=True):
             raise ValueError("top_k is not negative")
 
 
-class Training(Table, frozen=True, kw_only=True):
-    """A schedule: AdamW with linear warm-up, cosine decay, gradient clipping, and an average of the weights.
-
-    Attributes:
-        epochs: The number of epochs. A teacher with 0 epochs is used as it is.
-        batch: The number of images in a batch. It is even, because images come in pairs.
-        lr: The highest learning rate, for this batch size. It ends at a hundredth of it.
-        warmup: The epochs until the highest learning rate is reached; it may be a fraction.
-        weight_decay: The weight decay of matrices and tokens. Biases and norms have none.
-        clip: The largest norm of the gradient.
-        ema: The decay of the averaged weights, which are the weights that are kept; 0 switches averaging off.
-        smoothing: The smoothing of the labels.
-        precision: The arithmetic of the training: `fp32`, `bf16`, or `auto`, which is bf16 if the device has it in
-            hardware.
-        compile: Whether the net is compiled by torch.compile.
-    """
-
-    epochs: int = 100
-    batch: int = 128
-    lr: float = 1e-3
-    warmup: float = 5.0
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    ema: float = 0.998
-    smoothing: float = 0.1
-    precision: Precision = "auto"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch < 2 or self.batch % 2:
-            raise ValueError("epochs is not negative; batch is even and at least 2")
-        figures = (self.lr, self.clip, self.warmup, self.weight_decay)
-        if not (all(map(math.isfinite, figures)) and min(self.lr, self.clip) > 0 and min(figures) >= 0):
-            raise ValueError("lr and clip are above 0; warmup and weight_decay are not negative; all are finite")
-        if not (0 <= self.ema < 1 and 0 <= self.smoothing < 1):
-            raise ValueError("ema and smoothing are at least 0 and below 1")
-
-
-class TeacherRecipe(Table, frozen=True, kw_only=True):
-    """One teacher: any timm model, how it is trained, and its part in the student's loss.
-
-    Attributes:
-        model: A name that `timm.create_model` knows.
-        args: Further arguments for `timm.create_model`.
-        pretrained: Whether the training starts from the weights that timm has for the model. They are downloaded once.
-        weights: A file of weights to start from, with timm's names: safetensors, or a plain torch state dictionary.
-            The classifier is left out if the file has another number of classes. With `training.epochs` = 0 the
-            teacher is used as it is.
-        size: The height and width of its input in pixels, if they are not those of the data.
-        mean, std: Its normalisation. The default is timm's with `pretrained` or `weights`, and else that of the data.
-        views: The augmentation of the images that it is trained on.
-        training: Its schedule.
-        weight: The weight of its term in the student's loss.
-        temperature: The temperature of its term: its logits and the student's are divided by it.
-    """
-
-    model: str
-    args: dict[str, Any] = {}
-    pretrained: bool = False
-    weights: str | None = None
-    size: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    views: ViewSpec = ViewSpec(scale=(0.5, 1.0), ratio=(0.75, 1.3333), flip=0.5, erase=0.25)
-    training: Training = Training()
-    weight: float = 1.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.weight <= 0 or self.temperature <= 0:
-            raise ValueError("weight and temperature are above 0")
-        if self.pretrained and self.weights:
-            raise ValueError("pretrained and weights exclude each other; give only one of them")
-        if self.training.epochs < 1 and not (self.pretrained or self.weights):
-            raise ValueError("a teacher without training (epochs = 0) needs pretrained = true or weights")
-        if self.size is not None and not 8 <= self.size <= 1024:
-            raise ValueError("size is between 8 and 1024 pixels")
-
-
-class StudentRecipe(Table, frozen=True, kw_only=True):
-    """The student's shape (see `trainer.models.Student`) and its loss (see `trainer.losses`).
-
-    Attributes:
-        tokens: The bias tokens, one for each teacher: `learned` tokens behind one stem, or `stems`: two stems, one of
-            convolution and one of involution, whose means are added to the first two tokens (Co-advise).
-        stem: How patches are made: `patch` is one strided convolution, `conv` is several 3x3 convolutions of stride 2.
-            With `tokens = "stems"` it has no effect.
-        patch: The pixels between neighbouring tokens. It is a power of two for the `conv` stem, and even for `stems`.
-        width: The width of the transformer: the size of a token.
-        depth: The number of its blocks.
-        heads: The number of attention heads in a block. `width` is a multiple of it.
-        mlp_ratio: The width of the hidden layer in a block's MLP, as a multiple of `width`.
-        drop_path: The stochastic depth of the last block; that of the others grows linearly up to it.
-        label_weight: The weight of the labels' term in the loss.
-        loss: The loss of a bias head towards its teacher: `kl`, `hard`, `dkd` or `dist`.
-        loss_args: Further arguments of that loss.
-        standardize: Whether the logits of student and teacher are standardised before that loss.
-        ensemble: With `per-token`, head k learns from teacher k. With `mean-prob` and `mean-logit`, every bias head
-            learns from the mean of all teachers.
-        training: The student's schedule.
-    """
-
-    tokens: Literal["learned", "stems"] = "learned"
-    stem: Literal["patch", "conv"] = "conv"
-    patch: int = 4
-    width: int = 192
-    depth: int = 9
-    heads: int = 3
-    mlp_ratio: float = 2.0
-    drop_path: float = 0.0
-    label_weight: float = 1.0
-    loss: Literal["kl", "hard", "dkd", "dist"] = "kl"
-    loss_args: dict[str, float] = {}
-    standardize: bool = False
-    ensemble: Literal["per-token", "mean-prob", "mean-logit"] = "per-token"
-    training: Training = Training()
-
-    def __post_init__(self) -> None:
-        if min(self.patch, self.width, self.depth, self.heads) < 1 or self.mlp_ratio <= 0 or self.width % self.heads:
-            raise ValueError("the numbers of the shape are positive, and width is a multiple of heads")
-        if self.tokens == "stems":
-            if self.patch % 2:
-                raise ValueError("with tokens = 'stems', patch is even")
-        elif self.stem == "conv" and (self.patch < 2 or self.patch & (self.patch - 1)):
-            raise ValueError("with stem = 'conv', patch is a power of two from 2 on")
-        if not 0 <= self.drop_path < 1 or self.label_weight < 0:
-            raise ValueError("drop_path is at least 0 and below 1, label_weight not negative")
-        if self.training.epochs < 1:
-            raise ValueError("the student's epochs are at least 1")
-        check_loss_args(self.loss, self.loss_args)
-
-
 class Recipe(Table, frozen=True, kw_only=True):
     """Everything that decides the outcome of a run, apart from its data.
 
@@ -241,9 +125,31 @@ class Recipe(Table, frozen=True, kw_only=True):
                 raise ValueError(f"a teacher's name consists of letters, digits, - and _, not {name!r}")
 
     def hash(self) -> str:
-        """Return a hash of all values."""
-        values = json.dumps([msgspec.to_builtins(self), list(self.teachers)], sort_keys=True)
+        """Return a hash of all values. Keys that runs did not always have count only if they are used."""
+        table = msgspec.to_builtins(self)
+        for part in (table["data"], table["student"], *_trainings(table)):
+            for key, unused in _LATER.items():
+                if key in part and part[key] == unused:
+                    del part[key]
+        values = json.dumps([table, list(self.teachers)], sort_keys=True)
         return sha256(values.encode())[:16]
+
+
+_LATER: dict[str, object] = {
+    "model": None,
+    "pretrained": False,
+    "weights": None,
+    "mean": None,
+    "std": None,
+    "lr_scale": 1.0,
+    "frozen": 0,
+    "balance": "auto",
+}
+"""Keys of the tables `data`, `student` and `training` that came later, with the values that change nothing."""
+
+
+def _trainings(table: dict[str, Any]) -> list[dict[str, Any]]:
+    return [net["training"] for net in (table["student"], *table["teachers"].values())]
 
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -257,7 +163,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def read_recipe(source: str | Path) -> Recipe:
-    """Return the recipe in a TOML file, or a recipe that comes with the package: `small`, `large` or `demo`.
+    """Return the recipe in a TOML file, or a recipe that comes with the package: `small`, `large`, `photos` or `demo`.
 
     Raises:
         RecipeError: the file is missing or not TOML, a key is unknown, or a value is out of range.
@@ -281,11 +187,6 @@ def recipe_for(size: int) -> Recipe:
 def write_recipe(recipe: Recipe) -> str:
     """Return the recipe as TOML, with all values, defaults included."""
     return msgspec.toml.encode(without_none(msgspec.to_builtins(recipe))).decode()
-
-
-def without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """Return the table without the keys whose value is None, which TOML can't express."""
-    return {k: without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[object, object]]:

@@ -58,7 +58,8 @@ class StudentRecord(msgspec.Struct, frozen=True, kw_only=True):
         preprocessing: how images become its input.
         student: its shape and its loss.
         parameters: the number of its parameters.
-        temperature: the temperature that divides its logits, fitted on validation data.
+        temperature: the temperature that divides its logits, fitted on validation data; 1 if these do not show that
+            it helps.
         ece_before_temperature: its calibration error on the test images at temperature 1.
         teachers: the names of the teachers that it learned from.
         seconds: how long all its epochs took together.
@@ -84,10 +85,11 @@ class DataRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         hash: a hash of all images, labels and splits.
-        data, root, unlabelled: where the images come from; see `trainer.run.Source`.
+        data, root, unlabelled, skip_bad: where the images come from; see `trainer.run.Source`.
         labels: the class names.
         images: the number of images in each split.
         skipped: the images that could not be read, each with the reason.
+        threads: torch's number of threads when the run began. Another number gives other bits of the weights.
         recipe: the recipe that the run started with. `recipe.toml` is its copy for people.
     """
 
@@ -95,9 +97,11 @@ class DataRecord(msgspec.Struct, frozen=True, kw_only=True):
     data: tuple[str, ...]
     root: str | None
     unlabelled: tuple[str, ...] = ()
+    skip_bad: bool = False
     labels: tuple[str, ...]
     images: dict[str, int]
     skipped: tuple[str, ...]
+    threads: int | None = None
     recipe: Recipe
 
 

@@ -26,9 +26,9 @@ from sdk.files import disk_failures, sha256, write_whole
 from .data import Dataset, Preprocessing
 from .errors import RecipeError, RunError
 from .folder import RECIPE, is_new, refuse_odd_path
-from .models import Student, Teacher, create_student, create_teacher
+from .models import Student, Teacher, check_nets, create_student, create_teacher
 from .progress import Progress
-from .recipe import Recipe, Training, differences, read_recipe, write_recipe
+from .recipe import Recipe, differences, read_recipe, write_recipe
 from .records import (
     AnyRecord,
     DataRecord,
@@ -75,17 +75,12 @@ def recipe_table(stage: str) -> str:
 
 
 class Source(NamedTuple):
-    """The source of a run's images, as `trainer.data.load` takes it.
-
-    Attributes:
-        data: folders, archives, or the name of a dataset.
-        root: the folder of a named dataset.
-        unlabelled: folders and archives of images without labels.
-    """
+    """The source of a run's images: the arguments of `trainer.data.load`, which explains them."""
 
     data: tuple[str, ...]
     root: Path | None = None
     unlabelled: tuple[str, ...] = ()
+    skip_bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,26 +210,27 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
     if not is_run(folder):
         if not is_new(folder):
             raise RunError(f"{folder}: not empty, but not a run either; choose another --out")
-        create_student(recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
-        for teacher in recipe.teachers.values():
-            create_teacher(teacher, len(data.labels), data.preprocessing)  # or fail before anything is written
+        check_nets(recipe, len(data.labels), data.preprocessing)  # or fail before anything is written
         about = DataRecord(
             hash=data_hash,
             data=tuple(map(_lasting, source.data)),
             root=_lasting(str(source.root)) if source.root else None,
             unlabelled=tuple(map(_lasting, source.unlabelled)),
+            skip_bad=source.skip_bad,
             labels=data.labels,
             images=image_counts(data),
             skipped=tuple(data.skipped),
+            threads=torch.get_num_threads(),
             recipe=recipe,
         )
         write_whole(folder / RECIPE, write_recipe(recipe))
         write_record(folder / ABOUT, about)  # from then on, it is a run
     run, about = open_run(folder), _data_record(folder)
-    if about.hash != data_hash:
-        raise RunError(f"{folder}: this run belongs to other data ({', '.join(about.data)}); choose another --out")
-    if other := ", ".join(differences(run.recipe, recipe)):
-        raise RunError(f"{folder}: this run follows another recipe (it differs in {other}); choose another --out")
+    changed = ", ".join(differences(run.recipe, recipe))
+    causes = [f"belongs to other data ({', '.join(about.data)})"] if about.hash != data_hash else []
+    causes += [f"follows another recipe (it differs in {changed})"] if changed else []
+    if causes:  # another size, for example, makes other pixels of the same files
+        raise RunError(f"{folder}: this run {', or '.join(causes)}; choose another --out")
     if not (folder / RECIPE).exists():
         write_whole(folder / RECIPE, write_recipe(run.recipe))
     return run
@@ -258,12 +254,11 @@ def image_counts(data: Dataset) -> dict[str, int]:
 def _settled(recipe: Recipe, data: Dataset) -> Recipe:
     """Return the recipe with the values that the data decides, and with paths that are valid in any folder."""
     replace = msgspec.structs.replace
-    teachers = {
-        name: replace(teacher, weights=_lasting(teacher.weights)) if teacher.weights else teacher
-        for name, teacher in recipe.teachers.items()
-    }
-    settled = replace(recipe.data, size=data.preprocessing.input.height)
-    return replace(recipe, data=settled, teachers=teachers)
+    teachers = {name: replace(it, weights=it.weights and _lasting(it.weights)) for name, it in recipe.teachers.items()}
+    weights = recipe.student.weights
+    student = replace(recipe.student, weights=weights and _lasting(weights))
+    data_recipe = replace(recipe.data, size=data.preprocessing.input.height)
+    return replace(recipe, data=data_recipe, teachers=teachers, student=student)
 
 
 def _lasting(name: str) -> str:
@@ -280,7 +275,7 @@ def remembered_source(folder: Path) -> Source | None:
     if not is_run(folder):
         return None
     about = _data_record(folder)
-    return Source(about.data, Path(about.root) if about.root else None, about.unlabelled)
+    return Source(about.data, Path(about.root) if about.root else None, about.unlabelled, about.skip_bad)
 
 
 def open_run(folder: Path) -> Run:
@@ -324,7 +319,7 @@ def load_teacher(run: Run, name: str) -> Teacher:
             f"{run.folder}: teacher {name!r} is not trained; `libkd-sdk teach {name} --out {run.folder}` trains it"
         )
     weights, record = run.kept_weights(stage), run.teacher_record(name)
-    bare = msgspec.structs.replace(run.recipe.teachers[name], pretrained=False, weights=None, training=Training())
+    bare = run.recipe.teachers[name].from_scratch()
     net = _loaded(create_teacher(bare, record.classes, record.preprocessing).net, weights, run.weights(stage))
     return Teacher(net, record.preprocessing, run.recipe.teachers[name].training.precision)
 
@@ -346,5 +341,6 @@ def load_student(run: Run | str | Path, stage: str = STUDENT) -> tuple[Student, 
             f"run `libkd-sdk distill --out {opened.folder}` again, it continues"
         )
     weights, record = opened.kept_weights(stage), opened.student_record(stage)
-    student = create_student(record.student, len(opened.recipe.teachers), len(record.labels), record.preprocessing)
+    shape, teachers = record.student.from_scratch(), len(opened.recipe.teachers)
+    student = create_student(shape, teachers, len(record.labels), record.preprocessing)
     return _loaded(student, weights, opened.weights(stage)), record.labels, record.preprocessing

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from .errors import RecipeError
-from .recipe import Recipe, without_none
-from .tables import to_struct
+from .recipe import Recipe
+from .recipe_nets import SHAPE
+from .tables import to_struct, without_none
 
 EVERY_TEACHER = "*"
 """In the place of a teacher's name, it stands for every teacher."""
@@ -25,7 +26,8 @@ class Settings:
             is trained.
         size: replaces `data.size`.
         keys: further changes, each as `KEY=VALUE` with a dotted key. A value is written as in TOML, and text also
-            without quotes. They are made last, in their order.
+            without quotes; without a value, `KEY=` gives the key its default, or leaves a teacher out. They are made
+            last, in their order. `student.model` takes the place of the recipe's own shape of the student.
     """
 
     epochs: int | None = None
@@ -79,11 +81,17 @@ def _set(recipe: dict[str, Any], text: str) -> None:
         if not all(isinstance(table, dict) for table in tables):
             raise RecipeError(f"--set {text}: {name} is a value and has no keys; see docs/recipes.md for the keys")
     for table in tables:
+        if table is recipe["teachers"] and not value.strip() and last not in table:
+            raise RecipeError(f"--set {text}: there is no such teacher; the recipe has {', '.join(table)}")
         table[last] = _value(value.strip())
+    if tables == [recipe["student"]] and last == "model":
+        recipe["student"].update(dict.fromkeys(SHAPE))
 
 
 def _value(text: str) -> object:
-    """Return a value that is written as in TOML, or else the text itself."""
+    """Return a value that is written as in TOML, or else the text itself; None for no text."""
+    if not text:
+        return None
     try:
         found: dict[str, object] = msgspec.toml.decode(f"value = {text}")
     except msgspec.DecodeError:

@@ -7,20 +7,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from msgspec.structs import replace
 
 from sdk.errors import UsageError
 
+from .balance import describe_balance
 from .budget import cut_to
 from .checkup import check_run, clear_run
 from .data import Dataset, load
-from .device import pick_device
+from .device import device_name, pick_device
 from .folder import alone, together
+from .models import size_step
+from .opening import first_lines
 from .progress import Progress
-from .recipe import Recipe, read_recipe, recipe_for
+from .recipe import LARGEST_SMALL, Recipe, read_recipe, recipe_for
 from .run import Job, Run, Source, is_run, open_run, remembered_source, start_run
 from .settings import UNCHANGED, Settings
+from .threads import computing
 from .units import Deadline, deadline_of
+
+FEW_PHOTOS = 5000
+"""With fewer images to train on, a student from published weights is worth a try."""
 
 Sources = str | Path | Sequence[str | Path]
 """A folder, an archive, or the name of a dataset; or several folders or archives."""
@@ -37,6 +45,7 @@ class RunRequest:
         seed: replaces the recipe's seed.
         within: the time that a new run may take, such as `30m`, or the moment at which that time ends.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        threads: the number of threads on a CPU. With None, a new run measures which is the fastest.
         settings: changes to the recipe.
     """
 
@@ -46,6 +55,7 @@ class RunRequest:
     seed: int | None = None
     within: str | Deadline | None = None
     device: str = "auto"
+    threads: int | None = None
     settings: Settings = UNCHANGED
 
 
@@ -60,10 +70,13 @@ def at_work(request: RunRequest, progress: Progress, check: Callable[[Recipe], o
         RunError, StoreError: another worker is there, or something that the run needs is damaged.
         UsageError, DataError, RecipeError, FileError: see `prepare`.
     """
-    with alone(request.out):
+    with alone(request.out), at_speed(request.device, request.threads or known_threads(request.out), progress):
         clear_run(request.out)
         check_run(request.out)
-        yield prepare(request, progress, check)
+        job = prepare(request, progress, check)
+        for line in first_lines(job.data, job.run.recipe):
+            progress.tell(line)
+        yield job
 
 
 @contextmanager
@@ -75,9 +88,34 @@ def at_shared_work(request: RunRequest, progress: Progress) -> Iterator[Job]:
         UsageError, DataError, RecipeError, FileError: see `prepare`.
     """
     open_run(request.out)
-    with together(request.out):
+    with together(request.out), at_speed(request.device, request.threads or known_threads(request.out), progress):
         check_run(request.out)
         yield prepare(request, progress)
+
+
+@contextmanager
+def at_speed(name: str, threads: int | None, progress: Progress) -> Iterator[torch.device]:
+    """Give the device of that name, and compute with that number of threads inside the block; `progress` is told both.
+
+    Raises:
+        UsageError: fewer than one thread.
+        RecipeError: there is no such device here.
+    """
+    device = pick_device(name)
+    with computing(threads, device) as chosen:
+        progress.tell(f"device: {device_name(device)}{f', {chosen}' if device.type == 'cpu' else ''}")
+        yield device
+
+
+def known_threads(folder: Path) -> int | None:
+    """Return the number of threads that the run in `folder` began with; None without a run.
+
+    It continues with them: on a CPU, another number would give weights with other bits.
+
+    Raises:
+        RunError: the run is damaged.
+    """
+    return open_run(folder).data_record().threads if is_run(folder) else None
 
 
 def prepare(request: RunRequest, progress: Progress, check: Callable[[Recipe], object] | None = None) -> Job:
@@ -111,7 +149,7 @@ def choose(
     source: Source,
     recipe: Recipe | str | Path | None,
     progress: Progress,
-    settings: Settings,
+    settings: Settings = UNCHANGED,
     labels: float | None = None,
 ) -> tuple[Recipe, Dataset]:
     """Load the images, and choose the recipe for images of their size if none is named.
@@ -124,29 +162,56 @@ def choose(
         UsageError: `labels` is not a share.
         DataError, RecipeError: the images can't be used, there is no such recipe, or it can't be changed like this.
     """
-    chosen = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
-    how = settings.applied(chosen or recipe_for(0)).data  # this table is the same in all default recipes
+    named = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
+    chosen = settings.applied(named or recipe_for(0))  # until their size is known, for small images
+    how = chosen.data  # which is the same in all default recipes
     if labels is not None:
         try:
             how = replace(how, labels=labels)
         except ValueError as fault:
             raise UsageError(f"--labels: {fault}") from fault
-    data = load(source.data, how, root=source.root, unlabelled=source.unlabelled, progress=progress)
-    chosen = settings.applied(chosen or recipe_for(data.preprocessing.input.height))
+    data = load(
+        source.data,
+        how,
+        root=source.root,
+        unlabelled=source.unlabelled,
+        size_step=size_step(chosen.student),
+        skip_bad=source.skip_bad,
+        progress=progress,
+    )
+    if uneven := describe_balance(data.train.labels, data.labels, how.balance):
+        progress.tell(uneven)
+    if named is None:
+        size = data.preprocessing.input.height
+        chosen = settings.applied(recipe_for(size))
+        progress.tell(f"recipe: the one for images of {size} pixels, because --recipe names no other")
+        _suggest(data, progress)
     return replace(chosen, data=how), data
 
 
-def source_of(data: Sources | None, unlabelled: Sources = (), root: str | Path | None = None) -> Source | None:
+def _suggest(data: Dataset, progress: Progress) -> None:
+    """Say so if nets from published weights would learn more from such data than the default recipe's nets."""
+    count = len(data.train)
+    if count < FEW_PHOTOS and data.preprocessing.input.height > LARGEST_SMALL:
+        progress.tell(
+            f"{count:,} images are few for nets that start from nothing; --recipe photos starts from published weights"
+        )
+
+
+def source_of(
+    data: Sources | None, unlabelled: Sources = (), root: str | Path | None = None, skip_bad: bool = False
+) -> Source | None:
     """Return where the images come from, or None if no data is named.
 
     Raises:
-        UsageError: there are unlabelled images without data.
+        UsageError: there are unlabelled images, or unreadable ones are allowed, without data.
     """
     if data is None or not (names := _names(data)):
-        if _names(unlabelled):
-            raise UsageError("--unlabelled goes with --data; a run that is there remembers both")
+        for option, is_given in (("--unlabelled", _names(unlabelled)), ("--skip-bad", skip_bad)):
+            if is_given:
+                raise UsageError(f"{option} goes with --data; a run that is there remembers both")
         return None
-    return Source(names, Path(root) if root else None, _names(unlabelled))
+    return Source(names, Path(root) if root else None, _names(unlabelled), skip_bad)
 
 
 def _names(sources: Sources) -> tuple[str, ...]:

@@ -15,8 +15,13 @@ from .errors import RecipeError
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
+def without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the table without the keys whose value is None, which TOML can't express."""
+    return {k: without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
+
+
 def to_struct(table: dict[str, Any], kind: type[Kind], place: str) -> Kind:
-    """Return a table as a struct of `kind`.
+    """Return a table as a struct of `kind`. A key whose value is None gets its default.
 
     Args:
         place: where the table was written, as the beginning of an error's message.
@@ -27,7 +32,7 @@ def to_struct(table: dict[str, Any], kind: type[Kind], place: str) -> Kind:
     for path, key, known in _unknown(table, kind, ()):
         raise RecipeError(f"{place}: {_no_such_key(path, key, known, kind)}; see docs/recipes.md for the keys")
     try:
-        return msgspec.convert(table, kind)
+        return msgspec.convert(without_none(table), kind)
     except msgspec.ValidationError as fault:
         reason = re.sub(r" - at `\$\.?(.*)`$", r" - at \1", str(fault))
         raise RecipeError(f"{place}: {reason}; see docs/recipes.md for the keys") from None

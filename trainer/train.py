@@ -7,11 +7,11 @@ from torch import nn
 
 from .arms import Arm
 from .errors import RunError
-from .evaluate import fit_temperature, judge, logits_of, score
+from .evaluate import helpful_temperature, judge, logits_of, score
 from .lessons import Lessons, TeacherLessons
 from .loop import Task, fit
 from .metrics import training_seconds
-from .models import Student, Teacher, create_student, create_teacher
+from .models import Student, Teacher, classifiers, create_student, create_teacher, student_preprocessing
 from .records import ArmRecord, StudentRecord, TeacherRecord, read_record, write_record
 from .run import ARM, Job, Run, load_student, load_teacher, teacher_stage
 from .views import seed_of
@@ -39,6 +39,7 @@ def train_teacher(job: Job, name: str) -> Teacher:
         preprocessing=untrained.preprocessing,
         spec=recipe.views,
         seed=seed,
+        new=classifiers(untrained.net),
     )
     net = fit(untrained.net, TeacherLessons().epoch, task, job)
     record = TeacherRecord(
@@ -68,30 +69,37 @@ def train_student(job: Job, arm: Arm, lessons: Lessons) -> Student:
     if run.has(arm.stage):
         return load_student(run, arm.stage)[0].to(job.device)
     torch.manual_seed(seed_of(recipe.seed, "student"))
-    untrained = create_student(recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
+    preprocessing = student_preprocessing(recipe.student, data.preprocessing)
+    untrained = create_student(recipe.student, len(recipe.teachers), len(data.labels), preprocessing)
     task = Task(
         stage=arm.stage,
         split=arm.split(data),
         training=recipe.student.training,
-        preprocessing=data.preprocessing,
+        preprocessing=preprocessing,
         spec=arm.spec,
         seed=recipe.seed,
         extra=recipe.views.extra,
+        new=Student.NEW,
     )
     student = fit(untrained, lessons.epoch, task, job)
-    before = score(logits_of(student, data.test, data.preprocessing), data.test.labels)
-    held_out = logits_of(student, data.validation, data.preprocessing)
-    student.temperature.fill_(fit_temperature(held_out, data.validation.labels.to(job.device)))
+    before = score(logits_of(student, data.test, preprocessing), data.test.labels)
+    held_out = logits_of(student, data.validation, preprocessing)
+    temperature = helpful_temperature(held_out, data.validation.labels.to(job.device))
+    student.temperature.fill_(temperature)
+    if temperature == 1:
+        job.progress.tell(
+            f"{arm.stage}: no temperature: {len(held_out):,} validation images do not show that one would help"
+        )
     record = StudentRecord(
         labels=data.labels,
-        preprocessing=data.preprocessing,
+        preprocessing=preprocessing,
         student=recipe.student,
         parameters=_parameters(student),
         temperature=student.temperature.item(),
         ece_before_temperature=before.ece,
         teachers=arm.teachers,
         seconds=training_seconds(run.folder, arm.stage),
-        results=judge(student, data, data.preprocessing),
+        results=judge(student, data, preprocessing),
     )
     run.keep(arm.stage, student, record)
     return student

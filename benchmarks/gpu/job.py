@@ -26,7 +26,7 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
-from trainer.comparison import OWN_ARM, PLAIN_ARM, list_arms
+from trainer.arms import OWN_ARM, PLAIN_ARM, list_arms
 from trainer.data import Dataset, load
 from trainer.device import pick_device
 from trainer.evaluate import Scores, judge

@@ -34,7 +34,7 @@ from trainer.arms import Arm, own_arm, plain_arm
 from trainer.budget import cut
 from trainer.data import load
 from trainer.device import arithmetic, pick_device
-from trainer.logits import teachers_rate
+from trainer.logits import fill_batch
 from trainer.pipeline import train_arm
 from trainer.progress import Silent
 from trainer.recipe import Recipe, read_recipe
@@ -192,7 +192,17 @@ def filling(bench: Workbench) -> None:
     operations = sum(bench.operations(it.net, it.preprocessing, backward=False) for it in bench.teachers.values())
     for teacher in bench.teachers.values():
         teacher.net.eval()
-    rate = bench.figures["fill_per_s"] = teachers_rate(bench.teachers, bench.train, bench.recipe.views.spec)
+    batch = min(fill_batch(*bench.train.images.size, bench.device), len(bench.train))
+    indices = torch.arange(batch, device=bench.device)
+    (images,) = bench.train.images.feed([indices], bench.device)
+
+    @torch.inference_mode()
+    def answered(view: int) -> None:
+        seen = render(images, bench.train.ids[indices], seed=0, view=view, spec=bench.recipe.views.spec)
+        for teacher in bench.teachers.values():
+            teacher.answer(seen.pixels)
+
+    rate = bench.figures["fill_per_s"] = 1000 * batch / bench.milliseconds(answered, 3, 1)
     share = bench.figures["fill_share_of_peak"] = rate * operations / bench.figures["peak_flops"]
     say(f"   {rate:,.0f} images per second, by {len(bench.teachers)} teachers, {share:.1%} of the peak")
 

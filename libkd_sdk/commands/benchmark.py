@@ -16,9 +16,9 @@ from sdk.bundle import Bundle
 from sdk.errors import UsageError
 from sdk.files import write_whole
 
-from ..options import RootOption, ThreadsOption, training_extra
+from ..options import MeasuredThreadsOption, RootOption, training_extra
 from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
-from ..pages.benchmark import COLUMNS, benchmark_report, called, cells, title
+from ..pages.benchmark import COLUMNS, benchmark_report, called, cells, title, unsteady
 from ..pages.charts import import_matplotlib
 
 
@@ -31,7 +31,7 @@ def benchmark(
             help="Labelled images to measure top-1 on, given like --data. The default is the top-1 of the proof.",
         ),
     ] = None,
-    threads: ThreadsOption = None,
+    threads: MeasuredThreadsOption = None,
     rounds: Annotated[int, typer.Option("--rounds", help="The number of turns that every bundle gets.")] = 10,
     calls: Annotated[
         int, typer.Option("--calls", help="The number of predictions in a turn; a batch of 32 follows.")
@@ -45,7 +45,8 @@ def benchmark(
 
     Each bundle, and beside it the engine's own call on the same file, runs in a process of its own, in turns. Latency
     is measured with one image that is ready as an array, throughput with 32 images at once. Memory is that of the
-    whole process.
+    whole process. Without --threads, the first bundle is tried with all cores that this process may use, with a half of
+    them, and so on, and the fastest number counts for all.
 
     Example: libkd-sdk benchmark run/bundles/* --report speed.html
     """
@@ -53,6 +54,10 @@ def benchmark(
     if report is not None:
         _check_report(report)
     with Bars() as bars:
+        if threads is None:
+            chosen = benchmarks.fastest_threads(opened[0])
+            bars.tell(f"on {chosen}")
+            threads = chosen.number
         judged = [_top1(bundle, validation, root, threads, bars) for bundle in opened] if validation else None
         bars.begin("measuring", rounds)
         found = benchmarks.measure(
@@ -66,6 +71,8 @@ def benchmark(
     if json:
         show_json(msgspec.to_builtins(found))
         return
+    if warning := unsteady(found):
+        remark(warning)
     show_table(title(found), ["", *COLUMNS], [row for number, it in enumerate(found, 1) for row in _rows(number, it)])
     if report is not None:
         remark(f"{report}: the same with charts")

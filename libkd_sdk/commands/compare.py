@@ -17,16 +17,19 @@ from ..options import (
     DeviceOption,
     EpochsOption,
     LrOption,
+    MeasuredThreadsOption,
     RecipeOption,
     RootOption,
     SetOption,
     SizeOption,
+    SkipBadOption,
     UnlabelledOption,
     WithinOption,
     training_extra,
 )
 from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
 from ..pages.comparison import comparison_page, difference, nets, spread, title
+from ..pages.page import ALWAYS_THE_LARGEST
 
 if TYPE_CHECKING:
     from trainer.comparison import ComparisonResult
@@ -35,9 +38,14 @@ if TYPE_CHECKING:
 def compare(
     data: DataOption = None,
     unlabelled: UnlabelledOption = None,
-    out: Annotated[Path, typer.Option("--out", help="The folder of the runs and of results.json.")] = Path(
-        "comparison"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="The folder of the runs and of results.json. To resume a comparison that was stopped, name its folder "
+            "again; there is no --resume.",
+        ),
+    ] = Path("comparison"),
     recipe: RecipeOption = None,
     seeds: Annotated[str, typer.Option("--seeds", help="The seeds, with commas between them.")] = "0,1,2",
     arms: Annotated[
@@ -49,12 +57,14 @@ def compare(
         typer.Option("--labels", help="Use this share of the labels. The other images count as unlabelled."),
     ] = None,
     root: RootOption = None,
+    skip_bad: SkipBadOption = False,
     epochs: EpochsOption = None,
     batch: BatchOption = None,
     lr: LrOption = None,
     size: SizeOption = None,
     set: SetOption = None,
     device: DeviceOption = "auto",
+    threads: MeasuredThreadsOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -81,11 +91,13 @@ def compare(
             recipe=recipe,
             unlabelled=unlabelled or (),
             root=root,
+            skip_bad=skip_bad,
             seeds=_numbers(seeds),
             arms=arms,
             labels=labels,
             within=end,
             device=device,
+            threads=threads,
             progress=bars,
             settings=Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ()),
         )
@@ -112,10 +124,15 @@ PAIRS_IN_A_TERMINAL = 15
 
 def show(result: ComparisonResult) -> None:
     """Show a table of the arms, and one of their pairs unless they are very many."""
-    show_table(title(result), COLUMNS, _rows(result))
+    rows = _rows(result)
+    if result.majority is not None:
+        rows.append([ALWAYS_THE_LARGEST, "", f"{100 * result.majority:.2f}", "", ""])
+    show_table(title(result), COLUMNS, rows)
     if len(result.pairs) <= PAIRS_IN_A_TERMINAL:
         rows = [[pair.arm, pair.other, *difference(pair)] for pair in result.pairs]
         show_table(PAIRED, PAIR_COLUMNS, rows)
+    for caveat in result.caveats:
+        remark(f"note: {caveat}")
 
 
 def _rows(result: ComparisonResult) -> list[list[str]]:

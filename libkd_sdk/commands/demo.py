@@ -17,7 +17,7 @@ from sdk.bundle.manifest import Proof
 from sdk.classifier import Classifier
 from sdk.files import write_whole
 
-from ..options import DeviceOption, SeedOption, training_extra
+from ..options import DeviceOption, MeasuredThreadsOption, SeedOption, training_extra
 from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
 from .export import export_student
 
@@ -89,6 +89,7 @@ def demo(
     ),
     seed: SeedOption = None,
     device: DeviceOption = "auto",
+    threads: MeasuredThreadsOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -100,27 +101,32 @@ def demo(
 
     Example: libkd-sdk demo --out libkd-demo/
     """
-    result = run_demo(out, DATA, "demo", seed, device)
+    result = run_demo(out, DATA, "demo", seed, device, threads)
     if json:
         show_json(msgspec.to_builtins(result))
     else:
         show(result, out)
 
 
-def run_demo(out: Path, data: str, recipe: str, seed: int | None = None, device: str = "auto") -> DemoResult:
+def run_demo(
+    out: Path, data: str, recipe: str, seed: int | None = None, device: str = "auto", threads: int | None = None
+) -> DemoResult:
     """Train, export and measure in the folder `out`. Return the result, which is also kept in `demo.json`."""
     started = time.perf_counter()
     with training_extra():
-        from trainer.arms import plain_arm
+        from trainer.arms import own_arm, plain_arm
+        from trainer.estimate import tell_estimate
         from trainer.pipeline import run_pipeline, train_arm
         from trainer.records import write_record
         from trainer.run import Source
         from trainer.start import RunRequest, at_work
 
-    request = RunRequest(out=out / "run", source=Source((data,)), recipe=recipe, seed=seed, device=device)
+    source = Source((data,))
+    request = RunRequest(out=out / "run", source=source, recipe=recipe, seed=seed, device=device, threads=threads)
     remark(f"Two teachers, their stored logits, two students, {len(ENGINES)} bundles: 6 to 12 minutes on two cores.")
     with Bars() as bars, at_work(request, bars) as job:
         run, dataset = job.run, job.data
+        tell_estimate([job], lambda recipe: [own_arm(recipe), plain_arm(recipe)])
         run_pipeline(job)
         train_arm(job, plain_arm(run.recipe))
         bundles = [

@@ -15,17 +15,20 @@ from ..options import (
     DeviceOption,
     EpochsOption,
     LrOption,
+    MeasuredThreadsOption,
     OutOption,
     RecipeOption,
     RootOption,
     SeedOption,
     SetOption,
     SizeOption,
+    SkipBadOption,
     UnlabelledOption,
     WithinOption,
     training_extra,
 )
 from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
+from ..pages.page import ALWAYS_THE_LARGEST
 
 
 def distill(
@@ -34,6 +37,7 @@ def distill(
     out: OutOption = Path("run"),
     recipe: RecipeOption = None,
     root: RootOption = None,
+    skip_bad: SkipBadOption = False,
     seed: SeedOption = None,
     within: WithinOption = None,
     epochs: EpochsOption = None,
@@ -42,17 +46,23 @@ def distill(
     size: SizeOption = None,
     set: SetOption = None,
     device: DeviceOption = "auto",
+    threads: MeasuredThreadsOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train teachers, store their logits, and distil a student from them.
 
-    What is finished is kept: when the command is run again, it continues where it stopped.
+    What is finished is kept: when the command is run again, it continues where it stopped. The run keeps the recipe
+    that it started with; the same --epochs, --set and so on may be given again or left out.
 
     Example: libkd-sdk distill --data images/ --out run/
     """
     end = deadline_of(within)
     with training_extra():
+        from trainer.budget import own_student
+        from trainer.caveats import caveats
+        from trainer.estimate import tell_estimate
+        from trainer.evaluate import majority
         from trainer.findings import findings
         from trainer.pipeline import run_pipeline
         from trainer.run import REPORT
@@ -61,10 +71,20 @@ def distill(
 
         from ..pages.run import run_report
 
-    source = source_of(data, unlabelled or (), root)
+    source = source_of(data, unlabelled or (), root, skip_bad)
     settings = Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ())
-    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device, settings=settings)
+    request = RunRequest(
+        out=out,
+        source=source,
+        recipe=recipe,
+        seed=seed,
+        within=end,
+        device=device,
+        threads=threads,
+        settings=settings,
+    )
     with Bars() as bars, at_work(request, bars) as job:
+        tell_estimate([job], own_student)
         run_pipeline(job)
         report = job.run.folder / REPORT
         write_whole(report, run_report(findings(job)))
@@ -83,6 +103,11 @@ def distill(
         ]
         for stage, record in records.items()
     ]
+    test, validation = job.data.test.labels, job.data.validation.labels
+    rows.append([ALWAYS_THE_LARGEST, "", percent(majority(validation)), percent(majority(test)), ""])
     show_table(str(folder), ["", "parameters", "validation", "test", "trained in"], rows)
+    scores = {stage: record.results["test"] for stage, record in records.items()}
+    for caveat in caveats(scores, job.data.labels, test.bincount(minlength=len(job.data.labels)).tolist()):
+        remark(f"note: {caveat}")
     remark(f"look at {report}")
     remark(f"next: libkd-sdk export {folder} --target onnx")

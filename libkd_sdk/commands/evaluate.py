@@ -14,8 +14,9 @@ from sdk.bundle.manifest import MANIFEST
 from sdk.classifier import Classifier
 from sdk.errors import UsageError
 
-from ..options import DataOption, RootOption, training_extra
-from ..output import Bars, JsonOption, QuietOption, percent, show_facts, show_json, show_table
+from ..options import DataOption, MeasuredThreadsOption, RootOption, training_extra
+from ..output import Bars, JsonOption, QuietOption, percent, remark, show_facts, show_json, show_table
+from ..pages.page import ALWAYS_THE_LARGEST
 
 if TYPE_CHECKING:
     from trainer.data import Split
@@ -25,6 +26,7 @@ def evaluate(
     what: Annotated[Path, typer.Argument(help="The folder of a run or of a bundle.")],
     data: DataOption = None,
     root: RootOption = None,
+    threads: MeasuredThreadsOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -38,16 +40,18 @@ def evaluate(
     with training_extra():
         import torch
 
+        from trainer.caveats import caveats
         from trainer.data import load_labelled
         from trainer.evaluate import confusion, logits_of, score
         from trainer.run import load_student
         from trainer.start import RunRequest, prepare
+        from trainer.threads import computing
 
     with Bars() as bars:
         if (what / MANIFEST).exists():
             if not data:
                 raise UsageError("a bundle has no images of its own to be evaluated on; name some by --data")
-            with Classifier(what) as classifier:
+            with Classifier(what, threads=threads) as classifier:
                 labels = classifier.labels
                 split = load_labelled(data, labels, classifier.input, root=root, progress=bars)
                 logits = torch.from_numpy(_probabilities(classifier, split, bars)).clamp_min(1e-30).log()
@@ -57,7 +61,8 @@ def evaluate(
                 split = load_labelled(data, labels, preprocessing.input, root=root, progress=bars)
             else:
                 split = prepare(RunRequest(out=what), bars).data.test
-            logits = logits_of(student, split, preprocessing)
+            with computing(threads, torch.device("cpu")):
+                logits = logits_of(student, split, preprocessing)
     result = score(logits, split.labels)
     counts = confusion(logits.argmax(-1), split.labels, len(labels)).tolist()
     if json:
@@ -68,6 +73,7 @@ def evaluate(
         [
             ("images", f"{result.images:,}"),
             ("top-1", percent(result.top1)),
+            (ALWAYS_THE_LARGEST, percent(result.majority)),
             ("negative log likelihood", f"{result.nll:.4f}"),
             ("calibration error", percent(result.ece)),
         ],
@@ -81,6 +87,8 @@ def evaluate(
         total = sum(counts[index])
         rows.append([label, str(total), percent(counts[index][index] / total) if total else "-", taken_for])
     show_table("", ["class", "images", "right", "most often taken for"], rows)
+    for caveat in caveats({"this model": result}, labels, [sum(row) for row in counts]):
+        remark(f"note: {caveat}")
 
 
 def _probabilities(classifier: Classifier, split: Split, bars: Bars) -> NDArray[np.float32]:

@@ -181,9 +181,8 @@ def _of_run(folder: Path) -> Net:
 
     module, labels, preprocessing = load_student(folder)
     run, source = open_run(folder), remembered_source(folder)
-    shape = run.recipe.student
     about = {
-        "arch": f"vit-{shape.stem}{shape.patch}-{shape.width}x{shape.depth}",
+        "arch": run.recipe.student.title,
         "teachers": list(run.student_record().teachers),
         "trained_on": _last_names(source.data) if source else None,
     }

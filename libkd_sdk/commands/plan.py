@@ -2,50 +2,183 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
+from sdk.errors import UsageError
+from sdk.exporting.request import find_lowering
 from trainer.units import duration
 
-from ..options import DeviceOption, RecipeOption, training_extra
-from ..output import JsonOption, remark, show_facts, show_json
+from ..latency import Device, Shape, find, shapes, time_here, times_of
+from ..options import (
+    BatchOption,
+    DataOption,
+    DeviceOption,
+    EpochsOption,
+    LrOption,
+    MeasuredThreadsOption,
+    RecipeOption,
+    RootOption,
+    SetOption,
+    SizeOption,
+    SkipBadOption,
+    UnlabelledOption,
+    training_extra,
+)
+from ..output import Bars, JsonOption, QuietOption, remark, show_facts, show_json, show_table, stdout
+
+if TYPE_CHECKING:
+    from trainer.data import Dataset
+    from trainer.recipe import Recipe
+
+SHOWN = 8
+"""The number of students that are shown for a latency."""
+
+MEASURED_S = 2.0
+"""The seconds that the steps of each net are timed, after the first step."""
 
 
 def plan(
-    images: Annotated[int, typer.Option("--images", min=2, help="The number of training images.")],
-    classes: Annotated[int, typer.Option("--classes", min=2, help="The number of classes.")],
-    size: Annotated[
-        int, typer.Option("--size", min=8, max=1024, help="The width and height in pixels of the nets' input.")
-    ],
+    data: DataOption = None,
+    unlabelled: UnlabelledOption = None,
+    images: Annotated[
+        int | None, typer.Option("--images", min=2, help="Without --data: the number of training images.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=2, help="Without --data: the number of classes.")
+    ] = None,
+    size: SizeOption = None,
     recipe: RecipeOption = None,
+    root: RootOption = None,
+    skip_bad: SkipBadOption = False,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
+    threads: MeasuredThreadsOption = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option("--latency-ms", min=0.0, help="Look for students that take no longer than this for an image."),
+    ] = None,
+    target: Annotated[str, typer.Option("--target", help="With --latency-ms: the engine.")] = "onnx",
+    precision: Annotated[str, typer.Option("--precision", help="With --latency-ms: the precision.")] = "fp32",
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            "--measured", help="With --latency-ms: the output of benchmark --json on another device, instead of this."
+        ),
+    ] = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Estimate what a run costs on this machine: its time, its storage, and from when on the logit store pays off.
 
-    The command times a few steps of the recipe's nets on random images. It needs no data and writes nothing.
+    The command starts each stage of the run on a few images, and times some of its steps. The images are those of
+    --data. Before there are any, --images, --classes and --size describe them. Nothing is written.
+
+    With --latency-ms it looks for the largest students that are fast enough, and gives each as a [student] table for a
+    recipe. A few of them are exported with random weights and timed on this device; the times of the others follow from
+    their work. With --measured, the times are those of another device, and nothing is timed here.
 
     Example: libkd-sdk plan --images 50000 --classes 100 --size 32
     """
+    if latency_ms is not None:
+        find_lowering(target, precision)
+        images = images or (2 if data is None else None)  # their number does not matter
+    elif measured is not None:
+        raise UsageError("--measured goes with --latency-ms")
+    if data is None and (images is None or classes is None or size is None):
+        raise UsageError("name the images by --data, or describe them by --images, --classes and --size")
+    if data is not None and (images, classes) != (None, None):
+        raise UsageError("--images and --classes describe images that --data does not name; leave them out")
     with training_extra():
-        from trainer.device import pick_device
-        from trainer.estimate import estimate
+        from trainer.arms import own_arm
+        from trainer.estimate import estimate, imagined, store_cost
+        from trainer.pace import Paces
         from trainer.recipe import read_recipe, recipe_for
+        from trainer.run import Job, Run
+        from trainer.settings import Settings
+        from trainer.start import at_speed, choose, source_of
 
-    chosen = read_recipe(recipe) if recipe else recipe_for(size)
-    found = estimate(chosen, images=images, classes=classes, size=size, device=pick_device(device))
-    if json:
-        store = found.store and {**found.store._asdict(), "pays_from_student": found.store.students}
-        show_json({"teachers": found.teachers, "store": store, "student": found.student, "seconds": found.seconds})
+    settings = Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ())
+    with Bars() as bars:
+        if source := source_of(data, unlabelled or (), root, skip_bad):
+            chosen, dataset = choose(source, recipe, bars, settings)
+        else:
+            chosen = settings.applied(read_recipe(recipe) if recipe else recipe_for(size or 0))
+            dataset = imagined(chosen, images=images or 0, classes=classes or 0, size=size or 0)
+        if latency_ms is not None:
+            there = Device(target, precision, threads)
+            fitting = _students(chosen, dataset, latency_ms, there, measured, bars)
+        else:
+            with at_speed(device, threads, bars) as torch_device:
+                paces = Paces(Job(Run(Path(), chosen), dataset, torch_device, bars), MEASURED_S)
+                found = estimate(chosen, dataset, [own_arm(chosen)], paces)
+                stored = store_cost(chosen, dataset, paces)
+    if latency_ms is not None:
+        _show_students(fitting, latency_ms, there, json)
         return
+    (student,) = found.students.values()
+    if json:
+        store = stored and {**stored._asdict(), "pays_from_student": stored.students}
+        show_json({"teachers": found.teachers, "store": store, "student": student, "seconds": found.seconds})
+        return
+    side = dataset.preprocessing.input.width
     show_facts(
-        f"{images:,} images of {size}x{size}, {classes:,} classes",
+        f"{len(dataset.train):,} images of {side}x{side}, {len(dataset.labels):,} classes",
         [
             *((f"teacher {name}", f"trained in about {duration(seconds)}") for name, seconds in found.teachers.items()),
-            ("logit store", str(found.store) if found.store else "none: the teachers answer online"),
-            ("student", f"trained in about {duration(found.student)}"),
+            ("logit store", str(stored) if stored else "none: the teachers answer online"),
+            ("student", f"trained in about {duration(student)}"),
             ("together", f"about {duration(found.seconds)}"),
         ],
     )
-    remark("estimated from a few steps on this device; reading and evaluating the images takes further time")
+
+
+def _students(
+    recipe: Recipe, data: Dataset, latency_ms: float, device: Device, measured: Path | None, bars: Bars
+) -> list[Shape]:
+    """Return the students for a latency, timed here or as another device timed them."""
+    teachers, classes, preprocessing = len(recipe.teachers), len(data.labels), data.preprocessing
+    bars.begin("counting operations", 1)
+    candidates = shapes(recipe.student, teachers, classes, preprocessing)
+    bars.end(f"{len(candidates)} students")
+    if measured is not None:
+        return find(candidates, latency_ms, None, times_of(measured, candidates, preprocessing.input.height, device))
+
+    def measure(shape: Shape) -> float:
+        bars.begin(f"timing {shape.name}", 1)
+        ms = time_here(shape, teachers, classes, preprocessing, device)
+        bars.end(f"{ms:.2f} ms")
+        return ms
+
+    return find(candidates, latency_ms, measure, {})
+
+
+def _show_students(found: list[Shape], latency_ms: float, device: Device, json: bool) -> None:
+    first = found[0]
+    if json:
+        show_json([{**it._asdict(), "student": msgspec.to_builtins(it.student)} for it in found])
+        return
+    if (first.ms or 0.0) > latency_ms:
+        remark(f"no student takes {latency_ms:g} ms or less as {device.target} {device.precision}; this one is nearest")
+    show_table(
+        f"students for {latency_ms:g} ms, {device.target} {device.precision}, the largest first",
+        ["", "heads", "parameters", "size", "multiplications", "latency"],
+        [
+            [
+                it.name,
+                str(it.student.heads),
+                f"{it.parameters / 1e6:.2f} M",
+                f"about {it.megabytes(device.precision):.2g} MB",
+                f"{it.operations / 1e6:,.0f} M",
+                f"{it.ms:.2f} ms" if it.is_measured else f"about {it.ms:.2g} ms",
+            ]
+            for it in found[:SHOWN]
+        ],
+    )
+    stdout.print(first.table, markup=False)

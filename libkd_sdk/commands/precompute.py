@@ -10,7 +10,7 @@ import typer
 
 from trainer.units import duration, size
 
-from ..options import DataOption, DeviceOption, OutOption, RootOption, training_extra
+from ..options import DataOption, DeviceOption, MeasuredThreadsOption, OutOption, RootOption, training_extra
 from ..output import Bars, JsonOption, QuietOption, percent, show_facts, show_json
 
 
@@ -19,6 +19,7 @@ def precompute(
     out: OutOption = Path("run"),
     root: RootOption = None,
     device: DeviceOption = "auto",
+    threads: MeasuredThreadsOption = None,
     check: Annotated[
         bool, typer.Option("--check", help="Recompute a random sample of a filled store, and report the errors.")
     ] = False,
@@ -38,7 +39,7 @@ def precompute(
         from trainer.pipeline import check_store, fill_store
         from trainer.start import RunRequest, at_shared_work, prepare, source_of
 
-    request = RunRequest(out=out, source=source_of(data, (), root), device=device)
+    request = RunRequest(out=out, source=source_of(data, (), root), device=device, threads=threads)
     with Bars() as bars:
         if check:
             job = prepare(request, bars)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runtimes.engines import ENGINES
-from sdk.benchmark import Measurement, Speed
+from sdk.benchmark import STEADY, Measurement, Speed
 
 from .charts import Lane, Mark, Strips, axes, colour, drawing, strips
 from .page import COLOURS, Cell, Tile, percent, render
@@ -28,7 +28,7 @@ def benchmark_report(found: Sequence[Measurement], validation: Sequence[str] | N
     return render(
         "benchmark.html",
         title="Benchmark",
-        summary=f"Bundles {title(found)}, on {platform.machine()}, {platform.system()}.",
+        summary=f"Bundles {title(found)}, on {platform.machine()}, {platform.system()}. {unsteady(found)}".strip(),
         tiles=_tiles(found),
         rows=[row for number, it in enumerate(found, 1) for row in _rows(number, it)],
         judged_by="the images of the bundle's proof" if validation is None else ", ".join(validation),
@@ -128,6 +128,17 @@ def title(found: Sequence[Measurement]) -> str:
     return f"on {threads} thread{'s' if threads > 1 else ''}, one image at a time, {found[0].speed.calls} calls each"
 
 
+def unsteady(found: Sequence[Measurement]) -> str:
+    """Return a sentence about the bundles whose times vary too much to be compared; empty if there are none."""
+    numbers = [str(number) for number, it in enumerate(found, 1) if not it.speed.is_steady]
+    if not numbers:
+        return ""
+    return (
+        f"The times of {', '.join(numbers)} vary too much to be compared: their quartiles are more than "
+        f"{STEADY - 1:.0%} away from their median. Close other programs, or use fewer threads."
+    )
+
+
 def called(measured: Measurement) -> str:
     """Return a bundle's path, which tells the bundles of two runs apart, with its engine and precision."""
     return f"{measured.bundle} ({measured.target} {measured.precision})"
@@ -140,7 +151,7 @@ def _way(measured: Measurement) -> str:
 def cells(speed: Speed) -> list[str]:
     """Return the cells of `COLUMNS` that belong to one way of calling a model."""
     return [
-        f"{speed.p50_ms:.2f} ms",
+        f"{speed.p50_ms:.2f} ms{'' if speed.is_steady else ' (unsteady)'}",
         f"{speed.p95_ms:.2f} ms",
         f"{speed.p99_ms:.2f} ms",
         f"{speed.per_second:,.0f}",

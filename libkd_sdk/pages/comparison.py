@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .charts import Lane, Mark, strips
-from .page import Cell, millions, percent, render
+from .page import ALWAYS_THE_LARGEST, Cell, millions, percent, render
 
 if TYPE_CHECKING:
     from trainer.comparison import ComparisonResult, Figures, Pair
@@ -22,7 +22,8 @@ def comparison_page(result: ComparisonResult) -> str:
         summary=title(result),
         first=first_arm(result),
         chart=strips("%", [_lane(name, row) for name, row in result.arms.items()], reference=100 * plain),
-        rows=_rows(result),
+        rows=[*_rows(result), *_baseline(result)],
+        caveats=result.caveats,
         pairs=[[pair.arm, pair.other, _difference(pair)] for pair in result.pairs],
     )
 
@@ -50,6 +51,12 @@ def _rows(result: ComparisonResult) -> list[Row]:
         ]
         for name, row, pair in nets(result)
     ]
+
+
+def _baseline(result: ComparisonResult) -> list[Row]:
+    if result.majority is None:
+        return []
+    return [[ALWAYS_THE_LARGEST, f"{100 * result.majority:.2f}", "", "", ""]]
 
 
 def _difference(pair: Pair) -> Cell:

@@ -39,6 +39,9 @@ COLOURS = {
 }
 """Each colour by its name, on light and on dark paper. Colour-blind readers can tell lines apart (after Okabe, Ito)."""
 
+ALWAYS_THE_LARGEST = "always the largest class"
+"""The name of the baseline beside accuracies: a model that gives the same answer to every image."""
+
 THUMBNAIL = 96
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

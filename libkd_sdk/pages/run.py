@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.findings import Findings, Reliability, Sample, Stage
+from trainer.caveats import FEWEST, reach
+from trainer.findings import Findings, Sample, Stage
 from trainer.units import duration, size
 
-from .charts import axes, colour, drawing, few_ticks, rgb
-from .page import Cell, Tile, millions, percent, render, thumbnail
+from .charts import axes, colour, drawing, rgb
+from .page import ALWAYS_THE_LARGEST, Cell, Tile, millions, percent, render, thumbnail
+from .reliability import FEW, diagrams
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 MANY_CLASSES = 20
 """With more classes, the confusion is drawn without numbers, and lists show only their worst rows first."""
 WORST = 15
-FEW = 30
-"""A share of fewer images says little: its 95 % interval is up to 36 points wide. It is drawn hatched or pale."""
 SKIPPED = 100
 
 Row = list[str | Cell]
@@ -43,18 +42,21 @@ def run_report(run: Findings) -> str:
         accuracy=_accuracy(run),
         costs=_costs(run),
         stored=run.store_bytes is not None,
-        stages=[(_title(stage), name) for stage, name in zip(run.stages, _colours(run).values(), strict=True)],
+        stages=[(stage.title, name) for stage, name in zip(run.stages, _colours(run).values(), strict=True)],
         curves=_curves(run),
         few=_few(run),
+        fewest=FEWEST,
         class_columns=_class_columns(run),
         class_rows=_class_rows(run),
         many=len(run.labels) > MANY_CLASSES,
         worst=WORST,
         labels=run.labels,
+        confused_enough=bool((run.confusion.sum(1) >= FEWEST).any()),
         confusion=_confusion_rows(run) if len(run.labels) <= MANY_CLASSES else [],
         confusion_image=_confusion_image(run) if len(run.labels) > MANY_CLASSES else None,
         confused=_confused_pairs(run),
-        reliability=_reliability(run),
+        reliability=diagrams(run),
+        caveats=run.caveats,
         test_images=int(run.confusion.sum()),
         samples=[_card(run, sample) for sample in run.samples],
         splits=[(name, f"{count:,}") for name, count in run.images.items()],
@@ -100,26 +102,38 @@ def _tiles(run: Findings) -> list[Tile]:
     (student,) = _of_kind(run, "student")
     best = max(_of_kind(run, "teacher"), key=_test_top1)
     top1, count = _test_top1(student), int(run.confusion.sum())
-    chance = 1.96 * math.sqrt(top1 * (1 - top1) / count)
-    reach = f"{count:,} test images, ±\u00a0{100 * chance:.1f}\u00a0points (95%)"
-    tiles = [Tile("Student, test top-1", percent(top1), reach)]
+    chance = reach(top1, count)
+    note = (
+        f"{count:,} test images, ±\u00a0{100 * chance:.1f}\u00a0points (95%); "
+        f"{ALWAYS_THE_LARGEST}: {percent(run.majority['test'])}"
+    )
+    tiles = [Tile("Student, test top-1", percent(top1), note)]
     for plain in _of_kind(run, "plain"):
         gain = 100 * (top1 - _test_top1(plain))
-        note = f"over the same student without teachers, {percent(_test_top1(plain))}; one seed"
+        both = 100 * math.hypot(chance, reach(_test_top1(plain), count))
+        note = f"over the same student without teachers, {percent(_test_top1(plain))}; one seed" + (
+            f"; chance alone reaches ±\u00a0{both:.1f}" if abs(gain) < both else ""
+        )
         tiles.append(Tile("Gain by its teachers", f"{gain:+.1f} points", note))
     return [
         *tiles,
         Tile("Best teacher, test top-1", percent(_test_top1(best)), f"{best.name}, {millions(best.parameters)}"),
         Tile("Student, parameters", millions(student.parameters), f"{size(student.bytes)} on disk"),
-        Tile("Calibration error", percent(run.after.ece), f"{percent(run.before.ece)} before its temperature"),
+        Tile("Calibration error", percent(run.after.ece), _temperature(run)),
     ]
+
+
+def _temperature(run: Findings) -> str:
+    if run.temperature == 1:
+        return "without a temperature: the validation images do not show that one helps"
+    return f"{percent(run.before.ece)} before its temperature"
 
 
 def _accuracy(run: Findings) -> list[Row]:
     """Rows of a name, the accuracies first, so that a narrow screen shows them."""
-    return [
+    stages: list[Row] = [
         [
-            Cell(_title(stage), note=stage.model),
+            Cell(stage.title, note=stage.model),
             Cell(percent(stage.results["test"].top1), strong=True),
             percent(stage.results["validation"].top1),
             percent(stage.results["test"].ece),
@@ -128,10 +142,8 @@ def _accuracy(run: Findings) -> list[Row]:
         ]
         for stage in run.stages
     ]
-
-
-def _title(stage: Stage) -> str:
-    return {"student": "student", "plain": "student without teachers"}.get(stage.kind, f"teacher {stage.name}")
+    baseline = [percent(run.majority["test"]), percent(run.majority["validation"])]
+    return [*stages, [ALWAYS_THE_LARGEST, *baseline, "", "", ""]]
 
 
 def _costs(run: Findings) -> list[Row]:
@@ -144,7 +156,7 @@ def _costs(run: Findings) -> list[Row]:
     def stored(count: int) -> Cell:
         return Cell(size(count), share=count / max(1, disk), colour="purple")
 
-    rows: list[Row] = [[_title(stage), took(stage.seconds), stored(stage.bytes)] for stage in run.stages]
+    rows: list[Row] = [[stage.title, took(stage.seconds), stored(stage.bytes)] for stage in run.stages]
     if run.store_bytes is not None:
         filled = took(run.store_seconds) if run.store_seconds else "not measured"
         rows.append([f"stored logits of the teachers ({run.mode})", filled, stored(run.store_bytes)])
@@ -196,7 +208,9 @@ def _class_rows(run: Findings) -> list[Row]:
     numbered = len(run.labels) > MANY_CLASSES
 
     def share(stage: Stage, index: int) -> Cell:
-        found = float(run.class_accuracy[stage.stage][index])
+        found, count = float(run.class_accuracy[stage.stage][index]), int(counts[index])
+        if 0 < count < FEWEST:
+            return Cell(f"{round(found * count)} of {count}")
         return Cell(percent(found), share=found, colour=colours[stage.stage], few=bool(counts[index] < FEW))
 
     return [
@@ -276,54 +290,6 @@ def _confused_pairs(run: Findings) -> list[Row]:
         for true, answer in pairs
         if errors[true, answer]
     ]
-
-
-class Calibration(NamedTuple):
-    """A reliability diagram, its caption, and in how many of its bins there are few images."""
-
-    caption: str
-    drawing: Markup
-    few: int
-    filled: int
-
-
-def _reliability(run: Findings) -> list[Calibration]:
-    both = (
-        (run.before, "Before its temperature was fitted"),
-        (run.after, f"After: temperature {run.temperature:.2f}"),
-    )
-    return [
-        Calibration(
-            f"{name}; calibration error {percent(bins.ece)}",
-            drawing(partial(_draw_reliability, bins=bins), name, (3.9, 3.7)),
-            int(((bins.count > 0) & (bins.count < FEW)).sum()),
-            int((bins.count > 0).sum()),
-        )
-        for bins, name in both
-    ]
-
-
-def _draw_reliability(canvas: Figure, bins: Reliability) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    width = 1 / len(bins.count)
-    middles, filled = (np.arange(len(bins.count)) + 0.5) * width, bins.count > 0
-    blue, orange, faint = (colour(name) for name in ("blue", "orange", "faint"))
-    upper.plot([0, 1], [0, 1], "--", color=faint, linewidth=1)
-    solid, few = filled & (bins.count >= FEW), filled & (bins.count < FEW)
-    upper.bar(middles[solid], bins.accuracy[solid], 0.88 * width, color=blue, alpha=0.75)
-    hatched = {"facecolor": "none", "edgecolor": blue, "hatch": "/////", "linewidth": 0.8, "alpha": 0.75}
-    upper.bar(middles[few], bins.accuracy[few], 0.88 * width, **hatched)
-    reach = 0.44 * width
-    upper.hlines(bins.confidence[filled], middles[filled] - reach, middles[filled] + reach, color=orange, linewidth=2)
-    lower.bar(middles, bins.count, 0.88 * width, color=colour("grey"))
-    few_ticks(upper)
-    few_ticks(lower).yaxis.set_major_locator(MaxNLocator(2, integer=True))
-    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    lower.set(xlabel="confidence", ylabel="images")
-    lower.yaxis.set_major_formatter("{x:,.0f}")
-    canvas.align_ylabels()
 
 
 class Card(NamedTuple):

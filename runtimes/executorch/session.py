@@ -27,8 +27,8 @@ from runtimes.base import (
     check_ports,
     engine_failure,
     engine_failures,
-    usable_cores,
 )
+from runtimes.cores import usable_cores
 from runtimes.errors import EngineError
 from runtimes.forks import no_fork
 

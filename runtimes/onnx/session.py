@@ -19,8 +19,8 @@ from runtimes.base import (
     engine_failure,
     engine_failures,
     one_by_one,
-    usable_cores,
 )
+from runtimes.cores import usable_cores
 
 FILE = "model.onnx"
 ERRORS_ONLY = 3
@@ -63,7 +63,9 @@ class Session:
             raise engine_failure(f"{self._place}: ONNX Runtime", fault) from fault
 
     def _any_batch(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return cast("NDArray[np.float32]", self._session.run([OUTPUT], {INPUT: pixels})[0])
+        answers = self._session.run([OUTPUT], {INPUT: pixels})[0]
+        # They lie in memory that the engine locks to free it. After a fork, a lock of another thread stays locked.
+        return cast("NDArray[np.float32]", answers.copy())
 
     def close(self) -> None:
         """Free the session's memory."""

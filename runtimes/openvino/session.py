@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from functools import partial
 from typing import Any, cast
@@ -20,28 +19,14 @@ from runtimes.base import (
     engine_failure,
     engine_failures,
     one_by_one,
-    usable_cores,
 )
-from runtimes.errors import EngineError
+from runtimes.cores import usable_cores
+
+from .core import core
 
 FILE, WEIGHTS = "model.xml", "model.bin"
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}
-
-
-_user: int | None = None
-"""The process that uses OpenVINO."""
-
-
-def _enter_process(place: str) -> None:
-    """Raise `EngineError` in a process that was forked after OpenVINO was used: it would wait for absent threads."""
-    global _user
-    if _user not in (None, os.getpid()):
-        raise EngineError(
-            f"{place}: OpenVINO was used before this process was forked, and can't be used in it; "
-            "start processes by 'spawn', or open classifiers only after the fork"
-        )
-    _user = os.getpid()
 
 
 class Session:
@@ -53,7 +38,7 @@ class Session:
 
     def __init__(self, files: ModelFiles, signature: Signature, precision: str, threads: int | None) -> None:
         self._place = files.place
-        _enter_process(files.place)
+        self._core: Any = core(files.place)
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
@@ -61,7 +46,6 @@ class Session:
         if precision == "fp32":  # by default, OpenVINO computes in bf16 if the CPU can
             self._settings |= {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "f32"}
         with engine_failures(f"{files.place}: loading {FILE}"):
-            self._core: Any = openvino.Core()
             weights = openvino.Tensor(np.frombuffer(files.contents[WEIGHTS], np.uint8))  # bytes would be copied twice
             self._model: Any = self._core.read_model(files.contents[FILE], weights)
             inputs, outputs = (list(map(_port, ports)) for ports in (self._model.inputs, self._model.outputs))

@@ -22,7 +22,8 @@ from typing import IO, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from runtimes.base import first_line, usable_cores
+from runtimes.base import first_line
+from runtimes.cores import usable_cores
 from runtimes.engines import ENGINES, load_runtime
 
 from ..errors import BundleError, EngineError, EngineMissing, LibkdError, ProofError, UsageError

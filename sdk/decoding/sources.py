@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import io
 import os
@@ -20,6 +19,7 @@ from ..errors import ImageError
 from ..files import read_regular
 from .colours import eight_bits, is_plain
 from .containers import Content, orientation_of, strip
+from .libtiff import errors_raised, listen
 from .memory import MemoryBudget
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -182,7 +182,8 @@ def _decoded(source: ImageSource, name: str, at_least: int | None, beside: int) 
         work = image.width * image.height * content.work
         drafted = image.draft(None, (at_least, at_least)) if at_least else None
         with _budget.held(work + image.width * image.height * (_pixel_bytes(image) + beside)):
-            image.load()
+            with errors_raised():
+                image.load()
             extent = drafted[1][2:] if drafted else image.size
             yield Stored(_shallow(image, content.bits, name), extent, _turn(content.orientation))
 
@@ -284,16 +285,14 @@ def _opened(content: Content) -> ImageFile.ImageFile:
 
 @cache
 def _set_up_pillow() -> None:
-    """Make two settings for the whole process, once.
+    """Make the settings for the whole process, once.
 
     Pillow keeps an image in blocks. The allocator of Linux returns those of more than 32 MB to the system when they are
     freed, and keeps smaller ones for each thread, which would be the whole budget for each.
-    The libtiff that comes with Pillow stops writing to stderr about damaged files. Pillow raises errors as well.
     """
     if _imaging.get_block_size() == _BLOCK:
         _imaging.set_block_size(4 * _BLOCK)
-    with suppress(OSError, AttributeError):  # it may be linked in where its functions have no names
-        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+    listen()
 
 
 def _pixel_bytes(image: Image.Image) -> int:

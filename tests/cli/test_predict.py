@@ -31,7 +31,7 @@ def test_junk_in_a_folder_is_no_image_and_other_files_are_counted(bundle, tmp_pa
     assert done.code == 0
     expected = ["a.png", "c", "d.jfif", "link/b.PNG", "sub.png/b.PNG"]
     assert sources(done.out) == [str(tmp_path / name) for name in expected]
-    assert done.err == f"left out: {tmp_path}: 2 files are no images (.heic 1, .txt 1), such as e.heic\n"
+    assert done.err == f"left out: {tmp_path}: 2 files are no images (.heic 1, .txt 1): e.heic, f.txt\n"
 
 
 def test_a_file_that_is_named_is_tried_whatever_its_name_is(bundle, tmp_path, shell):
@@ -47,7 +47,7 @@ def test_a_file_that_is_named_is_tried_whatever_its_name_is(bundle, tmp_path, sh
 def test_a_folder_without_images_says_what_it_holds(bundle, tmp_path, shell):
     lay(tmp_path, "e.heic", "@eaDir/a.png", content=b"no image that we know")
     line = shell.refused("predict", bundle, tmp_path)
-    assert "no images in this folder (1 file is no image (.heic 1), such as e.heic)" in line
+    assert "no images in this folder (1 file is no image (.heic 1): e.heic)" in line
 
 
 def test_names_that_are_not_utf8_are_predicted_and_json_stays_json(bundle, clothes, tmp_path):

@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from shell import LIBKD
-from trainer.recipe import read_recipe, shipped_recipes, write_recipe
+from trainer.errors import RecipeError
+from trainer.recipe import StudentRecipe, read_recipe, shipped_recipes, write_recipe
 from trainer.run import open_run
 from trainer.settings import Settings
 
@@ -51,6 +52,35 @@ def test_any_key_can_be_set(recipe, key, found):
     assert found(Settings(keys=[key]).applied(recipe))
 
 
+def test_a_published_student_takes_the_place_of_the_shape(recipe):
+    keys = ["student.width=96", "student.model=vit_tiny_patch16_224", "student.weights=vit.safetensors"]
+    tuned = ["student.training.lr_scale=0.1", "student.training.frozen=1", "student.mean=[0.5, 0.5, 0.5]"]
+    student = Settings(epochs=3, keys=[*keys, *tuned]).applied(recipe).student
+    assert (student.model, student.weights, student.mean) == ("vit_tiny_patch16_224", "vit.safetensors", (0.5,) * 3)
+    assert (student.training.lr_scale, student.training.frozen, student.training.epochs) == (0.1, 1, 3)
+    assert student.width == StudentRecipe().width
+    with pytest.raises(RecipeError, match="model decides the shape; leave patch out, or model"):
+        Settings(keys=[*keys, "student.patch=8"]).applied(recipe)
+    with pytest.raises(RecipeError, match="lr_scale and frozen are for published weights"):
+        Settings(keys=tuned[:1]).applied(recipe)
+
+
+def test_a_key_without_a_value_is_left_out(recipe):
+    photos = read_recipe("photos")
+    keys = ["student.model=", "student.pretrained=", "student.training.lr_scale=", "student.training.frozen="]
+    assert Settings(keys=[*keys, "student.width=48"]).applied(photos).student.title == "vit-conv4-48x9"
+    assert list(Settings(keys=["teachers.conv="]).applied(recipe).teachers) == ["involution"]
+    for key, line in (
+        ("teachers.cnv=", "there is no such teacher; the recipe has conv, involution"),
+        ("student.deph=", "has no key 'deph'"),
+        ("teachers.*=", "there is no such teacher"),
+    ):
+        with pytest.raises(RecipeError, match=line):
+            Settings(keys=[key]).applied(recipe)
+    with pytest.raises(RecipeError, match="at least one"):
+        Settings(keys=["teachers.conv=", "teachers.involution="]).applied(recipe)
+
+
 def test_later_settings_win(recipe):
     changed = Settings(epochs=7, keys=["student.training.epochs=8", "student.training.epochs=9"]).applied(recipe)
     assert changed.student.training.epochs == 9
@@ -66,7 +96,23 @@ def test_they_are_written_into_the_run_which_goes_on_with_them(shell, clothes, t
     assert "depth = 1" in (out / "recipe.toml").read_text()
     shell.succeeded("distill", "--out", out)
     shell.succeeded("distill", "--out", out, "--epochs", 1)
-    assert "differs in student.training.epochs" in shell.refused("teach", "conv", "--out", out, "--epochs", 2)
+    refused = shell.refused("teach", "conv", "--out", out, "--epochs", 2)
+    keys = ("teachers.conv.training.epochs", "teachers.involution.training.epochs", "student.training.epochs")
+    assert f"follows another recipe (it differs in {', '.join(keys)}); choose another --out" in refused
+    refused = shell.refused("distill", "--out", out, "--size", 20)
+    assert "or follows another recipe (it differs in data.size); choose another --out" in refused
+
+
+def test_a_plan_takes_the_same_settings(shell, tiny_recipe_file):
+    arguments = ["plan", "--images", 200, "--classes", 3, "--size", 20, "--recipe", tiny_recipe_file, "--threads", 1]
+    planned = [
+        json.loads(shell.succeeded(*arguments, *options, "--json", "-q"))
+        for options in ((), ("--epochs", 50), ("--set", "views.mode=online"), ("--set", "teachers.conv="))
+    ]
+    assert planned[1]["seconds"] > planned[0]["seconds"]
+    assert planned[2]["store"] is None
+    assert list(planned[3]["teachers"]) == ["involution"]
+    assert "[student] has no key 'deph'" in shell.refused(*arguments, "--set", "student.deph=2")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +126,7 @@ def test_they_are_written_into_the_run_which_goes_on_with_them(shell, clothes, t
         (["--set", "student.depth.more=1"], "depth is a value and has no keys"),
         (["--set", "student.depth=deep"], "Expected `int`, got `str` - at student.depth"),
         (["--set", "student.depth=1\nseed = 4"], "Expected `int`, got `str` - at student.depth"),
-        (["--set", "student.width=100"], "width is a multiple of heads - at student"),
+        (["--set", "student.width=101"], "width is a multiple of heads - at student"),
         (["--set", "teachers.third.weight=1"], "missing required field `model`"),
         (["--batch", 7], "--batch 7: epochs is not negative; batch is even and at least 2"),
         (["--lr", -1], "--lr -1.0: lr and clip are above 0"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 from functools import partial
+from itertools import takewhile
 
 import pytest
 from safetensors import safe_open
@@ -139,8 +141,53 @@ def test_a_plan_is_estimated_without_data_and_writes_nothing(tiny_recipe_file, t
     assert found["store"]["pays_from_student"] == 1
     assert 0 < found["store"]["fill_seconds"] < found["store"]["online_seconds"] < found["seconds"]
     monkeypatch.chdir(tmp_path)
-    assert "logit store" in shell.succeeded(*arguments)
+    done = shell.run(*arguments)
+    assert "logit store" in done.out
+    for what in ("teacher conv", "teacher involution", "student", "the teachers' answers"):
+        assert f"timing {what}" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_takes_what_the_data_says(clothes, tiny_recipe_file, tmp_path, shell, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["plan", "--data", clothes, "--recipe", tiny_recipe_file]
+    assert "66 images of 28x28, 3 classes" in shell.succeeded(*arguments)
+    found = json.loads(shell.succeeded(*arguments, "--threads", 1, "--json"))
+    assert found["store"]["bytes"] == 2 * 66 * 2 * 3 * 2  # views, images, teachers, classes, float16
+    assert list(tmp_path.iterdir()) == []
+    assert "66 images of 20x20" in shell.succeeded(*arguments, "--size", 20, "--epochs", 1)
+    assert "--images and --classes describe" in shell.refused(*arguments, "--classes", 3)
+    assert "describe them by --images, --classes and --size" in shell.refused("plan", "--images", 50)
+
+
+def test_the_first_lines_say_what_was_found_and_how_long_it_will_take(clothes, tiny_recipe_file, tmp_path, shell):
+    data = shutil.copytree(clothes, tmp_path / "data")
+    for name in ("a.heic", "notes.txt"):
+        (data / "train/Bag" / name).write_bytes(b"no image that we know")
+    done = shell.run("distill", "--data", data, "--recipe", tiny_recipe_file, "--out", tmp_path / "run", "--threads", 1)
+    assert done.code == 0
+    lines = done.err.splitlines()
+    first = takewhile(lambda line: not line.startswith("training "), lines)
+    told = [line for line in first if not line.startswith(("timing ", "reading "))]
+    assert told[:5] == [
+        "device: cpu, 1 thread",
+        f"left out: {data}: 2 files are no images (.heic 1, .txt 1): train/Bag/a.heic, train/Bag/notes.txt",
+        "size: 28x28 pixels; the median of the images' shorter sides is 28",
+        "data: 3 classes, 66 images to train on (Bag 22, Sneaker 22, Trouser 22), 6 for validation, 24 for the test, "
+        "28x28 pixels",
+        "recipe: teachers conv (resnet18_small, 10 epochs), involution (rednet26_small_k3, 10 epochs); "
+        "the student learns for 4 epochs",
+    ]
+    (estimate,) = told[5:]
+    number = r"[\d.]+ (s|min)"
+    assert re.fullmatch(
+        f"estimate: teacher conv {number}, teacher involution {number}, logit store {number}, student {number}; "
+        f"about {number} in all",
+        estimate,
+    )
+    assert "training student: epoch 4/4, " in done.err
+    again = shell.run("distill", "--out", tmp_path / "run")
+    assert "estimate" not in again.err
 
 
 def test_one_teacher_alone(clothes, tiny_recipe_file, tmp_path, shell):
@@ -163,7 +210,8 @@ def test_ctrl_c_is_one_line_and_the_run_goes_on(clothes, tiny_recipe_file, tmp_p
             if line.startswith("training teachers/involution"):
                 process.send_signal(signal.SIGINT)
                 break
-        assert process.stderr.read().splitlines()[-1] == "libkd-sdk: interrupted"
+        *_, last = process.stderr.read().splitlines()
+        assert last == "libkd-sdk: interrupted; run the same command again to continue"
     assert process.returncode == 130
     assert (tmp_path / "run/teachers/conv/config.json").exists()
     assert not (tmp_path / "run/student/config.json").exists()

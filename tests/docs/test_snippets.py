@@ -20,7 +20,7 @@ import sdk
 from documents import PAGES, ROOT, Block, blocks
 from libkd_sdk.main import app
 from libkd_sdk.main import run as run_command
-from trainer.comparison import Change
+from trainer.arms import Change
 from trainer.recipe import Recipe
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]

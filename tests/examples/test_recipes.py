@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import sdk
-from trainer.comparison import read_changes
+from trainer.arms import read_changes
 from trainer.models import create_student, create_teacher
 from trainer.recipe import read_recipe
 

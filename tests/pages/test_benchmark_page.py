@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from browser import HOSTILE, Read, as_unicode, stands_alone
-from libkd_sdk.pages.benchmark import benchmark_report, engine_colour
+from libkd_sdk.pages.benchmark import benchmark_report, engine_colour, unsteady
 from runtimes.engines import ENGINES
 from sdk.benchmark import Measurement, Speed
 
-SPEED = Speed(calls=200, p50_ms=1.25, p95_ms=1.9, p99_ms=2.5, per_second=900, load_ms=80, peak_bytes=120_000_000)
+SPEED = Speed(
+    calls=200,
+    p25_ms=1.2,
+    p50_ms=1.25,
+    p75_ms=1.3,
+    p95_ms=1.9,
+    p99_ms=2.5,
+    per_second=900,
+    load_ms=80,
+    peak_bytes=120_000_000,
+)
 
 
 def measured(target: str, precision: str = "fp32", *, bundle: str = "run/bundles", top1: float | None = 0.881):
@@ -19,6 +30,8 @@ def measured(target: str, precision: str = "fp32", *, bundle: str = "run/bundles
         target=target,
         precision=precision,
         threads=2,
+        arch="vit-conv8-96x4",
+        input_size=28,
         size_bytes=1_720_000,
         speed=SPEED,
         bare=SPEED,
@@ -61,8 +74,18 @@ def test_an_engine_s_colour_is_its_own_and_an_unknown_one_is_grey(monkeypatch):
     assert "--mark:var(--purple)" in html
 
 
+def test_times_that_vary_too_much_are_said_to_mean_little():
+    assert unsteady(ALL) == ""
+    assert "vary too much" not in Read(benchmark_report(ALL, None)).text
+    for quartiles in ({"p75_ms": 1.6}, {"p25_ms": 0.9}):
+        wild = replace(ALL[1], speed=replace(SPEED, **quartiles))
+        html = benchmark_report([ALL[0], wild], None)
+        assert "The times of 2 vary too much to be compared: their quartiles are more than 25% away" in Read(html).text
+        assert "1.25 ms (unsteady)" in Read(html).of("td")
+
+
 def test_without_accuracy_or_memory_the_page_leaves_them_out():
-    unknown = Speed(calls=1, p50_ms=1, p95_ms=1, p99_ms=1, per_second=1, load_ms=1, peak_bytes=None)
+    unknown = Speed(calls=1, p25_ms=1, p50_ms=1, p75_ms=1, p95_ms=1, p99_ms=1, per_second=1, load_ms=1, peak_bytes=None)
     plain = measured("onnx", top1=None)
     html = benchmark_report([Measurement(**{**_fields(plain), "speed": unknown, "bare": None})], None)
     assert "<svg" not in html

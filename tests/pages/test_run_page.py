@@ -76,6 +76,8 @@ def invented(
         recipe='seed = 7\n[teachers.net0]\nmodel = "<b>"\n',
         data=("/somewhere/images",),
         images={"train": 900, "validation": 90, "test": 90},
+        majority={"validation": 0.25, "test": 0.3},
+        caveats=("student is no better than a coin",),
         skipped=tuple(f"{label}: not an image" for label in labels),
         versions={"torch": "2.14.0", "device": "cpu"},
     )
@@ -164,20 +166,60 @@ def test_a_narrow_screen_shows_the_accuracy_first():
 
 
 def test_few_images_are_said_and_drawn_as_few():
-    run = invented(("a", "b", "c"), each=FEW - 5)
+    run = invented(tuple("abcde"), each=FEW - 10)
     few, step = Read(run_report(run)), 100 / run.confusion.sum(1).min()
     assert few.text.count(f"Every class has fewer than {FEW} test images") == 1
     assert f"In the smallest, one image more or less is {step:.3g} points." in few.text
     assert f"Hatched bins hold fewer than {FEW} of the" in few.text
     assert "10 of 10 bins before, 10 of 10 bins after." in few.text
-    assert few.classes.count("few") == 3 * 3 + 3  # bars of three nets, rows of the confusion
+    assert few.classes.count("few") == 3 * 5 + 5  # bars of three nets, rows of the confusion
 
-    html = run_report(invented(("a", "b", "c"), each=FEW))
+    html = run_report(invented(tuple("abcde"), each=FEW))
     many = Read(html)
     assert "fewer than" not in many.text
     assert "few" not in many.classes
-    assert "<pattern" in run_report(invented(("a", "b"), each=1))
+    assert "<pattern" in run_report(run)
     assert "<pattern" not in html
+
+
+def test_what_a_few_images_can_not_carry_is_not_drawn():
+    run = invented(tuple("abcde"), each=4)
+    run.class_accuracy["student"][-1] = 0.5
+    read = Read(run_report(run))
+    assert "few" not in read.classes
+    assert "Every class has fewer than 10 test images: too few to tell which classes are confused." in read.text
+    assert "test images are too few to tell how often the student is right by how sure it is" in read.text
+    assert "confusion" not in read.classes
+    counts = set(run.confusion.sum(1).tolist())
+    cells = [re.fullmatch(r"\d+ of (\d+)", text) for text in read.of("td")]
+    assert {int(cell[1]) for cell in cells if cell} == counts
+    assert read.of("h2") == SECTIONS
+
+
+def test_the_baseline_and_what_the_figures_do_not_say_stand_beside_them():
+    read = Read(run_report(invented(("a", "b"))))
+    cells = [text for _, text in read.texts]
+    place = cells.index("always the largest class")
+    assert cells[place + 1 : place + 3] == ["30.0%", "25.0%"]
+    assert "student is no better than a coin." in read.text
+    assert "always the largest class: 30.0%" in read.text
+
+
+def test_a_gain_that_chance_reaches_says_so():
+    taught = invented(("a", "b"))
+    assert "chance alone reaches" in Read(run_report(taught)).text  # both students are equally good
+    better = {split: msgspec.structs.replace(score, top1=0.99) for split, score in taught.stages[0].results.items()}
+    stages = [
+        dataclasses.replace(stage, results=better) if stage.name == "student" else stage for stage in taught.stages
+    ]
+    assert "chance alone" not in Read(run_report(dataclasses.replace(taught, stages=tuple(stages)))).text
+
+
+def test_a_student_without_a_temperature_has_one_diagram():
+    run = dataclasses.replace(invented(tuple("abcde"), each=FEW), temperature=1.0)
+    text = Read(run_report(run)).text
+    assert "No temperature was applied" in text
+    assert "Before its temperature" not in text
 
 
 def test_one_class_with_few_images_is_named_as_one():

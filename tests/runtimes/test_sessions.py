@@ -93,6 +93,12 @@ def test_an_answer_is_not_overwritten_by_the_next(session, expected):
     np.testing.assert_array_equal(first, kept)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_answer_does_not_lie_in_the_memory_of_the_engine(session, expected, size):
+    """To free it there takes a lock of the engine, which may stay locked in a forked process."""
+    assert session.run(expected[0][:size]).flags.owndata
+
+
 def test_threads_may_share_a_session(session, expected):
     pixels, probabilities = expected
     with ThreadPoolExecutor(4) as pool:

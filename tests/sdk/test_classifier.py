@@ -238,11 +238,13 @@ class TestStreams:
         for _ in itertools.islice(classifier.stream(camera(), batch_size=2, workers=3), 10):
             assert taken <= 15
         assert taken == 13  # four batches out, the fifth begun, five held
-        before = threading.active_count()
+        before = set(threading.enumerate())
         stream = classifier.stream(camera())
         next(stream)
         stream.close()
-        assert threading.active_count() == before
+        for thread in set(threading.enumerate()) - before:
+            thread.join(30)
+            assert not thread.is_alive()
 
     def test_what_comes_before_an_unreadable_image_is_still_predicted(self, images):
         images = [images[0], images[1], b"no image", images[2]]

@@ -92,7 +92,9 @@ def test_a_folder_is_listed_with_its_links(tmp_path):
     images, others = images_in(tmp_path)
     assert images == ["b/1.png", "linked/photo", "lost.png", "pool/photo"]
     assert others == ["a.txt", "empty/", "pipe"]
-    assert described(others) == "2 files are no images (.txt 1, no suffix 1), such as a.txt"
+    assert described(others) == "2 files are no images (.txt 1, no suffix 1): a.txt, pipe"
+    many = [f"{number:02}.heic" for number in range(12)]
+    assert described(many).endswith(": " + ", ".join(many[:10]) + ", ... and 2 more")
     assert described(["empty/"]) == ""
 
 

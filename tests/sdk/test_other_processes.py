@@ -133,6 +133,34 @@ thread.join()
     assert run(program) == "0\n0\n"
 
 
+def test_the_threads_of_a_forked_process_go_on_when_it_forks_again():
+    program = """
+import os, signal, threading
+from runtimes.forks import no_fork
+
+def forked(work):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        work()
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+def enter():
+    with no_fork():
+        pass
+
+def in_child():
+    for _ in range(2):
+        assert forked(enter) == 0
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+print(forked(in_child))
+"""
+    assert run(program) == "0\n"
+
+
 def test_a_child_keeps_to_the_bundle_of_its_parent(own_copy):
     """The bundle was replaced by another one in the meantime, so there is nothing to open again."""
     program = """

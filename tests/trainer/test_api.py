@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 import trainer
 from sdk.errors import UsageError
-from trainer.comparison import Change, read_result
+from trainer.arms import Change
+from trainer.comparison import read_result
 from trainer.errors import DataError, RecipeError, RunError
 from trainer.start import RunRequest, prepare, source_of
 from trainer.units import Deadline

@@ -5,14 +5,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from jobs import CPU, job_of
+from jobs import CPU, Told, job_of
 from trainer import budget
-from trainer.arms import own_arm, plain_arm
+from trainer.arms import Change, arms_of, own_arm, plain_arm
 from trainer.budget import as_cut, cut
-from trainer.comparison import Change, arms_of
 from trainer.errors import RecipeError
 from trainer.pace import LEAST_STEPS, Pace, Paces, _Enough, _Stopwatch
-from trainer.progress import Silent
 from trainer.recipe import Recipe, StudentRecipe, TeacherRecipe, Training, ViewsRecipe, read_recipe, write_recipe
 from trainer.run import Run
 from trainer.units import seconds_of
@@ -25,14 +23,6 @@ RECIPE = Recipe(
     },
     student=StudentRecipe(training=Training(epochs=100)),
 )
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def tell(self, text: str) -> None:
-        self.lines.append(text)
 
 
 class Steady:
@@ -116,7 +106,7 @@ def test_a_run_that_was_cut_is_recognised(steady, tiny_data):
 class Seen(Paces):
     """Paces that count the timed steps."""
 
-    def _timed(self, work, training=None):
+    def _timed(self, what, work, training=None):
         counted = []
 
         def watched(folder, progress):
@@ -126,7 +116,7 @@ class Seen(Paces):
 
         self.steps = counted
         self.folders = set(Path.cwd().iterdir())
-        return super()._timed(watched, training)
+        return super()._timed(what, watched, training)
 
 
 def test_paces_come_from_a_few_real_steps(tiny_recipe, tiny_data, tmp_path, monkeypatch):

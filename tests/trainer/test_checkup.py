@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 import trainer
 from jobs import job_of
-from trainer.comparison import Change, compare_arms
+from trainer.arms import Change
+from trainer.comparison import compare_arms
 from trainer.errors import RunError, StoreError
 from trainer.progress import Silent
 from trainer.recipe import read_recipe, write_recipe

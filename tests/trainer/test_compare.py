@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from safetensors.torch import load_file
 
 from jobs import job_of
-from trainer.arms import own_arm, plain_arm
-from trainer.comparison import OWN_ARM, PLAIN_ARM, Change, compare_arms, list_arms, paired, read_changes
+from trainer.arms import OWN_ARM, PLAIN_ARM, Change, list_arms, own_arm, plain_arm, read_changes
+from trainer.comparison import compare_arms, paired
 from trainer.data import UNLABELLED, load
 from trainer.errors import Diverged, RecipeError, RunError
 from trainer.lessons import open_store

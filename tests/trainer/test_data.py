@@ -12,11 +12,16 @@ from PIL import Image
 
 import sdk
 from clothes import CLASSES, unpack_clothes
+from jobs import Told
+from sdk.errors import UsageError
 from sdk.images import pixels
 from trainer.data import UNLABELLED, FileImages, MemoryImages, load, load_labelled
 from trainer.data.named import FASHION_MNIST_LABELS
 from trainer.errors import DataError
+from trainer.progress import Silent
 from trainer.recipe import DataRecipe
+from trainer.run import remembered_source, start_run
+from trainer.start import RunRequest, prepare, source_of
 
 
 @pytest.mark.slow
@@ -203,9 +208,51 @@ def test_more_than_one_percent_unreadable_stops(tmp_path):
     for name in ("0.png", "1.png"):
         (folder / "train" / "Bag" / name).write_bytes(b"no image")
     with pytest.raises(
-        DataError, match=r"2 of 96 images can't be read \(train/Bag/0.png, train/Bag/1.png\), more than"
+        DataError,
+        match=r"2 of 96 images can.t be read \(\.png 2: train/Bag/0.png, train/Bag/1.png\), more than 1 %.*--skip-bad",
     ):
         load([folder])
+
+
+def test_more_than_one_percent_unreadable_are_left_out_on_demand_and_a_run_remembers_that(tmp_path, tiny_recipe):
+    folder = unpack_clothes(tmp_path / "data")
+    for number in range(12):
+        (folder / f"train/Bag/{number}.png").write_bytes(b"no image")
+    told = Told()
+    data = load([folder], skip_bad=True, progress=told)
+    assert len(data.skipped) == 12
+    assert len(data.train) + len(data.validation) == 60
+    lines = [line for line in told.lines if line.startswith("skipped: ")]
+    assert len(lines) == 11
+    assert lines[0].startswith("skipped: train/Bag/0.png: ")
+    assert lines[-1] == "skipped: 12 of 96 images can't be read (.png 12), 2 of them not named here"
+    source = source_of(folder, skip_bad=True)
+    run = start_run(tmp_path / "run", tiny_recipe, data, source)
+    assert remembered_source(run.folder) == source
+    assert len(prepare(RunRequest(out=run.folder), Silent()).data.skipped) == 12
+    with pytest.raises(UsageError, match="--skip-bad goes with --data"):
+        source_of(None, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (40, "size: 40x40 pixels; the median of the images' shorter sides is 40"),
+        (
+            300,
+            "size: 96x96 pixels; the median of the images' shorter sides is 300, but no size above 96 is chosen by "
+            "itself; --size sets another",
+        ),
+    ],
+)
+def test_the_size_is_told_with_its_reason(tmp_path, width, line):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (width, width + 20), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+    told = Told()
+    load([tmp_path], progress=told)
+    assert told.lines == [line]
 
 
 def test_a_model_is_scored_on_the_test_split_or_on_all_images(clothes):

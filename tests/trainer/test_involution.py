@@ -169,11 +169,8 @@ def check_the_kernels():
     # A group has 12 channels in a tile of 16, and 72 places in tiles of 64, so both ends are masked.
     tiles = {"size": (9, 8), "groups": 2, "channels": 24}
     one_tile = {"size": (5, 7), "groups": 1, "channels": 12}
-    operands_of = (
-        (torch.float32, channels_last),
-        (torch.bfloat16, channels_first),
-    )  # each pair of settings, not all four
-    cases = [(*shape, *how) for shape, how in product(product((3, 5, 7), (1, 2)), operands_of)]
+    hows = [(torch.float32, channels_last), (torch.bfloat16, channels_first)]  # all four would double the time
+    cases = [(*shape, *how) for shape, how in product(product((3, 5, 7), (1, 2)), hows)]
     special = [
         (1, 1, torch.float32, channels_last),
         (3, 2, torch.float64, channels_last),

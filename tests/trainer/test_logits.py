@@ -9,7 +9,7 @@ from trainer.arms import own_arm
 from trainer.data import load
 from trainer.errors import OutOfMemory, RunError, StoreError
 from trainer.lessons import open_store
-from trainer.logits import LogitStore, answer_bytes, check, cost, fill_missing, teachers_rate
+from trainer.logits import LogitStore, answer_bytes, check, cost, fill_missing
 from trainer.models import Teacher, create_teacher
 from trainer.pipeline import fill_store
 from trainer.progress import Silent
@@ -294,7 +294,7 @@ def test_a_damaged_index_is_refused(filled, tmp_path):
         store.read(0)
 
 
-def test_the_cost_of_a_store_follows_from_the_rate_of_the_teachers(tiny_data, teachers):
+def test_the_cost_of_a_store_follows_from_the_rate_of_the_teachers():
     # All logits of CIFAR-100; and 100 values and indices for each image of ImageNet-22k, in 90 views (TinyViT).
     assert answer_bytes(100, 0) == 200
     assert answer_bytes(21841, 100) == 604
@@ -305,4 +305,3 @@ def test_the_cost_of_a_store_follows_from_the_rate_of_the_teachers(tiny_data, te
     assert estimated.students == 1
     assert "600 MB, filled in about 5 min; teachers in the loop would take 17 min a student" in str(estimated)
     assert cost(views=90, view_bytes=1, samples=10, epochs=40, images_per_second=1).students == 3
-    assert 0 < teachers_rate(teachers, tiny_data.train, ViewSpec(flip=0.5)) < 1e9

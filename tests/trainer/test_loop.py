@@ -9,7 +9,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
-from jobs import job_of
+from jobs import Told, job_of
 from trainer import loop
 from trainer.arms import plain_arm
 from trainer.data import to_device
@@ -19,7 +19,6 @@ from trainer.learner import Learner
 from trainer.losses import soft_cross_entropy
 from trainer.models import create_teacher
 from trainer.pipeline import train_arm
-from trainer.progress import Silent
 from trainer.recipe import Training
 from trainer.run import Source, start_run
 from trainer.train import train_teacher
@@ -122,14 +121,6 @@ def test_checkpoints_depend_on_time_if_epochs_are_short(tick, kept, net_and_run,
     monkeypatch.setattr(loop, "time", Clock(tick))
     train_teacher(job_of(run, tiny_data), "conv")
     assert saved == kept
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def tell(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.mark.parametrize(

@@ -135,9 +135,10 @@ class TestContent:
         source = packed(folder, kind, tmp_path)
         data = load([source], progress=listener)
         assert len(data.train) + len(data.validation) + len(data.test) == 16
-        assert listener.lines == [
-            f"left out: {source}: 5 files are no images (no suffix 2, .txt 1, .md 1, .nef 1), such as cat/BMW.txt"
-        ]
+        assert listener.lines[0] == (
+            f"left out: {source}: 5 files are no images (no suffix 2, .txt 1, .md 1, .nef 1): "
+            "cat/BMW.txt, cat/README, cat/empty, cat/notes.md, cat/raw.nef"
+        )
 
     @kinds
     def test_a_class_without_any_image_is_refused(self, tmp_path, kind):
@@ -190,9 +191,7 @@ class TestContent:
 
     def test_a_source_with_other_files_only_says_which(self, tmp_path):
         lay(tmp_path, "owl/1.heic", content=HEIC)
-        with pytest.raises(
-            DataError, match=r"no images in it \(1 file is no image \(\.heic 1\), such as owl/1\.heic\)"
-        ):
+        with pytest.raises(DataError, match=r"no images in it \(1 file is no image \(\.heic 1\): owl/1\.heic\)"):
             load([tmp_path])
 
     def test_an_image_that_is_skipped_is_told_wherever_images_are_read(self, tmp_path):
@@ -211,7 +210,7 @@ def test_junk_is_no_part_of_the_data(clothes, tmp_path, kind):
     lay(data, *JUNK)
     listener = Listener()
     assert load([packed(data, kind, tmp_path)], progress=listener).hash() == load([clothes]).hash()
-    assert listener.lines == []
+    assert [line for line in listener.lines if not line.startswith("size: ")] == []
 
 
 def test_a_hidden_folder_may_be_named(clothes, tmp_path):

@@ -12,11 +12,11 @@ from trainer.recipe import RECIPES, DataRecipe, read_recipe, recipe_for, write_r
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
 def test_recipes_of_the_package_can_be_trained(name):
     recipe = read_recipe(name)
-    preprocessing = sdk.Preprocessing.square({"large": 96}.get(name, 28))
+    preprocessing = sdk.Preprocessing.square(recipe.data.size or {"large": 96}.get(name, 28))
     assert len(recipe.teachers) >= 2
     for teacher in recipe.teachers.values():
-        assert create_teacher(teacher, 10, preprocessing).net.num_classes == 10
-    student = create_student(recipe.student, len(recipe.teachers), 10, preprocessing)
+        assert create_teacher(teacher.from_scratch(), 10, preprocessing).net.num_classes == 10
+    student = create_student(recipe.student.from_scratch(), len(recipe.teachers), 10, preprocessing)
     assert len(student.heads) == 1 + len(recipe.teachers)
 
 
@@ -37,7 +37,10 @@ def test_a_written_recipe_reads_the_same(tiny_recipe, tmp_path):
     ("text", "message"),
     [
         ("epochs = 3", "the recipe has no key 'epochs'; did you mean 'teachers.NAME.training.epochs'"),
-        ("[teachers.a]\nmodel = 'resnet18'\nwigth = 2.0", r"\[teachers.a\] has no key 'wigth'; did you mean 'weight'\?"),
+        (
+            "[teachers.a]\nmodel = 'resnet18'\nwigth = 2.0",
+            r"\[teachers.a\] has no key 'wigth'; did you mean 'weight'\?",
+        ),
         ("[views]\ncount = 0", "count is at least 1"),
         ("[views.spec]\nflip = 1.5", "flip is between 0 and 1"),
         ("[views]\ncount = 'many'", "Expected `int`, got `str`.*views.count"),
@@ -60,6 +63,12 @@ def test_a_written_recipe_reads_the_same(tiny_recipe, tmp_path):
         ("[teachers.a]\nmodel = 'resnet18'\npretrained = true\nweights = 'x'", "exclude each other"),
         ("[teachers]", "at least one"),
         ("[teachers.'a/b']\nmodel = 'resnet18'", "letters, digits"),
+        ("[student]\npretrained = true", "published weights need student.model"),
+        ("[student]\nmodel = 'test_vit'\nwidth = 64\ndepth = 2", "model decides the shape; leave width, depth out"),
+        ("[student]\nmodel = 'test_vit'\npretrained = true\nweights = 'x'", "exclude each other"),
+        ("[student.training]\nlr_scale = 0.1", "lr_scale and frozen are for published weights"),
+        ("[teachers.a]\nmodel = 'resnet18'\ntraining = { frozen = 1 }", "lr_scale and frozen are for published"),
+        ("[student.training]\nlr_scale = 0.0", "lr_scale is above 0 and at most 1"),
         ("[views", "not TOML"),
     ],
 )
@@ -82,8 +91,13 @@ def test_a_recipe_is_read_as_editors_save_it(tiny_recipe, tmp_path):
         read_recipe(path)
 
 
+def test_keys_that_came_later_leave_the_hashes_of_earlier_runs(tiny_recipe):
+    assert tiny_recipe.hash() == "318027c0a059c086"
+    assert replace(tiny_recipe, student=replace(tiny_recipe.student, mean=(0.5, 0.5, 0.5))).hash() != "318027c0a059c086"
+
+
 def test_a_missing_recipe_names_those_of_the_package(tmp_path):
-    with pytest.raises(RecipeError, match=r"no such recipe; name a TOML file or one of demo, large, small"):
+    with pytest.raises(RecipeError, match=r"no such recipe; name a TOML file or one of demo, large, photos, small"):
         read_recipe(tmp_path / "none.toml")
 
 
@@ -97,7 +111,7 @@ def test_an_unknown_model_is_named_with_a_similar_one(tiny_recipe):
 
 def test_images_that_do_not_divide_into_patches_are_refused(tiny_recipe):
     shape = replace(tiny_recipe.student, stem="patch", patch=5)
-    with pytest.raises(RecipeError, match=r"set data.size to 25"):
+    with pytest.raises(RecipeError, match=r"set data.size to 30 or change student.patch"):
         create_student(shape, 2, 10, sdk.Preprocessing.square(28))
 
 

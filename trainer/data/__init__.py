@@ -1,7 +1,7 @@
 """Labelled images: folders, archives and named datasets become uint8 pixels, labels and stable ids."""
 
 from .dataset import Dataset
-from .files import Input, Preprocessing, Resize
+from .files import Input, Preprocessing, Resize, nearest_multiple
 from .images import FileImages, Images, MemoryImages
 from .inputs import to_input
 from .load import load, load_labelled, load_sample, sample
@@ -20,6 +20,7 @@ __all__ = [
     "load",
     "load_labelled",
     "load_sample",
+    "nearest_multiple",
     "sample",
     "to_device",
     "to_input",

@@ -11,7 +11,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.cores import usable_cores
 from sdk.errors import ImageError
+from sdk.folders import kinds_of, listed
 from sdk.images import Input, Preprocessing, Resize, pixels, read
 
 from ..errors import DataError
@@ -24,10 +26,12 @@ __all__ = [
     "Resize",
     "check_memory",
     "check_same",
+    "check_share",
     "decode",
     "decode_again",
     "digest",
     "native_size",
+    "nearest_multiple",
     "pixels_of",
     "survey",
 ]
@@ -52,6 +56,11 @@ def native_size(files: list[ImageFile], sample: int = 64) -> int:
     if not sides:
         raise DataError("none of the sampled images can be read; check the files")
     return int(np.median(sides))
+
+
+def nearest_multiple(size: int, step: int) -> int:
+    """Return the multiple of `step` that is nearest to `size`, and not 0."""
+    return max(1, round(size / step)) * step
 
 
 def pixels_of(file: ImageFile, input: Input) -> NDArray[np.uint8]:
@@ -95,14 +104,9 @@ def decode(files: list[ImageFile], input: Input, progress: Progress) -> tuple[ND
     Returns:
         the pixels, uint8 [N, height, width, 3], and the reason for each file that can't be read, by its index. The
         pixels of such a file are black; the caller has to drop them.
-
-    Raises:
-        DataError: more than 1 % of the files can't be read.
     """
     rows = np.zeros((len(files), input.height, input.width, 3), np.uint8)
-    bad = _read_all(files, input, progress, rows.__setitem__)
-    _check_share(bad, files)
-    return rows, bad
+    return rows, _read_all(files, input, progress, rows.__setitem__)
 
 
 def decode_again(files: list[ImageFile], digests: list[bytes], input: Input, progress: Progress) -> NDArray[np.uint8]:
@@ -138,18 +142,13 @@ def survey(files: list[ImageFile], input: Input, progress: Progress) -> tuple[li
     Returns:
         a digest of the pixels of each file, and the reason for each file that can't be read, by its index. The digest
         of such a file is empty; the caller has to drop it.
-
-    Raises:
-        DataError: more than 1 % of the files can't be read.
     """
     digests = [b""] * len(files)
 
     def keep(index: int, pixels: NDArray[np.uint8]) -> None:
         digests[index] = digest(pixels)
 
-    bad = _read_all(files, input, progress, keep)
-    _check_share(bad, files)
-    return digests, bad
+    return digests, _read_all(files, input, progress, keep)
 
 
 def _read_all(
@@ -166,7 +165,7 @@ def _read_all(
 
     progress.begin("reading images", len(files))
     indices = iter(range(len(files)))
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(min(32, usable_cores() + 4)) as pool:  # some wait for the disk
         while block := list(islice(indices, _LOOK_AHEAD)):
             for _ in pool.map(read_one, block):
                 pass
@@ -175,10 +174,15 @@ def _read_all(
     return bad
 
 
-def _check_share(bad: dict[int, str], files: list[ImageFile]) -> None:
+def check_share(bad: dict[int, str], files: list[ImageFile]) -> None:
+    """Refuse files of which more than 1 % can't be read.
+
+    Raises:
+        DataError: that many can't be read; some are named.
+    """
     if len(bad) > MAX_BAD_SHARE * len(files):
-        first = ", ".join(files[index].name for index in sorted(bad)[:3])
+        names = [files[index].name for index in sorted(bad)]
         raise DataError(
-            f"{len(bad)} of {len(files)} images can't be read ({first}{', ...' if len(bad) > 3 else ''}), "
-            "more than 1 %; repair or remove them"
+            f"{len(bad)} of {len(files)} images can't be read ({kinds_of(names)}: {listed(names, 3)}), more than 1 %; "
+            "repair or remove them, or leave them out by --skip-bad"
         )

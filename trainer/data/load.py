@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from sdk.folders import kinds_of
 
 from ..errors import DataError
 from ..progress import Progress, Silent
 from ..recipe import DataRecipe
 from .dataset import Dataset
-from .files import Input, Preprocessing, Resize, check_memory, decode, native_size, survey
+from .division import Readable, divide
+from .files import (
+    Input,
+    Preprocessing,
+    Resize,
+    check_memory,
+    check_share,
+    decode,
+    native_size,
+    nearest_multiple,
+    survey,
+)
 from .images import FileImages, Images, MemoryImages
 from .layout import Labelled, LabelledFile, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
 from .split import UNLABELLED, Split, sample_ids
 
 LARGEST_DEFAULT_SIZE = 96
+
+NAMED_AT_MOST = 10
+"""The number of unreadable images that are named before the others are only counted."""
 
 
 def load(
@@ -29,6 +43,8 @@ def load(
     *,
     unlabelled: Sequence[str | Path] = (),
     root: Path | None = None,
+    size_step: int = 1,
+    skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
     """Return the data in `sources`: one named dataset, or folders and archives (zip, tar).
@@ -47,6 +63,8 @@ def load(
         unlabelled: folders and archives with images to train on without labels, in any layout. With `how.labels` below
             1, a part of the training images loses its labels and is added to these.
         root: the folder of a named dataset.
+        size_step: unless `how.size` is given, the size of files is a multiple of this, as a net's patches ask for.
+        skip_bad: whether more than one image in a hundred may be unreadable. All of them are left out, and named.
 
     Raises:
         DataError: there are no such images, or they can't be used; the message says why.
@@ -54,8 +72,9 @@ def load(
     how, progress = how or DataRecipe(), progress or Silent()
     extra = _told(loose(_places(unlabelled)), progress)
     if (name := _name(sources)) is not None:
-        return _from_named(NAMED[name](root), extra, how, progress)
-    return _from_files(_told(labelled(_places(sources)), progress), extra, how, progress)
+        return _from_named(NAMED[name](root), extra, how, progress, skip_bad)
+    found = _told(labelled(_places(sources)), progress)
+    return _from_files(found, extra, how, progress, size_step=size_step, skip_bad=skip_bad)
 
 
 def load_labelled(
@@ -151,9 +170,19 @@ def _told(found: Labelled, progress: Progress) -> list[LabelledFile]:
 
 
 def _read(
-    found: list[LabelledFile], labels: Sequence[str], input: Input, progress: Progress, *, in_memory: bool = True
+    found: list[LabelledFile],
+    labels: Sequence[str],
+    input: Input,
+    progress: Progress,
+    *,
+    in_memory: bool = True,
+    skip_bad: bool = False,
 ) -> tuple[Split, list[str]]:
-    """Return a split of the images that can be read, and why the others can't, which `progress` is told as well."""
+    """Return a split of the images that can be read, and why the others can't, which `progress` is told as well.
+
+    Raises:
+        DataError: too many can't be read, unless `skip_bad`.
+    """
     check_names(found)
     files = [item.file for item in found]
     images: Images
@@ -163,6 +192,8 @@ def _read(
     else:
         digests, bad = survey(files, input, progress)
         images = FileImages(files, input, digests)
+    if not skip_bad:
+        check_share(bad, files)
     names = [file.name for file in files]
     number = {label: index for index, label in enumerate(labels)}
     classes = torch.tensor([number.get(item.label, UNLABELLED) for item in found], dtype=torch.int64)
@@ -170,12 +201,18 @@ def _read(
     if bad:
         split = split.take(torch.tensor([index for index in range(len(found)) if index not in bad]))
     skipped = [bad[index] for index in sorted(bad)]
-    for reason in skipped:
+    for reason in skipped[:NAMED_AT_MOST]:
         progress.tell(f"skipped: {reason}")
+    if len(skipped) > 1:
+        kinds = kinds_of([names[index] for index in sorted(bad)])
+        more = f", {len(skipped) - NAMED_AT_MOST:,} of them not named here" if len(skipped) > NAMED_AT_MOST else ""
+        progress.tell(f"skipped: {len(skipped):,} of {len(found):,} images can't be read ({kinds}){more}")
     return split, skipped
 
 
-def _from_named(named: Named, extra: list[LabelledFile], how: DataRecipe, progress: Progress) -> Dataset:
+def _from_named(
+    named: Named, extra: list[LabelledFile], how: DataRecipe, progress: Progress, skip_bad: bool
+) -> Dataset:
     size = named.train.images.size[0]
     if how.size not in (None, size):
         raise DataError(f"this dataset has images of {size}x{size}; leave data.size out")
@@ -187,10 +224,10 @@ def _from_named(named: Named, extra: list[LabelledFile], how: DataRecipe, progre
                 "a named dataset is kept in memory, and there are too many unlabelled images for that; "
                 "raise data.memory_gb"
             )
-        more, skipped = _read(extra, (), preprocessing.input, progress)
+        more, skipped = _read(extra, (), preprocessing.input, progress, skip_bad=skip_bad)
         whole += more
     places = [name.partition("/")[0] for name in whole.names]
-    return _divide(_Readable(whole, places, named.labels, preprocessing, skipped), how, progress)
+    return divide(Readable(whole, places, named.labels, preprocessing, skipped), how, progress)
 
 
 def _preprocessing(size: int, how: DataRecipe) -> Preprocessing:
@@ -204,7 +241,15 @@ def _fit(count: int, input: Input, how: DataRecipe) -> bool:
     return count * input.height * input.width * 3 <= how.memory_gb * 2**30
 
 
-def _from_files(found: list[LabelledFile], extra: list[LabelledFile], how: DataRecipe, progress: Progress) -> Dataset:
+def _from_files(
+    found: list[LabelledFile],
+    extra: list[LabelledFile],
+    how: DataRecipe,
+    progress: Progress,
+    *,
+    size_step: int,
+    skip_bad: bool,
+) -> Dataset:
     given = {item.split for item in found}
     if not ("train" in given and "" not in given) and given != {""}:
         raise DataError("images for training are missing, or are not in a folder train/; put them there")
@@ -216,88 +261,23 @@ def _from_files(found: list[LabelledFile], extra: list[LabelledFile], how: DataR
     if strangers:
         raise DataError(f"class {min(strangers)!r} has no training images; add some to train/ or remove it")
 
-    size = how.size or min(native_size([item.file for item in found]), LARGEST_DEFAULT_SIZE)
+    size = how.size or _default_size(found, size_step, progress)
     preprocessing = _preprocessing(size, how)
     check_memory(len(found) - len(training), preprocessing.input)
     in_memory = _fit(len(training) + len(extra), preprocessing.input, how)
-    whole, skipped = _read([*found, *extra], labels, preprocessing.input, progress, in_memory=in_memory)
+    everything = [*found, *extra]
+    whole, skipped = _read(everything, labels, preprocessing.input, progress, in_memory=in_memory, skip_bad=skip_bad)
     place = {item.file.name: item.split for item in (*found, *extra)}
     places = [place[name] for name in whole.names]
-    return _divide(_Readable(whole, places, labels, preprocessing, skipped), how, progress)
+    return divide(Readable(whole, places, labels, preprocessing, skipped), how, progress)
 
 
-class _Readable(NamedTuple):
-    """All images that could be read, before they are divided into splits.
-
-    Attributes:
-        whole: the images.
-        places: the split of each; see `LabelledFile`.
-        labels, preprocessing, skipped: see `Dataset`.
-    """
-
-    whole: Split
-    places: list[str]
-    labels: tuple[str, ...]
-    preprocessing: Preprocessing
-    skipped: list[str]
-
-
-def _divide(readable: _Readable, how: DataRecipe, progress: Progress) -> Dataset:
-    """Divide all images into splits. Missing splits are held back from the training images."""
-    whole, places, labels, preprocessing, skipped = readable
-
-    def members(*wanted: str) -> Tensor:
-        return torch.tensor([index for index, place in enumerate(places) if place in wanted], dtype=torch.int64)
-
-    given, train = set(places), members("", "train")
-    if {"val", "test"} <= given:
-        _check_enough(whole, train, labels, 1)
-        validation, test = members("val"), members("test")
-    elif given & {"val", "test"}:
-        _check_enough(whole, train, labels, 2)
-        train, validation = _hold_back(whole, train, how.holdout)
-        test = members("val", "test")
-    else:
-        _check_enough(whole, train, labels, 3)
-        train, test = _hold_back(whole, train, how.holdout)
-        train, validation = _hold_back(whole, train, how.holdout / (1 - how.holdout))
-    unlabelled = members("unlabelled")
-    if how.labels < 1:
-        rest, train = _hold_back(whole, train, how.labels)
-        unlabelled = torch.cat([rest, unlabelled])
-    return Dataset(
-        train=whole.take(train),
-        validation=whole.take(validation).in_memory(progress),
-        test=whole.take(test).in_memory(progress),
-        labels=labels,
-        preprocessing=preprocessing,
-        skipped=skipped,
-        unlabelled=_without_labels(whole.take(unlabelled)) if len(unlabelled) else None,
-    )
-
-
-def _check_enough(whole: Split, members: Tensor, labels: tuple[str, ...], needed: int) -> None:
-    counts = torch.bincount(whole.labels[members], minlength=len(labels)).tolist()
-    for label, count in zip(labels, counts, strict=True):
-        if count < needed:
-            raise DataError(
-                f"class {label!r} has {count} readable image{'s' * (count != 1)}, but needs {needed} or more: "
-                "one in each split; add images or remove the class"
-            )
-
-
-def _hold_back(whole: Split, members: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Divide `members`, int64 indices, into two parts.
-
-    The second part gets `share` of each class, but at least one image. The choice depends on the ids only.
-    """
-    is_held = torch.zeros(len(members), dtype=torch.bool)
-    for number in whole.labels[members].unique():
-        alike = (whole.labels[members] == number).nonzero().flatten()
-        by_id = alike[whole.ids[members[alike]].argsort()]
-        is_held[by_id[: max(1, round(share * len(alike)))]] = True
-    return members[~is_held], members[is_held]
-
-
-def _without_labels(split: Split) -> Split:
-    return replace(split, labels=torch.full_like(split.labels, UNLABELLED))
+def _default_size(found: list[LabelledFile], step: int, progress: Progress) -> int:
+    """Return the width and height of the nets' input, a multiple of `step`; `progress` is told why."""
+    median = native_size([item.file for item in found])
+    usual = min(median, LARGEST_DEFAULT_SIZE)
+    size = nearest_multiple(usual, step)
+    limit = f", but no size above {usual} is chosen by itself; --size sets another" if median > usual else ""
+    patches = f"; {size} is the nearest multiple of the student's patch, {step}" if size != usual else ""
+    progress.tell(f"size: {size}x{size} pixels; the median of the images' shorter sides is {median}{limit}{patches}")
+    return size

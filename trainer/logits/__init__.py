@@ -1,7 +1,7 @@
 """The logits of the teachers: computed once, stored, and read again in every epoch."""
 
 from .checking import CheckResult, check
-from .cost import Cost, cost, teachers_rate
+from .cost import Cost, cost
 from .fill import FillResult, fill_batch, fill_missing
 from .store import Answers, Header, LogitStore, answer_bytes, read_header
 
@@ -18,5 +18,4 @@ __all__ = [
     "fill_batch",
     "fill_missing",
     "read_header",
-    "teachers_rate",
 ]

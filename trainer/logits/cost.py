@@ -1,19 +1,11 @@
-"""The cost of a store, estimated from a timed sample before the store is filled, and when the store pays for itself."""
+"""The cost of a store, and the number of students from which on it pays for itself."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
-
-from ..data import Split
-from ..models import Teacher
 from ..units import duration, size
-from ..views import ViewSpec, render
-from .fill import fill_batch
 
 
 class Cost(NamedTuple):
@@ -47,26 +39,7 @@ def cost(*, views: int, view_bytes: int, samples: int, epochs: int, images_per_s
     Args:
         view_bytes: the size of the answers for one view.
         epochs: how long a student is trained.
-        images_per_second: the rate of all teachers together; see `teachers_rate`.
+        images_per_second: the rate at which all teachers together answer.
     """
     per_view = samples / images_per_second
     return Cost(views * view_bytes, views * per_view, epochs * per_view)
-
-
-@torch.inference_mode()
-def teachers_rate(teachers: Mapping[str, Teacher], split: Split, spec: ViewSpec, batches: int = 3) -> float:
-    """Return how many images a second are rendered and answered by all teachers.
-
-    A first batch warms up; the fastest of the next `batches` counts.
-    """
-    batch = fill_batch(*split.images.size, split.ids.device)
-    indices = torch.arange(min(batch, len(split)), device=split.ids.device)
-    (images,) = split.images.feed([indices], split.ids.device)
-    seconds = []
-    for view in range(1 + batches):
-        started = time.perf_counter()
-        pixels = render(images, split.ids[indices], seed=0, view=view, spec=spec).pixels
-        for teacher in teachers.values():
-            teacher.answer(pixels).sum().item()  # `item` waits for the device
-        seconds.append(time.perf_counter() - started)
-    return len(indices) / min(seconds[1:])

@@ -5,7 +5,22 @@ Importing this package registers nets with timm that timm does not have: RedNet,
 
 from . import rednet, small
 from .involution import Involution, involution
-from .student import Student, create_student
+from .nets import check_nets
+from .student import Student, create_student, size_step, student_preprocessing
 from .teacher import Teacher, create_teacher
+from .weights import classifiers
 
-__all__ = ["Involution", "Student", "Teacher", "create_student", "create_teacher", "involution", "rednet", "small"]
+__all__ = [
+    "Involution",
+    "Student",
+    "Teacher",
+    "check_nets",
+    "classifiers",
+    "create_student",
+    "create_teacher",
+    "involution",
+    "rednet",
+    "size_step",
+    "small",
+    "student_preprocessing",
+]

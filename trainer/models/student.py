@@ -10,8 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import timm
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace
 from timm.layers import HybridEmbed, PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem
@@ -21,6 +23,7 @@ from ..data import Preprocessing
 from ..errors import RecipeError
 from ..recipe import StudentRecipe
 from .involution import Involution
+from .trunk import PublishedTrunk, check_size, patch_of, published_trunk
 
 STEMS = 2
 """The number of stems in Co-advise; with `tokens = "stems"`, a student has at least as many bias tokens."""
@@ -31,6 +34,9 @@ class Student(nn.Module):
 
     In training it maps `[B, 3, size, size]` to the logits of each head, `[B, 1 + teachers, classes]`. In evaluation it
     maps to `[B, classes]`: the mean over the heads, divided by `temperature` (a buffer, 1 until it is fitted).
+
+    Attributes:
+        NEW: the names of the parts that have no published weights.
 
     Args:
         classes: the number of classes.
@@ -45,10 +51,13 @@ class Student(nn.Module):
         patch: the distance of neighbouring tokens in pixels; a power of two for the `conv` stem, even for `stems`.
         width, depth, heads, mlp_ratio: the shape of the transformer.
         drop_path: the rate of stochastic depth in the last block.
+        trunk: a trunk in place of one of this shape; it has a bias token for each teacher.
 
     Raises:
         ValueError: `tokens` is `stems`, and there are fewer than two teachers.
     """
+
+    NEW = ("heads", "trunk.bias_tokens")
 
     temperature: Tensor
 
@@ -66,15 +75,16 @@ class Student(nn.Module):
         heads: int = 3,
         mlp_ratio: float = 2.0,
         drop_path: float = 0.0,
+        trunk: PublishedTrunk | None = None,
     ) -> None:
         super().__init__()
-        trunk: type[VisionTransformer] = VisionTransformer
+        kind: type[VisionTransformer] = VisionTransformer
         embed: Callable[..., nn.Module] = PatchEmbed if stem == "patch" else partial(_conv_embed, stride=patch)
         if tokens == "stems":
             if teachers < STEMS:
                 raise ValueError(f"Co-advise's stems are for {STEMS} teachers or more, not {teachers}")
-            trunk, embed = StemmedTransformer, BiasStems
-        self.trunk = trunk(
+            kind, embed = StemmedTransformer, BiasStems
+        self.trunk = trunk or kind(
             img_size=size,
             patch_size=patch,
             embed_dim=width,
@@ -87,7 +97,7 @@ class Student(nn.Module):
             global_pool="",
             embed_layer=embed,
         )
-        every_head = [nn.Linear(width, classes) for _ in range(1 + teachers)]
+        every_head = [nn.Linear(trunk.width if trunk else width, classes) for _ in range(1 + teachers)]
         for head in every_head:
             nn.init.trunc_normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
@@ -118,14 +128,12 @@ def create_student(shape: StudentRecipe, teachers: int, classes: int, preprocess
     """Return an untrained student with one bias token for each of `teachers` teachers.
 
     Raises:
-        RecipeError: the images can't be divided into patches, or the tokens do not suit the number of teachers.
+        RecipeError: the images can't be divided into patches, the tokens do not suit the number of teachers, or there
+            is no such model or no weights for it.
     """
     size = preprocessing.input.height
-    if shape.tokens == "learned" and shape.stem == "patch" and size % shape.patch:
-        raise RecipeError(
-            f"images of {size} pixels do not divide into patches of {shape.patch}; "
-            f"set data.size to {max(1, size // shape.patch) * shape.patch} or change student.patch"
-        )
+    check_size(size, size_step(shape), "choose another student.model" if shape.model else "change student.patch")
+    trunk = published_trunk(shape, teachers, size) if shape.model else None
     try:
         return Student(
             classes=classes,
@@ -139,9 +147,31 @@ def create_student(shape: StudentRecipe, teachers: int, classes: int, preprocess
             heads=shape.heads,
             mlp_ratio=shape.mlp_ratio,
             drop_path=shape.drop_path,
+            trunk=trunk,
         )
     except ValueError as fault:
         raise RecipeError(f"{fault}; name more teachers or set student.tokens") from fault
+
+
+def size_step(shape: StudentRecipe) -> int:
+    """Return the number of pixels of which the size of the images is a multiple; 1 if any size will do.
+
+    Raises:
+        RecipeError: there is no such model, or it is not a vision transformer.
+    """
+    if shape.model:
+        return patch_of(shape.model)
+    return shape.patch if shape.tokens == "learned" and shape.stem == "patch" else 1
+
+
+def student_preprocessing(shape: StudentRecipe, preprocessing: Preprocessing) -> Preprocessing:
+    """Return the preprocessing of the data as the student sees it: normalised as its published weights learned it."""
+    known = timm.get_pretrained_cfg(shape.model) if shape.model and (shape.pretrained or shape.weights) else None
+    return replace(
+        preprocessing,
+        mean=shape.mean or (tuple(known.mean) if known else preprocessing.mean),
+        std=shape.std or (tuple(known.std) if known else preprocessing.std),
+    )
 
 
 class BiasStems(nn.Module):
