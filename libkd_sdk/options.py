@@ -13,6 +13,14 @@ from sdk.errors import LibkdError, import_failure
 
 OWN_PACKAGES = ("libkd_sdk", "sdk", "trainer", "runtimes")
 
+
+def shipped_recipe_names() -> list[str]:
+    """Return the names for shells that complete them, quickly: without the trainer's libraries."""
+    import trainer
+
+    return sorted(path.stem for path in Path(trainer.__path__[0], "recipes").glob("*.toml"))
+
+
 DataOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -46,7 +54,7 @@ RecipeOption = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        autocompletion=lambda: _shipped_recipes(),
+        autocompletion=shipped_recipe_names,
         help="A TOML file, or the name of a recipe that comes along; `libkd-sdk recipe list` lists them.",
     ),
 ]
@@ -105,13 +113,6 @@ TrustedOption = Annotated[
         help="The public key that must have signed the bundle. Give it several times if one of several must have.",
     ),
 ]
-
-
-def _shipped_recipes() -> list[str]:
-    """Return the names for shells that complete them, quickly: without the trainer's libraries."""
-    import trainer
-
-    return sorted(path.stem for path in Path(trainer.__path__[0], "recipes").glob("*.toml"))
 
 
 @contextmanager

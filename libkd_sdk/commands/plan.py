@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from runtimes.engines import ENGINES
 from sdk.errors import UsageError
 from sdk.exporting.request import find_lowering
 from trainer.units import duration
@@ -29,6 +30,7 @@ from ..options import (
     training_extra,
 )
 from ..output import Bars, JsonOption, QuietOption, remark, show_facts, show_json, show_table, stdout
+from .export import PRECISIONS
 
 if TYPE_CHECKING:
     from trainer.data import Dataset
@@ -64,8 +66,13 @@ def plan(
         float | None,
         typer.Option("--latency-ms", min=0.0, help="Look for students that take no longer than this for an image."),
     ] = None,
-    target: Annotated[str, typer.Option("--target", help="With --latency-ms: the engine.")] = "onnx",
-    precision: Annotated[str, typer.Option("--precision", help="With --latency-ms: the precision.")] = "fp32",
+    target: Annotated[
+        str, typer.Option("--target", autocompletion=lambda: list(ENGINES), help="With --latency-ms: the engine.")
+    ] = "onnx",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", autocompletion=lambda: PRECISIONS, help="With --latency-ms: the precision."),
+    ] = "fp32",
     measured: Annotated[
         Path | None,
         typer.Option(

@@ -9,13 +9,20 @@ import typer
 
 from sdk.errors import UsageError
 
-from ..options import training_extra
+from ..options import shipped_recipe_names, training_extra
 from ..output import JsonOption, show_facts, show_json, show_text
 
 
 def recipe(
-    action: Annotated[Literal["list", "show"], typer.Argument(help="list or show.")],
-    name: Annotated[str | None, typer.Argument(help="With show: a recipe that comes along, or a TOML file.")] = None,
+    action: Annotated[Literal["list", "show"], typer.Argument(metavar="list|show", help="What to do.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=shipped_recipe_names,
+            help="With show: a recipe that comes along, or a TOML file.",
+        ),
+    ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="With show: every key, also those that have their default.")
     ] = False,

@@ -168,8 +168,10 @@ def test_a_recipe_that_is_not_there(shell):
     [
         ("di", ["distill"]),
         ("distill --recipe ", sorted(shipped_recipes())),
+        ("recipe show ph", ["photos"]),
         ("export --target on", ["onnx"]),
         ("export --precision ", ["fp32", "fp16", "int8"]),
+        ("plan --precision in", ["int8"]),
         ("distill --ep", ["--epochs"]),
     ],
 )

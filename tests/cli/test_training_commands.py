@@ -113,7 +113,8 @@ def test_a_comparison_with_unlabelled_images_and_an_arm_of_ones_own(clothes, tin
     assert done.code == 0, done.err
     results = json.loads(done.out)
     assert json.loads((out / "results.json").read_text()) == results
-    assert list(results) == ["data", "recipe", "images", "device", "torch", "seeds", "teachers", "arms", "pairs"]
+    known = ["data", "recipe", "images", "device", "torch", "seeds", "teachers", "arms", "pairs", "majority", "caveats"]
+    assert list(results) == known
     assert results["data"] == [clothes.name]
     assert results["recipe"] == "tiny"
     assert results["images"] == {"train": 33, "unlabelled": 33 + 24, "validation": 6, "test": 24}
