@@ -30,6 +30,7 @@ from .commands import (
     plan,
     precompute,
     predict,
+    recipe,
     sign,
     teach,
     verify,
@@ -60,6 +61,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "benchmark": benchmark.benchmark,
     "verify": verify.verify,
     "info": info.info,
+    "recipe": recipe.recipe,
     "keygen": keygen.keygen,
     "sign": sign.sign,
 }

@@ -13,6 +13,14 @@ from sdk.errors import LibkdError, import_failure
 
 OWN_PACKAGES = ("libkd_sdk", "sdk", "trainer", "runtimes")
 
+
+def shipped_recipe_names() -> list[str]:
+    """Return the names for shells that complete them, quickly: without the trainer's libraries."""
+    import trainer
+
+    return sorted(path.stem for path in Path(trainer.__path__[0], "recipes").glob("*.toml"))
+
+
 DataOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -35,11 +43,19 @@ SkipBadOption = Annotated[
 RootOption = Annotated[
     Path | None, typer.Option("--root", help="The folder that holds a named dataset, or to which it is downloaded.")
 ]
-OutOption = Annotated[Path, typer.Option("--out", help="The folder of the run.")]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        help="The folder of the run. To resume a run that was stopped, name its folder again; there is no --resume.",
+    ),
+]
 RecipeOption = Annotated[
     str | None,
     typer.Option(
-        "--recipe", help="A TOML file, or the name of a recipe that comes along: small, large, photos or demo."
+        "--recipe",
+        autocompletion=shipped_recipe_names,
+        help="A TOML file, or the name of a recipe that comes along; `libkd-sdk recipe list` lists them.",
     ),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="This seed replaces the one of the recipe.")]
@@ -51,6 +67,24 @@ WithinOption = Annotated[
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="The device that computes: auto, cpu, cuda, cuda:1 and so on.")
+]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option("--epochs", min=1, help="The epochs of the student, and of every teacher that is trained."),
+]
+BatchOption = Annotated[int | None, typer.Option("--batch", min=2, help="The batch of all these nets; it is even.")]
+LrOption = Annotated[float | None, typer.Option("--lr", help="The highest learning rate of all these nets.")]
+SizeOption = Annotated[
+    int | None, typer.Option("--size", min=8, max=1024, help="The height and width of the images, in pixels.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, such as student.depth=6 or teachers.*.training.lr=1e-3. Give it several "
+        "times for several keys; docs/recipes.md has all.",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,

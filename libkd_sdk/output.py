@@ -29,6 +29,15 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
+def _set_quiet(wanted: bool) -> None:
+    stderr.quiet = wanted
+
+
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print neither progress nor remarks, only errors.")
+]
+
+
 def show_json(value: Any) -> None:
     """Print a JSON value on one line of UTF-8.
 
@@ -49,6 +58,12 @@ def printable(text: str) -> str:
 def remark(text: str) -> None:
     """Print a line for people on stderr, beside the result."""
     stderr.print(escape(printable(text)))
+
+
+def show_text(text: str) -> None:
+    """Print the text of a file, whose lines stay as they are."""
+    for line in text.splitlines():
+        print(printable(line.expandtabs(4)))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from .progress import Progress, Silent
     from .recipe import Recipe, read_recipe
     from .run import Run, load_student, open_run
+    from .settings import Settings
 
 __all__ = [
     "ComparisonResult",
     "Progress",
     "Recipe",
     "Run",
+    "Settings",
     "Silent",
     "compare",
     "distill",
@@ -38,6 +40,7 @@ _MODULES = {
     "Progress": "progress",
     "Recipe": "recipe",
     "Run": "run",
+    "Settings": "settings",
     "Silent": "progress",
     "compare": "comparison",
     "distill": "pipeline",

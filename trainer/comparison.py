@@ -32,6 +32,7 @@ from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import NetRecord, read_record, write_record
 from .run import Job, Run, Source, image_counts, start_run, teacher_stage
+from .settings import UNCHANGED, Settings
 from .start import Sources, at_speed, choose, known_threads, source_of
 from .train import check_claim, train_teacher
 from .units import Deadline, deadline_of
@@ -81,7 +82,7 @@ class ComparisonResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         data: the names of the sources.
-        recipe: the recipe's name, if it has one.
+        recipe: the recipe's name, if it has one, and how it was changed.
         images: the number of images in each split.
         device, torch: where and with which version it ran.
         seeds: the seeds, in the order of all lists.
@@ -121,13 +122,14 @@ def compare(
     threads: int | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
+    settings: Settings = UNCHANGED,
 ) -> ComparisonResult:
     """Measure what the teachers are worth: train the same student with and without them, with every seed.
 
     Called again, it continues where it stopped.
 
     Args:
-        data, recipe, unlabelled, root, within, device, threads, skip_bad, progress: see `trainer.distill`.
+        data, recipe, unlabelled, root, within, device, threads, skip_bad, progress, settings: see `trainer.distill`.
         out: a folder for the runs and `results.json`.
         seeds: a run is made for each seed.
         arms: further arms by name, or a TOML file of them.
@@ -150,14 +152,14 @@ def compare(
     folder, told = Path(out), progress or Silent()
     begun = folder / _seed_folder(seeds[0])
     with alone(folder), at_speed(device, threads or known_threads(begun), told) as torch_device:
-        chosen, dataset = choose(source, recipe, told, labels)
+        chosen, dataset = choose(source, recipe, told, settings, labels)
         for line in first_lines(dataset, chosen):
             told.tell(line)
         first = Job(Run(begun, chosen), dataset, torch_device, told)
         cut = cut_to(deadline, first, arms=arms_of(dataset, changes), runs=len(seeds))
         result = compare_arms(Job(Run(folder, cut), dataset, torch_device, told), source, seeds, changes)
         if isinstance(recipe, (str, Path)):
-            result = replace(result, recipe=Path(recipe).stem)
+            result = replace(result, recipe=" ".join((Path(recipe).stem, *settings.words())))
         write_record(folder / RESULTS, result)
     return result
 

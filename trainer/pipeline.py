@@ -18,6 +18,7 @@ from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import StoreRow
 from .run import STUDENT, Job, Run, load_student, load_teacher
+from .settings import UNCHANGED, Settings
 from .start import RunRequest, Sources, at_work, source_of
 from .train import train_student, train_teacher
 from .units import Deadline
@@ -36,6 +37,7 @@ def distill(
     threads: int | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
+    settings: Settings = UNCHANGED,
 ) -> Run:
     """Train teachers and distil a student from them. Called again, it continues where it stopped.
 
@@ -53,6 +55,7 @@ def distill(
         threads: the number of threads on a CPU. With None, a new run measures which is the fastest.
         skip_bad: whether more than one image in a hundred may be unreadable, which are then left out.
         progress: follows the work; the default is silent.
+        settings: changes to the recipe.
 
     Returns:
         the run. `load_student` takes it.
@@ -72,6 +75,7 @@ def distill(
         within=within,
         device=device,
         threads=threads,
+        settings=settings,
     )
     with at_work(request, progress or Silent()) as job:
         tell_estimate([job], own_student)

@@ -16,6 +16,7 @@ from sdk.files import read_text, sha256
 
 from .errors import RecipeError
 from .recipe_nets import StudentRecipe, Table, TeacherRecipe, Training
+from .tables import to_struct, without_none
 from .views import ExtraSpec, ViewSpec
 
 __all__ = [
@@ -156,22 +157,26 @@ LARGEST_SMALL = 48
 """Up to this height and width in pixels, the default recipe is the one for small images."""
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """Return the files of the recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+
+
 def read_recipe(source: str | Path) -> Recipe:
     """Return the recipe in a TOML file, or a recipe that comes with the package: `small`, `large`, `photos` or `demo`.
 
     Raises:
         RecipeError: the file is missing or not TOML, a key is unknown, or a value is out of range.
     """
-    shipped = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+    shipped = shipped_recipes()
     path = shipped.get(str(source), Path(source))
     if not path.is_file():
         raise RecipeError(f"{source}: no such recipe; name a TOML file or one of {', '.join(shipped)}")
     try:
-        return msgspec.toml.decode(read_text(path), type=Recipe)
-    except msgspec.ValidationError as fault:
-        raise RecipeError(f"{path}: {fault}; see docs/recipes.md for the keys") from None
+        table = msgspec.toml.decode(read_text(path))
     except (OSError, msgspec.DecodeError, ValueError) as fault:
         raise RecipeError(f"{path}: not TOML: {fault}") from None
+    return to_struct(table, Recipe, str(path))
 
 
 def recipe_for(size: int) -> Recipe:
@@ -181,12 +186,7 @@ def recipe_for(size: int) -> Recipe:
 
 def write_recipe(recipe: Recipe) -> str:
     """Return the recipe as TOML, with all values, defaults included."""
-    return msgspec.toml.encode(_without_none(msgspec.to_builtins(recipe))).decode()
-
-
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """Return the table without the keys whose value is None, which TOML can't express."""
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
+    return msgspec.toml.encode(without_none(msgspec.to_builtins(recipe))).decode()
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[object, object]]:

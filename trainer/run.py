@@ -226,10 +226,11 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
         write_whole(folder / RECIPE, write_recipe(recipe))
         write_record(folder / ABOUT, about)  # from then on, it is a run
     run, about = open_run(folder), _data_record(folder)
-    if about.hash != data_hash:
-        raise RunError(f"{folder}: this run belongs to other data ({', '.join(about.data)}); choose another --out")
-    if other := ", ".join(differences(run.recipe, recipe)):
-        raise RunError(f"{folder}: this run follows another recipe (it differs in {other}); choose another --out")
+    changed = ", ".join(differences(run.recipe, recipe))
+    causes = [f"belongs to other data ({', '.join(about.data)})"] if about.hash != data_hash else []
+    causes += [f"follows another recipe (it differs in {changed})"] if changed else []
+    if causes:  # another size, for example, makes other pixels of the same files
+        raise RunError(f"{folder}: this run {', or '.join(causes)}; choose another --out")
     if not (folder / RECIPE).exists():
         write_whole(folder / RECIPE, write_recipe(run.recipe))
     return run

@@ -21,8 +21,9 @@ from .folder import alone, together
 from .models import size_step
 from .opening import first_lines
 from .progress import Progress
-from .recipe import LARGEST_SMALL, DataRecipe, Recipe, read_recipe, recipe_for
+from .recipe import LARGEST_SMALL, Recipe, read_recipe, recipe_for
 from .run import Job, Run, Source, is_run, open_run, remembered_source, start_run
+from .settings import UNCHANGED, Settings
 from .threads import computing
 from .units import Deadline, deadline_of
 
@@ -45,6 +46,7 @@ class RunRequest:
         within: the time that a new run may take, such as `30m`, or the moment at which that time ends.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         threads: the number of threads on a CPU. With None, a new run measures which is the fastest.
+        settings: changes to the recipe.
     """
 
     out: Path
@@ -54,6 +56,7 @@ class RunRequest:
     within: str | Deadline | None = None
     device: str = "auto"
     threads: int | None = None
+    settings: Settings = UNCHANGED
 
 
 @contextmanager
@@ -132,7 +135,7 @@ def prepare(request: RunRequest, progress: Progress, check: Callable[[Recipe], o
     if source is None:
         raise UsageError(f"{request.out}: no run there yet; name the images by --data")
     known = open_run(request.out).recipe if is_run(request.out) else None
-    recipe, data = choose(source, request.recipe or known, progress)
+    recipe, data = choose(source, request.recipe or known, progress, request.settings)
     if request.seed is not None:
         recipe = replace(recipe, seed=request.seed)
     if check is not None:
@@ -143,19 +146,25 @@ def prepare(request: RunRequest, progress: Progress, check: Callable[[Recipe], o
 
 
 def choose(
-    source: Source, recipe: Recipe | str | Path | None, progress: Progress, labels: float | None = None
+    source: Source,
+    recipe: Recipe | str | Path | None,
+    progress: Progress,
+    settings: Settings = UNCHANGED,
+    labels: float | None = None,
 ) -> tuple[Recipe, Dataset]:
     """Load the images, and choose the recipe for images of their size if none is named.
 
     Args:
+        settings: changes to the recipe.
         labels: replaces the recipe's `data.labels`.
 
     Raises:
         UsageError: `labels` is not a share.
-        DataError, RecipeError: the images can't be used, or there is no such recipe.
+        DataError, RecipeError: the images can't be used, there is no such recipe, or it can't be changed like this.
     """
-    chosen = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
-    how = chosen.data if chosen else DataRecipe()
+    named = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
+    chosen = settings.applied(named or recipe_for(0))  # until their size is known, for small images
+    how = chosen.data  # which is the same in all default recipes
     if labels is not None:
         try:
             how = replace(how, labels=labels)
@@ -166,15 +175,15 @@ def choose(
         how,
         root=source.root,
         unlabelled=source.unlabelled,
-        size_step=size_step(chosen.student) if chosen else 1,
+        size_step=size_step(chosen.student),
         skip_bad=source.skip_bad,
         progress=progress,
     )
     if uneven := describe_balance(data.train.labels, data.labels, how.balance):
         progress.tell(uneven)
-    if chosen is None:
+    if named is None:
         size = data.preprocessing.input.height
-        chosen = recipe_for(size)
+        chosen = settings.applied(recipe_for(size))
         progress.tell(f"recipe: the one for images of {size} pixels, because --recipe names no other")
         _suggest(data, progress)
     return replace(chosen, data=how), data

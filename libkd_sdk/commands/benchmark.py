@@ -17,7 +17,7 @@ from sdk.errors import UsageError
 from sdk.files import write_whole
 
 from ..options import MeasuredThreadsOption, RootOption, training_extra
-from ..output import Bars, JsonOption, percent, remark, show_json, show_table
+from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
 from ..pages.benchmark import COLUMNS, benchmark_report, called, cells, title, unsteady
 from ..pages.charts import import_matplotlib
 
@@ -38,6 +38,7 @@ def benchmark(
     ] = 20,
     report: Annotated[Path | None, typer.Option("--report", help="Write a page with charts to this file.")] = None,
     root: RootOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Measure bundles side by side: latency, throughput, load time, memory, size and top-1.

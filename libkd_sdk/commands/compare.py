@@ -12,17 +12,22 @@ from sdk.files import write_whole
 from trainer.units import deadline_of
 
 from ..options import (
+    BatchOption,
     DataOption,
     DeviceOption,
+    EpochsOption,
+    LrOption,
     MeasuredThreadsOption,
     RecipeOption,
     RootOption,
+    SetOption,
+    SizeOption,
     SkipBadOption,
     UnlabelledOption,
     WithinOption,
     training_extra,
 )
-from ..output import Bars, JsonOption, percent, remark, show_json, show_table
+from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
 from ..pages.comparison import comparison_page, difference, nets, spread, title
 from ..pages.page import ALWAYS_THE_LARGEST
 
@@ -33,9 +38,14 @@ if TYPE_CHECKING:
 def compare(
     data: DataOption = None,
     unlabelled: UnlabelledOption = None,
-    out: Annotated[Path, typer.Option("--out", help="The folder of the runs and of results.json.")] = Path(
-        "comparison"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="The folder of the runs and of results.json. To resume a comparison that was stopped, name its folder "
+            "again; there is no --resume.",
+        ),
+    ] = Path("comparison"),
     recipe: RecipeOption = None,
     seeds: Annotated[str, typer.Option("--seeds", help="The seeds, with commas between them.")] = "0,1,2",
     arms: Annotated[
@@ -48,8 +58,14 @@ def compare(
     ] = None,
     root: RootOption = None,
     skip_bad: SkipBadOption = False,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    size: SizeOption = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
     threads: MeasuredThreadsOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Measure what the teachers are worth: train the same student without them, with each alone, and with all.
@@ -64,6 +80,7 @@ def compare(
 
         from trainer.comparison import RESULTS
         from trainer.comparison import compare as compare_students
+        from trainer.settings import Settings
 
     if not data:
         raise UsageError("name the images by --data")
@@ -82,6 +99,7 @@ def compare(
             device=device,
             threads=threads,
             progress=bars,
+            settings=Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ()),
         )
     write_whole(out / "comparison.html", comparison_page(found))
     if json:

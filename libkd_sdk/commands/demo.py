@@ -18,7 +18,7 @@ from sdk.classifier import Classifier
 from sdk.files import write_whole
 
 from ..options import DeviceOption, MeasuredThreadsOption, SeedOption, training_extra
-from ..output import Bars, JsonOption, percent, remark, show_json, show_table
+from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
 from .export import export_student
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def demo(
     seed: SeedOption = None,
     device: DeviceOption = "auto",
     threads: MeasuredThreadsOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Do the whole job on real images that come with the package, on a CPU, in minutes.

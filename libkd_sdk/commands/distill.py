@@ -10,19 +10,24 @@ from sdk.files import write_whole
 from trainer.units import deadline_of
 
 from ..options import (
+    BatchOption,
     DataOption,
     DeviceOption,
+    EpochsOption,
+    LrOption,
     MeasuredThreadsOption,
     OutOption,
     RecipeOption,
     RootOption,
     SeedOption,
+    SetOption,
+    SizeOption,
     SkipBadOption,
     UnlabelledOption,
     WithinOption,
     training_extra,
 )
-from ..output import Bars, JsonOption, percent, remark, show_json, show_table
+from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
 from ..pages.page import ALWAYS_THE_LARGEST
 
 
@@ -35,13 +40,20 @@ def distill(
     skip_bad: SkipBadOption = False,
     seed: SeedOption = None,
     within: WithinOption = None,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    size: SizeOption = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
     threads: MeasuredThreadsOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train teachers, store their logits, and distil a student from them.
 
-    What is finished is kept: when the command is run again, it continues where it stopped.
+    What is finished is kept: when the command is run again, it continues where it stopped. The run keeps the recipe
+    that it started with; the same --epochs, --set and so on may be given again or left out.
 
     Example: libkd-sdk distill --data images/ --out run/
     """
@@ -54,12 +66,23 @@ def distill(
         from trainer.findings import findings
         from trainer.pipeline import run_pipeline
         from trainer.run import REPORT
+        from trainer.settings import Settings
         from trainer.start import RunRequest, at_work, source_of
 
         from ..pages.run import run_report
 
     source = source_of(data, unlabelled or (), root, skip_bad)
-    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, within=end, device=device, threads=threads)
+    settings = Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ())
+    request = RunRequest(
+        out=out,
+        source=source,
+        recipe=recipe,
+        seed=seed,
+        within=end,
+        device=device,
+        threads=threads,
+        settings=settings,
+    )
     with Bars() as bars, at_work(request, bars) as job:
         tell_estimate([job], own_student)
         run_pipeline(job)

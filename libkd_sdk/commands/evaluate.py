@@ -15,7 +15,7 @@ from sdk.classifier import Classifier
 from sdk.errors import UsageError
 
 from ..options import DataOption, MeasuredThreadsOption, RootOption, training_extra
-from ..output import Bars, JsonOption, percent, remark, show_facts, show_json, show_table
+from ..output import Bars, JsonOption, QuietOption, percent, remark, show_facts, show_json, show_table
 from ..pages.page import ALWAYS_THE_LARGEST
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def evaluate(
     data: DataOption = None,
     root: RootOption = None,
     threads: MeasuredThreadsOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Evaluate the student of a run, or a bundle, on labelled images: accuracy, calibration and confusion.

@@ -21,7 +21,7 @@ from sdk.images import Pixels, Preprocessing
 
 from ..labels import read_labels
 from ..options import RootOption, training_extra
-from ..output import Bars, JsonOption, percent, remark, show_facts, show_json
+from ..output import Bars, JsonOption, QuietOption, percent, remark, show_facts, show_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +38,7 @@ def one_of(words: Iterable[str]) -> str:
 
 
 TARGETS = one_of(f"{name} ({engine.title})" for name, engine in ENGINES.items())
-PRECISIONS = one_of(dict.fromkeys(precision for engine in ENGINES.values() for precision in engine.precisions))
+PRECISIONS = list(dict.fromkeys(precision for engine in ENGINES.values() for precision in engine.precisions))
 
 
 def export(
@@ -46,8 +46,13 @@ def export(
         str,
         typer.Argument(help="The folder of a run, or timm: and the name of a timm model.", metavar="RUN|timm:NAME"),
     ],
-    target: Annotated[str, typer.Option("--target", help=f"The engine: {TARGETS}.")],
-    precision: Annotated[str, typer.Option("--precision", help=f"The precision: {PRECISIONS}.")] = "fp32",
+    target: Annotated[
+        str, typer.Option("--target", autocompletion=lambda: list(ENGINES), help=f"The engine: {TARGETS}.")
+    ],
+    precision: Annotated[
+        str,
+        typer.Option("--precision", autocompletion=lambda: PRECISIONS, help=f"The precision: {one_of(PRECISIONS)}."),
+    ] = "fp32",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -99,6 +104,7 @@ def export(
         Path | None,
         typer.Option("--sign", help="The private key that signs the bundle, from libkd-sdk keygen."),
     ] = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Export the student of a run, or a timm model: lower it for an engine, prove it, and write a bundle.

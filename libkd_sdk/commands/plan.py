@@ -8,22 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from runtimes.engines import ENGINES
 from sdk.errors import UsageError
 from sdk.exporting.request import find_lowering
 from trainer.units import duration
 
 from ..latency import Device, Shape, find, shapes, time_here, times_of
 from ..options import (
+    BatchOption,
     DataOption,
     DeviceOption,
+    EpochsOption,
+    LrOption,
     MeasuredThreadsOption,
     RecipeOption,
     RootOption,
+    SetOption,
+    SizeOption,
     SkipBadOption,
     UnlabelledOption,
     training_extra,
 )
-from ..output import Bars, JsonOption, remark, show_facts, show_json, show_table, stdout
+from ..output import Bars, JsonOption, QuietOption, remark, show_facts, show_json, show_table, stdout
+from .export import PRECISIONS
 
 if TYPE_CHECKING:
     from trainer.data import Dataset
@@ -45,29 +52,34 @@ def plan(
     classes: Annotated[
         int | None, typer.Option("--classes", min=2, help="Without --data: the number of classes.")
     ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            "--size", min=8, max=1024, help="Without --data: the width and height in pixels of the nets' input."
-        ),
-    ] = None,
+    size: SizeOption = None,
     recipe: RecipeOption = None,
     root: RootOption = None,
     skip_bad: SkipBadOption = False,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
     threads: MeasuredThreadsOption = None,
     latency_ms: Annotated[
         float | None,
         typer.Option("--latency-ms", min=0.0, help="Look for students that take no longer than this for an image."),
     ] = None,
-    target: Annotated[str, typer.Option("--target", help="With --latency-ms: the engine.")] = "onnx",
-    precision: Annotated[str, typer.Option("--precision", help="With --latency-ms: the precision.")] = "fp32",
+    target: Annotated[
+        str, typer.Option("--target", autocompletion=lambda: list(ENGINES), help="With --latency-ms: the engine.")
+    ] = "onnx",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", autocompletion=lambda: PRECISIONS, help="With --latency-ms: the precision."),
+    ] = "fp32",
     measured: Annotated[
         Path | None,
         typer.Option(
             "--measured", help="With --latency-ms: the output of benchmark --json on another device, instead of this."
         ),
     ] = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Estimate what a run costs on this machine: its time, its storage, and from when on the logit store pays off.
@@ -88,21 +100,23 @@ def plan(
         raise UsageError("--measured goes with --latency-ms")
     if data is None and (images is None or classes is None or size is None):
         raise UsageError("name the images by --data, or describe them by --images, --classes and --size")
-    if data is not None and (images, classes, size) != (None, None, None):
-        raise UsageError("--images, --classes and --size describe images that --data does not name; leave them out")
+    if data is not None and (images, classes) != (None, None):
+        raise UsageError("--images and --classes describe images that --data does not name; leave them out")
     with training_extra():
         from trainer.arms import own_arm
         from trainer.estimate import estimate, imagined, store_cost
         from trainer.pace import Paces
         from trainer.recipe import read_recipe, recipe_for
         from trainer.run import Job, Run
+        from trainer.settings import Settings
         from trainer.start import at_speed, choose, source_of
 
+    settings = Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ())
     with Bars() as bars:
         if source := source_of(data, unlabelled or (), root, skip_bad):
-            chosen, dataset = choose(source, recipe, bars)
+            chosen, dataset = choose(source, recipe, bars, settings)
         else:
-            chosen = read_recipe(recipe) if recipe else recipe_for(size or 0)
+            chosen = settings.applied(read_recipe(recipe) if recipe else recipe_for(size or 0))
             dataset = imagined(chosen, images=images or 0, classes=classes or 0, size=size or 0)
         if latency_ms is not None:
             there = Device(target, precision, threads)

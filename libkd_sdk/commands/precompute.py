@@ -11,7 +11,7 @@ import typer
 from trainer.units import duration, size
 
 from ..options import DataOption, DeviceOption, MeasuredThreadsOption, OutOption, RootOption, training_extra
-from ..output import Bars, JsonOption, percent, show_facts, show_json
+from ..output import Bars, JsonOption, QuietOption, percent, show_facts, show_json
 
 
 def precompute(
@@ -23,6 +23,7 @@ def precompute(
     check: Annotated[
         bool, typer.Option("--check", help="Recompute a random sample of a filled store, and report the errors.")
     ] = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Fill the logit store of a run, or check it.

@@ -15,7 +15,7 @@ from sdk.errors import ImageError, UsageError
 from sdk.folders import described, images_in
 
 from ..options import ThreadsOption
-from ..output import JsonOption, remark, show_json, show_table
+from ..output import JsonOption, QuietOption, remark, show_json, show_table
 
 
 def predict(
@@ -26,6 +26,7 @@ def predict(
     top_k: Annotated[int, typer.Option("--top-k", help="List at most so many labels for each image.")] = 3,
     threshold: Annotated[float, typer.Option("--threshold", help="Do not list labels with a lower score.")] = 0.0,
     threads: ThreadsOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> int:
     """Predict what images show.

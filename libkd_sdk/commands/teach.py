@@ -11,18 +11,23 @@ import typer
 from sdk.errors import UsageError
 
 from ..options import (
+    BatchOption,
     DataOption,
     DeviceOption,
+    EpochsOption,
+    LrOption,
     MeasuredThreadsOption,
     OutOption,
     RecipeOption,
     RootOption,
     SeedOption,
+    SetOption,
+    SizeOption,
     SkipBadOption,
     UnlabelledOption,
     training_extra,
 )
-from ..output import Bars, JsonOption, percent, show_facts, show_json
+from ..output import Bars, JsonOption, QuietOption, percent, show_facts, show_json
 from ..pages.page import ALWAYS_THE_LARGEST
 
 
@@ -35,11 +40,20 @@ def teach(
     root: RootOption = None,
     skip_bad: SkipBadOption = False,
     seed: SeedOption = None,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    lr: LrOption = None,
+    size: SizeOption = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
     threads: MeasuredThreadsOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train one teacher of a run.
+
+    When the command is run again, it continues where it stopped. The run keeps the recipe that it started with, for the
+    other teachers and the student too.
 
     Example: libkd-sdk teach conv --data images/ --out run/
     """
@@ -47,6 +61,7 @@ def teach(
         from trainer.estimate import tell_estimate
         from trainer.recipe import Recipe
         from trainer.run import teacher_stage
+        from trainer.settings import Settings
         from trainer.start import RunRequest, at_work, source_of
         from trainer.train import train_teacher
 
@@ -55,7 +70,10 @@ def teach(
             raise UsageError(f"the recipe has no teacher {name!r}; it has {', '.join(chosen.teachers)}")
 
     source = source_of(data, unlabelled or (), root, skip_bad)
-    request = RunRequest(out=out, source=source, recipe=recipe, seed=seed, device=device, threads=threads)
+    settings = Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ())
+    request = RunRequest(
+        out=out, source=source, recipe=recipe, seed=seed, device=device, threads=threads, settings=settings
+    )
     with Bars() as bars, at_work(request, bars, check=has_teacher) as job:
         tell_estimate([job], lambda recipe: [], [name])
         train_teacher(job, name)

@@ -12,7 +12,7 @@ from sdk.bundle import verify as verify_bundle
 from sdk.bundle.trial import TIMEOUT_S
 
 from ..options import ThreadsOption, TrustedOption
-from ..output import JsonOption, show_facts, show_json
+from ..output import JsonOption, QuietOption, show_facts, show_json
 from .info import signature
 
 
@@ -31,6 +31,7 @@ def verify(
             "for many cores.",
         ),
     ] = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Check that a bundle is whole, and that it answers on this machine as it did when it was made.

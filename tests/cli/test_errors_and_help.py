@@ -15,7 +15,7 @@ import pytest
 import runtimes.errors
 import sdk.errors
 import trainer.errors
-from libkd_sdk.main import COMMANDS
+from libkd_sdk.main import COMMANDS, CONTINUED
 from libkd_sdk.main import run as run_command
 from runtimes.engines import ENGINES
 from shell import LIBKD, libkd, succeeded
@@ -33,6 +33,7 @@ NAMES = (
     "benchmark",
     "verify",
     "info",
+    "recipe",
     "keygen",
     "sign",
 )
@@ -66,6 +67,13 @@ def test_help_says_in_sentences_what_a_command_does(command):
     assert all(paragraph.strip().endswith(".") for paragraph in (first, *paragraphs[:-1]))
 
 
+@pytest.mark.parametrize("command", sorted(CONTINUED))
+def test_help_says_how_to_resume(command, shell, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    text = shell.succeeded(command, "--help")
+    assert "there is no --resume" in text or "it trains only what is missing" in text
+
+
 def test_help_fits_its_paragraphs_to_the_terminal(shell, monkeypatch):
     monkeypatch.setenv("COLUMNS", "500")
     lines = [line.strip() for line in shell.succeeded("demo", "--help").splitlines()]
@@ -89,7 +97,9 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(shell, clothes, tiny_recip
     assert "name the images by --data" in fails("distill", "--out", run)
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(tiny_recipe_file.read_text() + "\n[student.traning]\nepochs = 3\n")
-    assert "unknown field `traning`" in fails("distill", "--data", clothes, "--out", run, "--recipe", wrong)
+    assert "[student] has no key 'traning'; did you mean 'training'?" in fails(
+        "distill", "--data", clothes, "--out", run, "--recipe", wrong
+    )
     assert "no device 'gpu9'" in fails("distill", "--data", clothes, "--out", run, "--device", "gpu9")
     assert "No such option" in fails("distill", "--dta", clothes)
     assert "no run there" in fails("export", run, "--target", "onnx")

@@ -113,7 +113,8 @@ def test_a_comparison_with_unlabelled_images_and_an_arm_of_ones_own(clothes, tin
     assert done.code == 0, done.err
     results = json.loads(done.out)
     assert json.loads((out / "results.json").read_text()) == results
-    assert list(results) == ["data", "recipe", "images", "device", "torch", "seeds", "teachers", "arms", "pairs"]
+    known = ["data", "recipe", "images", "device", "torch", "seeds", "teachers", "arms", "pairs", "majority", "caveats"]
+    assert list(results) == known
     assert results["data"] == [clothes.name]
     assert results["recipe"] == "tiny"
     assert results["images"] == {"train": 33, "unlabelled": 33 + 24, "validation": 6, "test": 24}
@@ -155,8 +156,9 @@ def test_a_plan_takes_what_the_data_says(clothes, tiny_recipe_file, tmp_path, sh
     found = json.loads(shell.succeeded(*arguments, "--threads", 1, "--json"))
     assert found["store"]["bytes"] == 2 * 66 * 2 * 3 * 2  # views, images, teachers, classes, float16
     assert list(tmp_path.iterdir()) == []
-    for odd in ([*arguments, "--size", 28], ["plan", "--images", 50]):
-        assert "--images, --classes and --size" in shell.run(*odd).err
+    assert "66 images of 20x20" in shell.succeeded(*arguments, "--size", 20, "--epochs", 1)
+    assert "--images and --classes describe" in shell.refused(*arguments, "--classes", 3)
+    assert "describe them by --images, --classes and --size" in shell.refused("plan", "--images", 50)
 
 
 def test_the_first_lines_say_what_was_found_and_how_long_it_will_take(clothes, tiny_recipe_file, tmp_path, shell):

@@ -241,7 +241,7 @@ def test_more_than_one_percent_unreadable_are_left_out_on_demand_and_a_run_remem
         (
             300,
             "size: 96x96 pixels; the median of the images' shorter sides is 300, but no size above 96 is chosen by "
-            "itself; set data.size for more",
+            "itself; --size sets another",
         ),
     ],
 )

@@ -36,8 +36,11 @@ def test_a_written_recipe_reads_the_same(tiny_recipe, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epochs = 3", "unknown field `epochs`"),
-        ("[teachers.a]\nmodel = 'resnet18'\nwigth = 2.0", r"unknown field `wigth`.*teachers"),
+        ("epochs = 3", "the recipe has no key 'epochs'; did you mean 'teachers.NAME.training.epochs'"),
+        (
+            "[teachers.a]\nmodel = 'resnet18'\nwigth = 2.0",
+            r"\[teachers.a\] has no key 'wigth'; did you mean 'weight'\?",
+        ),
         ("[views]\ncount = 0", "count is at least 1"),
         ("[views.spec]\nflip = 1.5", "flip is between 0 and 1"),
         ("[views]\ncount = 'many'", "Expected `int`, got `str`.*views.count"),

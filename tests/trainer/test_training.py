@@ -142,7 +142,8 @@ def test_every_epoch_shows_every_pair_once_and_keeps_pairs_together(tiny_data):
 
 def test_other_data_or_another_recipe_are_refused(finished, tiny_recipe, tiny_data, clothes):
     before = (finished.folder / "recipe.toml").read_bytes()
-    with pytest.raises(RunError, match=r"belongs to other data \(clothes\); choose another --out"):
+    causes = r"belongs to other data \(clothes\), or follows another recipe \(it differs in data.size\)"
+    with pytest.raises(RunError, match=causes):
         start_run(finished.folder, tiny_recipe, load([clothes], DataRecipe(size=24)), SOURCE)
     other = replace(tiny_recipe, seed=8, student=replace(tiny_recipe.student, depth=3))
     with pytest.raises(RunError, match=r"another recipe \(it differs in seed, student.depth\)"):

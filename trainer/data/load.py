@@ -277,7 +277,7 @@ def _default_size(found: list[LabelledFile], step: int, progress: Progress) -> i
     median = native_size([item.file for item in found])
     usual = min(median, LARGEST_DEFAULT_SIZE)
     size = nearest_multiple(usual, step)
-    limit = f", but no size above {usual} is chosen by itself; set data.size for more" if median > usual else ""
+    limit = f", but no size above {usual} is chosen by itself; --size sets another" if median > usual else ""
     patches = f"; {size} is the nearest multiple of the student's patch, {step}" if size != usual else ""
     progress.tell(f"size: {size}x{size} pixels; the median of the images' shorter sides is {median}{limit}{patches}")
     return size
