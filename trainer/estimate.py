@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from sdk.errors import FileError
+
 from .arms import Arm, own_arm
 from .data import Dataset, Input, MemoryImages, Preprocessing, Resize, Split
 from .lessons import stored_top_k
@@ -84,6 +86,8 @@ def tell_estimate(
 ) -> None:
     """Tell the progress of some runs of the same recipe how long what is left of them will take.
 
+    Where there is no room for temporary files, it tells nothing: a run does not fail because of its estimate.
+
     Args:
         jobs: runs that differ in their seeds.
         arms: the arms that each of them trains.
@@ -91,10 +95,13 @@ def tell_estimate(
     """
     first = jobs[0]
     paces = Paces(first, QUICK_S, QUICK_BATCH)
-    found = [
-        estimate(job.run.recipe, job.data, arms(job.run.recipe), paces, teachers=teachers, is_done=job.run.has)
-        for job in jobs
-    ]
+    try:
+        found = [
+            estimate(job.run.recipe, job.data, arms(job.run.recipe), paces, teachers=teachers, is_done=job.run.has)
+            for job in jobs
+        ]
+    except (FileError, OSError):
+        return
     if total := sum(one.seconds for one in found):
         seeds = f"; {duration(total)} for {len(jobs)} seeds" if len(jobs) > 1 else ""
         first.progress.tell(f"estimate: {max(found, key=lambda one: one.seconds)}{seeds}")

@@ -180,12 +180,19 @@ def _accuracy(run: Run) -> dict[str, NetFigures]:
         PLAIN_STUDENT: run.student_record(PLAIN),
         DISTILLED_STUDENT: run.student_record(),
     }
-    return {
-        title: NetFigures(
-            parameters=record.parameters, seconds=record.seconds, **msgspec.structs.asdict(record.results["test"])
-        )
-        for title, record in records.items()
-    }
+    return {title: _figures(record) for title, record in records.items()}
+
+
+def _figures(record: NetRecord) -> NetFigures:
+    score = record.results["test"]
+    return NetFigures(
+        images=score.images,
+        top1=score.top1,
+        nll=score.nll,
+        ece=score.ece,
+        parameters=record.parameters,
+        seconds=record.seconds,
+    )
 
 
 def _bundle_figures(bundle: Bundle, timing: benchmark.Measurement) -> BundleFigures:
