@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,11 +122,7 @@ class Images:
         self.expected = [_answer(classifier, source()) for source in self.sources]
 
     def _add(self, *sources: ImageSource) -> None:
-        self.sources += [partial(_same, source) for source in sources]
-
-
-def _same(source: ImageSource) -> ImageSource:
-    return source
+        self.sources += [lambda source=source: source for source in sources]
 
 
 def _open(path: Path) -> ImageSource:
@@ -173,11 +170,12 @@ class Soak:
         for _ in self._jobs:
             self._slots.acquire()
         gc.collect()
-        for thread in threading.enumerate():
-            if thread.name.startswith("libkd-decode"):  # its stream was dropped, and it is just ending
-                thread.join()
         memory = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        threads, descriptors = (len(list(Path("/proc/self", kind).iterdir())) for kind in ("task", "fd"))
+        looks = []
+        for _ in range(20):  # a thread of a dropped stream, or one that was joined, is there for another moment
+            looks.append([len(list(Path("/proc/self", kind).iterdir())) for kind in ("task", "fd")])
+            time.sleep(0.05)
+        threads, descriptors = map(min, zip(*looks, strict=True))
         self._slots.release(len(self._jobs))
         self._go.set()
         return Counts(memory, threads, descriptors)
