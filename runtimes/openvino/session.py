@@ -38,7 +38,6 @@ class Session:
 
     def __init__(self, files: ModelFiles, signature: Signature, precision: str, threads: int | None) -> None:
         self._place = files.place
-        self._core: Any = core(files.place)
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
@@ -46,6 +45,7 @@ class Session:
         if precision == "fp32":  # by default, OpenVINO computes in bf16 if the CPU can
             self._settings |= {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_PRECISION_HINT": "f32"}
         with engine_failures(f"{files.place}: loading {FILE}"):
+            self._core: Any = core(files.place)
             weights = openvino.Tensor(np.frombuffer(files.contents[WEIGHTS], np.uint8))  # bytes would be copied twice
             self._model: Any = self._core.read_model(files.contents[FILE], weights)
             inputs, outputs = (list(map(_port, ports)) for ports in (self._model.inputs, self._model.outputs))
