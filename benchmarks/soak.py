@@ -5,8 +5,9 @@
 Each engine has a process of its own, and all of them run at the same time. The threads share one `Classifier`. They
 predict good and bad images, one by one, in batches and as streams, and leave many streams half-read. Beside them, one
 thread opens, uses and closes other classifiers of the same bundle, and one forks the process while a stream is
-half-read. At two minutes and at the end everybody waits for a moment, and memory, threads and descriptors are counted.
-glibc is told to give freed memory back (`ALLOCATOR`), because by default the memory varies by a fifth between pauses.
+half-read. At two minutes, at ten and at the end everybody waits for a moment, and memory, threads and descriptors are
+counted; ten minutes count as warm. glibc is told to give freed memory back (`ALLOCATOR`), because by default the memory
+varies by a fifth between pauses.
 
 The exit code is 1 if an answer was wrong, a child was lost, memory grew by more than 2 %, or a thread or a descriptor
 is left over. A process that hangs says where its threads stand, and ends.
@@ -32,6 +33,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +45,8 @@ from runtimes.engines import ENGINES
 from sdk.images import ImageSource
 
 THREADS, THREADS_OF_ENGINE = 8, 2
-WARM_S = 120.0
+EARLY_S, WARM_S = 120.0, 600.0
+"""When memory is counted first, and when everything counts as warm, in seconds."""
 FORK_EVERY_S = 3.0
 CHILD_S = 60
 """Seconds after which a forked child counts as hanging."""
@@ -164,8 +167,9 @@ class Soak:
         for thread in self._threads:
             thread.join()
 
-    def paused(self) -> Counts:
-        """Let everybody wait, and count what the process has."""
+    def paused_after(self, seconds: float) -> Counts:
+        """Let everybody work for a time, then wait, and count what the process has."""
+        self.over.wait(seconds)
         self._go.clear()
         for _ in self._jobs:
             self._slots.acquire()
@@ -261,6 +265,7 @@ class Soak:
         self._check(numbers[0], next(stream))
         child = os.fork()
         if child == 0:
+            faulthandler.register(signal.SIGALRM, chain=True)  # a child that hangs says where, and is ended
             signal.alarm(CHILD_S)
             os._exit(self._in_child(stream, numbers[0]))
         for number, outcome in zip(numbers[1:], stream, strict=True):
@@ -317,12 +322,9 @@ def _soak(bundle: Path, seconds: float) -> dict[str, Any]:
     faulthandler.dump_traceback_later(seconds + LATE_S, exit=True)
     with tempfile.TemporaryDirectory() as folder, sdk.Classifier(bundle, threads=THREADS_OF_ENGINE) as classifier:
         images = Images(Path(folder), classifier)
-        warm_s = min(WARM_S, seconds / 2)
+        moments = (min(EARLY_S, seconds / 4), min(WARM_S, seconds / 2), seconds)
         with Soak(bundle, images, classifier) as soak:
-            soak.over.wait(warm_s)
-            warm = soak.paused()
-            soak.over.wait(seconds - warm_s)
-            end = soak.paused()
+            early, warm, end = [soak.paused_after(last - first) for first, last in pairwise((0, *moments))]
         growth = end.memory / warm.memory - 1
         faults = list(soak.faults)
         if growth > GROWTH:
@@ -334,6 +336,7 @@ def _soak(bundle: Path, seconds: float) -> dict[str, Any]:
             **soak.counts,
             "largest difference": soak.largest,
             "growth": growth,
+            "early": early._asdict(),
             "when warm": warm._asdict(),
             "at the end": end._asdict(),
             "faults": faults,
