@@ -12,10 +12,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from sdk.bundle.folder import sign
 from sdk.bundle.keys import PrivateKey
 from sdk.bundle.manifest import MANIFEST
 from sdk.bundle.signature import SIGNATURE
+from sdk.bundle.writing import sign
 
 ODD_NAMES = (
     *("../model.onnx", "/etc/passwd", "a/b", "a\\b", "", ".", "..", ".hidden", "model.onnx\0", "model.onnx\n", "C:m"),

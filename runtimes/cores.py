@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -68,6 +67,8 @@ def fastest(most: int, seconds: Callable[[int], float], least_s: float = 0.0) ->
         seconds: does some work with a number of threads, and returns how long that took. Its first call warms up.
         least_s: rounds are added until they have taken that many seconds.
     """
+    from statistics import median  # only here, because loading it takes as long as a module of ours
+
     counts = [most >> power for power in range(most.bit_length())]
     if len(counts) == 1:
         return Threads(most)
@@ -77,8 +78,8 @@ def fastest(most: int, seconds: Callable[[int], float], least_s: float = 0.0) ->
         for count, taken in times.items():
             taken.append(seconds(count))
         rounds += 1
-    medians = {count: statistics.median(taken[1:]) for count, taken in times.items()}
-    chosen = min(count for count, median in medians.items() if median <= WORTH * min(medians.values()))
+    medians = {count: median(taken[1:]) for count, taken in times.items()}
+    chosen = min(count for count, middle in medians.items() if middle <= WORTH * min(medians.values()))
     return Threads(chosen, medians[most] / medians[chosen], medians[most] > WORTH * medians[1])
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import benchmark
-    from .bundle import Bundle, verify
+    from .bundle import Bundle
+    from .bundle.verify import verify
     from .classifier import Classifier
     from .errors import (
         BundleError,
@@ -51,7 +52,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "bundle": ("Bundle", "verify"),
+    "bundle": ("Bundle",),
+    "bundle.verify": ("verify",),
     "classifier": ("Classifier",),
     "errors": (
         "BundleError",

@@ -1,15 +1,18 @@
-"""The classifier: images in, predictions out, for one image, a batch or a stream."""
+"""The classifier: images in, predictions out, for one image, a batch or a stream.
+
+What only a constructor or a stream needs is imported there. So `from sdk import Classifier` takes little longer than
+numpy and Pillow, which every program with images imports.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeGuard, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, TypeVar, cast, overload
 
 import numpy as np
 from PIL.Image import Image
@@ -18,13 +21,16 @@ from runtimes.base import Session, Signature
 from runtimes.checked import CheckedSession
 from runtimes.cores import usable_cores
 
-from .bundle import Bundle
-from .bundle.keys import Key
-from .bundle.trial import Limits, try_in_child
 from .errors import ImageError, UsageError
-from .images import ImageSource, Input, Pixels, pixels, source_name
+from .images import ImageSource, Input, Pixels, is_ready, pixels, source_name
 from .prediction import Choice, Prediction
 from .sharing import SharedSession
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from .bundle import Bundle
+    from .bundle.keys import Key
 
 _BATCH = 32
 
@@ -72,12 +78,16 @@ class Classifier:
             EngineMissing, EngineError: the engine is not installed, or can't load the file.
             ProofError: the self-test failed.
         """
+        from .bundle import Bundle
+
         allow, deny, trusted = _kept(allow), _kept(deny), _kept(trusted)
         bundle = Bundle.open(path, trusted=trusted)
         choice = Choice(bundle.labels, top_k, score_threshold, allow, deny)
         if self_test:
             if bundle.golden() is None:
                 raise UsageError(f"{bundle.path}: has no golden images for a self-test; export again and include some")
+            from .bundle.trial import Limits, try_in_child
+
             try_in_child(bundle, threads, Limits())
         session = bundle.session(threads)
         try:
@@ -212,7 +222,8 @@ class Classifier:
         Args:
             images: any iterable, even an endless one. At most `batch_size + max(batch_size, workers)` images are held
                 at a time, and the first prediction comes after that many were taken. For a live camera, `workers=1`
-                limits the delay to one image.
+                limits the delay to one image. An array is not copied: it may be written to again when its prediction is
+                there, so a camera needs a new array for each image.
             batch_size: images per call of the engine.
             workers: threads that decode; by default, the usable cores, at most 4.
             errors: with "return", an image that can't be read has its `ImageError` in its place.
@@ -261,13 +272,16 @@ class Classifier:
     def _predictions(
         self, images: Iterable[ImageSource], batch_size: int, workers: int, keep_errors: bool
     ) -> Iterator[Prediction | ImageError]:
-        ahead: deque[tuple[str, Future[Pixels]]] = deque()
+        from concurrent.futures import ThreadPoolExecutor
+
+        ahead: deque[tuple[str, Pixels | Future[Pixels]]] = deque()
         held = batch_size + max(batch_size, workers)
         process, wait = os.getpid(), True
         decoders = ThreadPoolExecutor(workers, thread_name_prefix="libkd-decode")
         try:
             for image in images:
-                ahead.append((source_name(image), decoders.submit(pixels, image, self._input)))
+                decoded = image if is_ready(image, self._input) else decoders.submit(pixels, image, self._input)
+                ahead.append((source_name(image), decoded))
                 if len(ahead) == held:
                     yield from self._predict_decoded([ahead.popleft() for _ in range(batch_size)], keep_errors)
                     _stay_in(process)
@@ -284,15 +298,18 @@ class Classifier:
             decoders.shutdown(wait=wait, cancel_futures=True)
 
     def _predict_decoded(
-        self, batch: list[tuple[str, Future[Pixels]]], keep_errors: bool
+        self, batch: list[tuple[str, Pixels | Future[Pixels]]], keep_errors: bool
     ) -> Iterator[Prediction | ImageError]:
         """Yield the outcomes in order. Without `keep_errors`, images before an unreadable one are still predicted."""
         outcomes: list[Pixels | ImageError] = []
-        for _, future in batch:
-            fault = future.exception()
+        for _, image in batch:
+            if isinstance(image, np.ndarray):
+                outcomes.append(image)
+                continue
+            fault = image.exception()
             if fault is not None and not isinstance(fault, ImageError):
                 raise fault
-            outcomes.append(fault or future.result())
+            outcomes.append(fault or image.result())
             if fault is not None and not keep_errors:
                 break
         readable = [outcome for outcome in outcomes if not isinstance(outcome, ImageError)]

@@ -14,7 +14,6 @@ LibkdError                  one line: what is wrong, where, and how to fix it
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from runtimes.errors import BundleError, EngineError, EngineMissing, ExportError, LibkdError, import_failure
@@ -68,6 +67,8 @@ class ProofError(ExportError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown word: the closest known one, or a few of them."""
+    import difflib  # only here, because most programs never make such an error
+
     known = list(known)
     if close := difflib.get_close_matches(word, known, n=1):
         return f"did you mean {close[0]!r}?"

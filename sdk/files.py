@@ -5,9 +5,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 import errno
-import hashlib
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -59,7 +57,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
         FileError: the disk is full, or the folder can't be written.
     """
     # Not the process's number: on machines that share a folder, two may have the same one.
-    partial = path.with_name(f".{path.name}.{secrets.randbelow(10**12)}")
+    partial = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     with disk_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -208,6 +206,8 @@ class OpenFolder:
 
 def sha256(content: bytes | memoryview) -> str:
     """Return the SHA-256 of some bytes in hexadecimal."""
+    import hashlib  # only here, because it loads OpenSSL
+
     return hashlib.sha256(content).hexdigest()
 
 

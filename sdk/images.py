@@ -11,7 +11,7 @@ no label.
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeGuard
 
 import msgspec
 import numpy as np
@@ -45,6 +45,7 @@ __all__ = [
     "Preprocessing",
     "Resize",
     "crop",
+    "is_ready",
     "pixels",
     "read",
     "resize",
@@ -151,6 +152,13 @@ def read(source: ImageSource) -> Image.Image:
         return stored.turned(to_rgb(stored.image))
 
 
+def is_ready(source: ImageSource, input: Input) -> TypeGuard[Pixels]:
+    """Return whether a source is an array of exactly the model's height and width, which is used as it is."""
+    return (
+        isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.shape == (input.height, input.width, 3)
+    )
+
+
 def pixels(source: ImageSource, input: Input) -> Pixels:
     """Return the uint8 RGB pixels [height, width, 3], C-contiguous, that a model with this `input` takes.
 
@@ -159,8 +167,7 @@ def pixels(source: ImageSource, input: Input) -> Pixels:
     Raises:
         ImageError: the image can't be read.
     """
-    size = (input.height, input.width)
-    if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.shape == (*size, 3):
+    if is_ready(source, input):
         return np.ascontiguousarray(source)
     at_least = None if input.resize.filter == "nearest" else MARGIN * max(input.resize.size)
     with decoded(source, at_least) as stored:

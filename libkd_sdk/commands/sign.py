@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sdk.bundle.folder import sign as sign_bundle
 from sdk.bundle.keys import read_private
+from sdk.bundle.writing import sign as sign_bundle
 
 from ..output import JsonOption, show_facts, show_json
 

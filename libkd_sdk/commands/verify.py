@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from sdk.bundle import verify as verify_bundle
 from sdk.bundle.trial import TIMEOUT_S
+from sdk.bundle.verify import verify as verify_bundle
 
 from ..options import ThreadsOption, TrustedOption
 from ..output import JsonOption, QuietOption, show_facts, show_json

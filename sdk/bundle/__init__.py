@@ -4,6 +4,5 @@ from .folder import Bundle
 from .golden import Golden
 from .manifest import Manifest
 from .signature import Signed
-from .verify import Verification, verify
 
-__all__ = ["Bundle", "Golden", "Manifest", "Signed", "Verification", "verify"]
+__all__ = ["Bundle", "Golden", "Manifest", "Signed"]

@@ -14,11 +14,12 @@ from msgspec.structs import replace
 from runtimes.base import Lowering, ModelFiles, Quantization, Session, Signature
 from runtimes.engines import ENGINES, open_session
 
-from ..bundle.folder import Bundle, check_replaceable, new_folder, seal
-from ..bundle.folder import sign as sign_bundle
+from ..bundle import Bundle
 from ..bundle.golden import TOLERANCE, Golden
 from ..bundle.keys import Key, read_private
 from ..bundle.manifest import Lowered, Manifest, Proof, Quantized, embedded
+from ..bundle.writing import check_replaceable, new_folder, seal
+from ..bundle.writing import sign as sign_bundle
 from ..errors import ExportError, ProofError, UsageError
 from ..files import disk_failures
 from ..images import ImageSource, Pixels, Preprocessing, pixels

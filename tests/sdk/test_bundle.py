@@ -15,9 +15,9 @@ from patterns import LABELS, SIZE
 from runtimes.base import ModelFiles, Signature
 from runtimes.engines import ENGINES, open_session
 from sdk import Bundle, BundleError, ProofError, verify
-from sdk.bundle.folder import new_folder
 from sdk.bundle.golden import GOLDEN
 from sdk.bundle.manifest import MANIFEST, embedded
+from sdk.bundle.writing import new_folder
 from sdk.exporting.card import CARD
 
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from sdk import Bundle, BundleError, FileError, UsageError
-from sdk.bundle.folder import check_replaceable, new_folder, seal
 from sdk.bundle.manifest import MANIFEST
+from sdk.bundle.writing import check_replaceable, new_folder, seal
 
 
 class TestWriting:
@@ -145,7 +145,7 @@ class TestWriting:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sdk.bundle import folder as room
+from sdk.bundle import writing as room
 
 out, other, place, when = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 home, name = (room, place) if hasattr(room, place) else (room.shutil, place)

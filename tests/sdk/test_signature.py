@@ -23,10 +23,10 @@ from bundle_edits import manifest, rewrite
 from runtimes.engines import ENGINES
 from sdk import Bundle, BundleError, Classifier, FileError, SignatureError, UsageError, verify
 from sdk.bundle import Signed, folder
-from sdk.bundle.folder import sign
 from sdk.bundle.keys import PASSPHRASE, new_key, read_private, read_public
 from sdk.bundle.manifest import MANIFEST
 from sdk.bundle.signature import MAX_SIGNATURE_BYTES, SIGNATURE
+from sdk.bundle.writing import sign
 
 
 class Pair:
