@@ -325,8 +325,7 @@ def _soak(bundle: Path, seconds: float) -> dict[str, Any]:
         moments = (min(EARLY_S, seconds / 4), min(WARM_S, seconds / 2), seconds)
         with Soak(bundle, images, classifier) as soak:
             early, warm, end = [soak.paused_after(last - first) for first, last in pairwise((0, *moments))]
-        growth = end.memory / warm.memory - 1
-        faults = list(soak.faults)
+        growth, faults = end.memory / warm.memory - 1, list(soak.faults)
         if growth > GROWTH:
             faults.append(f"memory grew by {growth:.1%}")
         if end.threads > warm.threads or end.descriptors > warm.descriptors:

@@ -170,6 +170,7 @@ class Classifier:
             EngineError: the engine failed.
             UsageError: the classifier is closed.
         """
+        self._session.check_open()
         return self._choice.prediction(self._session.run(pixels(image, self._input)[None])[0], source_name(image))
 
     @overload
@@ -188,6 +189,7 @@ class Classifier:
         Raises:
             ImageError: an image can't be read, with `errors="raise"`.
             EngineError: the engine failed.
+            UsageError: the classifier is closed.
         """
         return list(self._stream(images, _BATCH, None, errors))
 
@@ -231,6 +233,7 @@ class Classifier:
         Raises:
             ImageError: an image can't be read, with `errors="raise"`.
             EngineError: the engine failed.
+            UsageError: an argument makes no sense, or the classifier is closed.
         """
         return self._stream(images, batch_size, workers, errors)
 
@@ -261,6 +264,7 @@ class Classifier:
         self, images: Iterable[ImageSource], batch_size: int, workers: int | None, errors: str
     ) -> Iterator[Prediction | ImageError]:
         """Check the arguments now and not at the first prediction, as a generator would."""
+        self._session.check_open()
         if _is_one_image(images):
             raise UsageError(f"{source_name(images)} is one image; use predict, or give a list")
         if errors not in ("raise", "return"):
@@ -301,6 +305,7 @@ class Classifier:
         self, batch: list[tuple[str, Pixels | Future[Pixels]]], keep_errors: bool
     ) -> Iterator[Prediction | ImageError]:
         """Yield the outcomes in order. Without `keep_errors`, images before an unreadable one are still predicted."""
+        self._session.check_open()
         outcomes: list[Pixels | ImageError] = []
         for _, image in batch:
             if isinstance(image, np.ndarray):

@@ -58,9 +58,13 @@ class SharedSession:
             self._closed = True
             self._free()
 
-    def _opened(self) -> Session:
+    def check_open(self) -> None:
+        """Raise `UsageError` if it was closed."""
         if self._closed:
             raise UsageError("this classifier is closed; make a new one")
+
+    def _opened(self) -> Session:
+        self.check_open()
         session = self._session
         if session is not None:
             return session

@@ -291,9 +291,25 @@ class TestLife:
         classifier.warm_up()
         classifier.close()
         classifier.close()
-        for use in (lambda: classifier.predict(patterns(1, 0)[0]), classifier.warm_up):
+        uses = (
+            lambda: classifier.predict(patterns(1, 0)[0]),
+            lambda: classifier.predict(b"no image"),
+            lambda: classifier.predict_batch([]),
+            lambda: classifier.predict_batch([b"no image"], errors="return"),
+            lambda: classifier.stream([b"no image"], errors="return"),
+            classifier.warm_up,
+        )
+        for use in uses:
             with pytest.raises(UsageError, match="closed"):
                 use()
+
+    def test_closed_within_a_stream_of_unreadable_images(self, bundles):
+        classifier = Classifier(bundles["onnx"].path)
+        stream = classifier.stream(itertools.repeat(b"no image"), errors="return")
+        assert isinstance(next(stream), ImageError)
+        classifier.close()
+        with pytest.raises(UsageError, match="closed"):
+            next(stream)
 
     def test_its_bundle_and_labels(self, bundles):
         with Classifier(str(bundles["onnx"].path)) as classifier:
