@@ -90,9 +90,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force the files of a folder, which holds no folders, and their names to the disk."""
-    for file in folder.iterdir():
-        with file.open("r+b") as content:
+    """Force the files below a folder, and their names, to the disk."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            sync_tree(entry)
+            continue
+        with entry.open("r+b") as content:
             os.fsync(content.fileno())
     sync_folder(folder)
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from ..errors import BundleError, UsageError
-from ..files import OpenFolder, disk_failures, exchange, sha256, sync_folder, sync_tree, write_whole
+from ..files import disk_failures, sha256, sync_folder, write_whole
+from ..whole_folder import hidden_beside, whole_folder
 from .folder import Bundle
 from .keys import PrivateKey
 from .manifest import MANIFEST, FileEntry, Manifest
@@ -24,69 +23,15 @@ from .signature import SIGNATURE, Signed, signature_of
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder that replaces `out` when the block ends, and that is deleted if the block raises.
-
-    At every moment, even if the process is killed, `out` is the old bundle or the new one. What a killed process left
-    is removed by the next one.
+    """Yield a hidden folder that replaces the bundle `out` when the block ends; see `whole_folder`.
 
     Raises:
         UsageError: `out` exists and is not a bundle; nothing is written then.
         FileError: the disk is full, or the folder can't be written.
     """
     check_replaceable(out)
-    out = out.resolve()
-    new_parents = [parent for parent in out.parents if not parent.exists()]
-    folder = _hidden(out, "new")
-    try:
-        with disk_failures(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(out)
-            folder.mkdir()
-        with OpenFolder(folder) as opened:
-            opened.lock()  # tells others that it is in use
-            yield folder
-            with disk_failures(out):
-                sync_tree(folder)
-                _take_place(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in new_parents:
-            with suppress(OSError):  # not empty: the bundle is in it
-                parent.rmdir()
-
-
-def _hidden(out: Path, kind: str) -> Path:
-    return out.with_name(f".{out.name}.{uuid.uuid4().hex[:12]}.{kind}")
-
-
-def _sweep(out: Path) -> None:
-    """Remove the hidden folders that killed processes left beside `out`, or bring back the bundle in one."""
-    left = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.(new|old)")
-    for entry in sorted(out.parent.iterdir()):
-        if not left.fullmatch(entry.name) or entry.is_symlink() or not entry.is_dir():
-            continue
-        if entry.suffix == ".old" and not out.exists():
-            entry.rename(out)
-            continue
-        with suppress(OSError), OpenFolder(entry) as opened:
-            if opened.lock():
-                shutil.rmtree(entry, ignore_errors=True)
-
-
-def _take_place(folder: Path, out: Path) -> None:
-    """Give `folder` the name `out`. What had the name before is then called `folder`, or deleted."""
-    if not out.exists():
-        folder.rename(out)
-    elif not exchange(folder, out):  # then for a moment there is neither
-        old = _hidden(out, "old")
-        out.rename(old)
-        try:
-            folder.rename(out)
-        except BaseException:
-            old.rename(out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    sync_folder(out.parent)
+    with whole_folder(out) as folder:
+        yield folder
 
 
 def check_replaceable(out: Path) -> None:
@@ -126,7 +71,7 @@ def sign(path: str | os.PathLike[str], key: PrivateKey) -> Bundle:
         FileError: the disk is full, or the folder can't be written.
     """
     bundle = Bundle.open(path)
-    hidden = _hidden(bundle.path.resolve(), "new")  # outside of the bundle, where a reader would not know the file
+    hidden = hidden_beside(bundle.path.resolve(), "new")  # outside of the bundle: a reader would not know the file
     try:
         write_whole(hidden / SIGNATURE, signature_of(bundle.contents[MANIFEST], key))
         with disk_failures(bundle.path):

@@ -228,8 +228,15 @@ def _content(source: ImageSource, name: str) -> bytes:
 
 
 def _file(path: str | os.PathLike[str], name: str) -> bytes | None:
-    try:
+    with refused_files(path, name):
         return read_regular(path, MAX_BYTES)
+
+
+@contextmanager
+def refused_files(path: str | os.PathLike[str], name: str) -> Iterator[None]:
+    """Turn an `OSError` of reading the file `path` inside the block into an `ImageError` that calls it `name`."""
+    try:
+        yield
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file; check the path") from None
     except OSError as fault:

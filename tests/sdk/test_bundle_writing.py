@@ -145,7 +145,7 @@ class TestWriting:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sdk.bundle import writing as room
+from sdk import whole_folder as room
 
 out, other, place, when = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 home, name = (room, place) if hasattr(room, place) else (room.shutil, place)
@@ -159,7 +159,7 @@ def deadly(*arguments, **named):
     return done
 
 setattr(home, name, deadly)
-with room.new_folder(out) as new:
+with room.whole_folder(out) as new:
     for file in other.iterdir():
         (new / file.name).write_bytes(file.read_bytes())
 """
