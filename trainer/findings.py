@@ -8,20 +8,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .answers import Answer, answers_in, logits_of_net, mistakes, title_of
 from .caveats import caveats
 from .data import Split
 from .evaluate import Scores, calibration_error, confusion, logits_of, majority
 from .metrics import epoch_rows, training_seconds
 from .recipe import write_recipe
 from .records import NetRecord, TeacherRecord
-from .run import LOGITS, PLAIN, STUDENT, Job, Run, load_student, load_teacher, teacher_stage
+from .run import LOGITS, PLAIN, STUDENT, Job, Run, load_student, teacher_stage
 
 BINS, SAMPLES = 15, 24
 PACKAGES = ("libkd-sdk", "torch", "torchvision", "timm", "numpy")
@@ -59,7 +60,7 @@ class Stage:
     @property
     def title(self) -> str:
         """The name with the kind: `teacher conv`, `student`, `student without teachers`."""
-        return {"student": "student", "plain": "student without teachers"}.get(self.kind, f"teacher {self.name}")
+        return title_of(self.stage)
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,6 @@ class Reliability:
     accuracy: Floats
     count: NDArray[np.int64]
     ece: float
-
-
-class Answer(NamedTuple):
-    """The class that a net predicts for an image, and its probability."""
-
-    label: int
-    confidence: float
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,8 @@ class Findings:
             NaN for a class without test images.
         before, after: the student's reliability on the test images, at temperature 1 and at its own temperature.
         temperature: the student's temperature.
-        samples: some test images, chosen by their ids: as many wrong as right ones, if there are enough.
+        samples: some test images: the mistakes that the student was most sure of, and as many images that it gets
+            right, chosen by their ids.
         mode: the recipe's mode of the views.
         store_bytes, store_seconds: the size of the logit store and the time to fill it; None if nothing is stored, or
             if the time is not known.
@@ -151,8 +146,10 @@ def findings(job: Job) -> Findings:
     run, test = job.run, job.data.test
     student, labels, preprocessing = load_student(run)
     own = logits_of(student.to(job.device), test, preprocessing).cpu()
-    logits = {teacher_stage(name): _teacher_logits(job, name) for name in run.recipe.teachers}
-    logits[STUDENT] = own
+    teachers = map(teacher_stage, run.recipe.teachers)
+    logits = {stage: logits_of_net(run, stage, test, job.device) for stage in teachers} | {STUDENT: own}
+    if run.has(PLAIN):
+        logits[PLAIN] = logits_of_net(run, PLAIN, test, job.device)
     truth, temperature, about = test.labels.cpu(), student.temperature.item(), run.data_record()
     store, stages = run.folder / LOGITS, _stages(run)
     scores = {stage.title: stage.results["test"] for stage in stages}
@@ -177,12 +174,6 @@ def findings(job: Job) -> Findings:
         skipped=about.skipped,
         versions=_versions(job.device),
     )
-
-
-def _teacher_logits(job: Job, name: str) -> Tensor:
-    """Return a teacher's logits for the unchanged test images."""
-    teacher = load_teacher(job.run, name).to(job.device)
-    return logits_of(teacher.net, job.data.test, teacher.preprocessing).cpu()
 
 
 def _stages(run: Run) -> tuple[Stage, ...]:
@@ -250,21 +241,21 @@ def _reliability(probabilities: Tensor, truth: Tensor) -> Reliability:
 
 
 def _samples(test: Split, logits: Mapping[str, Tensor]) -> tuple[Sample, ...]:
-    """Return some test images. Those that the student gets wrong come first; apart from them, the ids decide."""
-    answers = {stage: rows.softmax(-1).max(-1) for stage, rows in logits.items()}
-    wrong = (answers[STUDENT].indices != test.labels.cpu()).tolist()
-    by_id = test.ids.argsort().tolist()
-    missed, right = ([index for index in by_id if wrong[index] is is_wrong] for is_wrong in (True, False))
-    pixels = test.pixels()
+    """Return some test images: first the most confident mistakes of the student, then right ones, chosen by their ids.
+
+    There are more of the one kind if there are too few of the other.
+    """
+    missed, answers = mistakes(logits[STUDENT], test.labels), {stage: answers_in(it) for stage, it in logits.items()}
+    wrong = set(missed)
+    right = [index for index in test.ids.argsort().tolist() if index not in wrong]
     shown = missed[: max(SAMPLES // 2, SAMPLES - len(right))]
+    pixels = test.pixels()
     return tuple(
         Sample(
             name=test.names[index],
             pixels=pixels[index].cpu().numpy(),
             label=int(test.labels[index]),
-            answers={
-                stage: Answer(int(best.indices[index]), float(best.values[index])) for stage, best in answers.items()
-            },
+            answers={stage: given[index] for stage, given in answers.items()},
         )
         for index in (*shown, *right[: SAMPLES - len(shown)])
     )

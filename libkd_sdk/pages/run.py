@@ -303,7 +303,8 @@ class Card(NamedTuple):
 
 def _card(run: Findings, sample: Sample) -> Card:
     answers = []
-    for stage in (*_of_kind(run, "teacher"), *_of_kind(run, "student")):
+    for stage in run.stages:
         answer, confidence = sample.answers[stage.stage]
-        answers.append((stage.name, answer == sample.label, run.labels[answer], f"{confidence:.0%}"))
+        name = "without teachers" if stage.kind == "plain" else stage.name
+        answers.append((name, answer == sample.label, run.labels[answer], f"{confidence:.0%}"))
     return Card(sample.name, thumbnail(sample.pixels), run.labels[sample.label], answers)

@@ -53,7 +53,7 @@ def invented(
             f"test/{labels[label]}/{number}.png",
             draw.integers(0, 256, (size, size, 3), np.uint8),
             label,
-            {stage: Answer(int(draw.integers(classes)), 0.8) for stage in accuracy},
+            {stage: Answer(int(draw.integers(classes)), 0.8) for stage, _ in kinds},
         )
         for number, label in enumerate(draw.integers(0, classes, 24).tolist())
     ]
@@ -158,6 +158,25 @@ def test_figures_are_given_in_units_that_fit():
 def test_every_sample_shows_the_name_of_its_file():
     run = invented(HOSTILE)
     assert set(Read(run_report(run)).of("small")) >= {as_unicode(sample.name) for sample in run.samples}
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "train/" + "x" * 4000 + ".png", "two\nlines\x07.png"])
+def test_a_mistake_is_shown_under_the_name_of_its_file_whatever_that_is(name):
+    run = invented(("a", "b"))
+    html = run_report(dataclasses.replace(run, samples=(dataclasses.replace(run.samples[0], name=name),)))
+    read = Read(html)
+    assert stands_alone(html)
+    assert as_unicode(name) in read.of("small")
+    assert "script" not in read.tags
+
+
+def test_a_sample_shows_what_every_net_says():
+    run = invented(("a", "b"), teachers=2)
+    nets = [
+        text for tag, text in Read(run_report(dataclasses.replace(run, samples=run.samples[:1]))).texts if tag == "td"
+    ]
+    place = nets.index("without teachers")
+    assert [nets[place - 3 * back] for back in (3, 2, 1)] == ["net0", "net1", "student"]
 
 
 def test_a_narrow_screen_shows_the_accuracy_first():

@@ -109,13 +109,17 @@ def test_samples_are_test_images_with_the_answers_of_every_net(found, tiny_data,
         index = places[sample.name]
         assert np.array_equal(sample.pixels, tiny_data.test.pixels()[index].numpy())
         assert sample.label == tiny_data.test.labels[index]
-        assert sample.answers.keys() == {"teachers/conv", "teachers/involution", "student"}
+        assert sample.answers.keys() == {"teachers/conv", "teachers/involution", "student", "arms/plain"}
         label, confidence = sample.answers["student"]
         assert probabilities[index, label] == probabilities[index].max() == pytest.approx(confidence, rel=1e-5)
     wrong = [sample.answers["student"].label != sample.label for sample in found.samples]
     missed = int(found.confusion.sum() - found.confusion.diagonal().sum())
     assert wrong == sorted(wrong, reverse=True)
     assert sum(wrong) == min(missed, max(SAMPLES // 2, SAMPLES - (len(places) - missed)))
+    sure, answers = probabilities.max(-1)
+    mistakes = [row for row, label in enumerate(tiny_data.test.labels) if answers[row] != label]
+    mistakes.sort(key=lambda row: -sure[row].item())
+    assert [places[sample.name] for sample in found.samples[: sum(wrong)]] == mistakes[: sum(wrong)]
 
 
 def test_data_recipe_and_versions_are_named(run, found, tiny_data):

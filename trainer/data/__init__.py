@@ -1,26 +1,30 @@
 """Labelled images: folders, archives and named datasets become uint8 pixels, labels and stable ids."""
 
 from .dataset import Dataset
-from .files import Input, Preprocessing, Resize, nearest_multiple
+from .files import Input, Preprocessing, Resize, content_of, nearest_multiple
 from .images import FileImages, Images, MemoryImages
 from .inputs import to_input
-from .load import load, load_labelled, load_sample, sample
+from .load import load, load_labelled, load_sample, originals, sample
+from .sources import ImageFile
 from .split import UNLABELLED, Split, to_device
 
 __all__ = [
     "UNLABELLED",
     "Dataset",
     "FileImages",
+    "ImageFile",
     "Images",
     "Input",
     "MemoryImages",
     "Preprocessing",
     "Resize",
     "Split",
+    "content_of",
     "load",
     "load_labelled",
     "load_sample",
     "nearest_multiple",
+    "originals",
     "sample",
     "to_device",
     "to_input",

@@ -27,6 +27,7 @@ __all__ = [
     "check_memory",
     "check_same",
     "check_share",
+    "content_of",
     "decode",
     "decode_again",
     "digest",
@@ -69,10 +70,22 @@ def pixels_of(file: ImageFile, input: Input) -> NDArray[np.uint8]:
     Raises:
         DataError: the file can't be read.
     """
+    content = io.BytesIO(content_of(file))
+    content.name = file.name  # the reader uses it in its errors
     try:
-        content = io.BytesIO(file.load())
-        content.name = file.name  # the reader uses it in its errors
         return pixels(content, input)
+    except ImageError as fault:
+        raise DataError(str(fault)) from fault
+
+
+def content_of(file: ImageFile) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    try:
+        return file.load()
     except ImageError as fault:
         raise DataError(str(fault)) from fault
     except OSError as fault:

@@ -29,6 +29,7 @@ from .files import (
 from .images import FileImages, Images, MemoryImages
 from .layout import Labelled, LabelledFile, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
+from .sources import ImageFile
 from .split import UNLABELLED, Split, sample_ids
 
 LARGEST_DEFAULT_SIZE = 96
@@ -140,6 +141,15 @@ def load_sample(
     found = _told(loose(_places(sources)), progress)
     chosen, _ = _read([found[index] for index in _spread(len(found), count)], (), input, progress)
     return chosen.pixels()
+
+
+def originals(sources: Sequence[str | Path]) -> dict[str, ImageFile]:
+    """Return the files of the labelled images in `sources` by their names in a split; a named dataset has none.
+
+    Raises:
+        DataError: see `load`.
+    """
+    return {} if _name(sources) else {item.file.name: item.file for item in labelled(_places(sources)).images}
 
 
 def sample(split: Split, count: int) -> Tensor:
