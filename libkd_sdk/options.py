@@ -21,6 +21,13 @@ def shipped_recipe_names() -> list[str]:
     return sorted(path.stem for path in Path(trainer.__path__[0], "recipes").glob("*.toml"))
 
 
+BundleArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="The folder of a bundle, or of a run: then it is the run's first bundle whose engine is installed.",
+        metavar="BUNDLE|RUN",
+    ),
+]
 DataOption = Annotated[
     list[str] | None,
     typer.Option(

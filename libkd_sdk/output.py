@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sdk.errors import LibkdError
 from trainer.units import duration
 
 # A pipe or a file has no width, so that nothing may be cut there.
@@ -60,10 +61,21 @@ def remark(text: str) -> None:
     stderr.print(escape(printable(text)))
 
 
+def show_error(error: LibkdError) -> None:
+    """Print the line of an error that does not end the command, also with --quiet."""
+    if sys.stderr is not None:
+        print(f"libkd-sdk: {printable(str(error))} [{error.code}]", file=sys.stderr)
+
+
 def show_text(text: str) -> None:
     """Print the text of a file, whose lines stay as they are."""
     for line in text.splitlines():
         print(printable(line.expandtabs(4)))
+
+
+def show_line(text: str) -> None:
+    """Print one line of a result that goes on."""
+    stdout.print(escape(printable(text)))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -31,7 +31,7 @@ PREDICT = """
 import importlib.util, json, sys
 from pathlib import Path
 
-for package in ("torch", "openvino", "executorch", "timm", "matplotlib"):
+for package in ("torch", "openvino", "executorch", "timm", "matplotlib", "cv2"):
     assert importlib.util.find_spec(package) is None, f"{package} is installed"
 
 import libkd_sdk, sdk, runtimes, trainer

@@ -20,10 +20,14 @@ from ..options import MeasuredThreadsOption, RootOption, training_extra
 from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
 from ..pages.benchmark import COLUMNS, benchmark_report, called, cells, title, unsteady
 from ..pages.charts import import_matplotlib
+from ..run_bundles import bundles_of
 
 
 def benchmark(
-    bundles: Annotated[list[Path], typer.Argument(help="The folders of the bundles.", metavar="BUNDLE...")],
+    bundles: Annotated[
+        list[Path],
+        typer.Argument(help="The folders of bundles, or of a run for all of its bundles.", metavar="BUNDLE|RUN..."),
+    ],
     validation: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,7 +54,7 @@ def benchmark(
 
     Example: libkd-sdk benchmark run/bundles/* --report speed.html
     """
-    opened = [Bundle.open(path) for path in bundles]
+    opened = [Bundle.open(path) for folder in bundles for path in bundles_of(folder)]
     if report is not None:
         _check_report(report)
     with Bars() as bars:

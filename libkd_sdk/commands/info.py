@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import msgspec
-import typer
 
 from sdk.bundle import Bundle, Signed
 
-from ..options import TrustedOption
+from ..options import BundleArgument, TrustedOption
 from ..output import JsonOption, percent, show_facts, show_json
+from ..run_bundles import bundle_of
 
 
 def info(
-    bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")],
+    bundle: BundleArgument,
     key: TrustedOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -23,7 +20,7 @@ def info(
 
     Example: libkd-sdk info run/bundles/onnx
     """
-    opened = Bundle.open(bundle, trusted=key or None)
+    opened = Bundle.open(bundle_of(bundle), trusted=key or None)
     manifest, proof = opened.manifest, opened.manifest.proof
     if json:
         show_json({**msgspec.to_builtins(manifest), "signed": msgspec.to_builtins(opened.signed)})

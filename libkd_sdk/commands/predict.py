@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, NamedTuple
 
 import typer
 
 from sdk.classifier import Classifier
 from sdk.errors import ImageError, UsageError
 from sdk.folders import described, images_in
+from sdk.images import ImageSource
+from sdk.prediction import Prediction
 
-from ..options import ThreadsOption
-from ..output import JsonOption, QuietOption, remark, show_json, show_table
+from ..options import BundleArgument, ThreadsOption
+from ..output import JsonOption, QuietOption, remark, show_error, show_json, show_line, show_table
+from ..run_bundles import bundle_of
+from ..video import at, frames_from, frames_of, is_camera, is_video, load_opencv, seconds_between
+
+STANDARD_INPUT = "standard input"
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")],
+    bundle: BundleArgument,
     images: Annotated[
-        list[str], typer.Argument(help="Images, folders of images, or - for an image on standard input.")
+        list[str],
+        typer.Argument(
+            help="Images, folders of images, videos, a camera such as camera:0, or - for an image on standard input."
+        ),
     ],
     top_k: Annotated[int, typer.Option("--top-k", help="List at most so many labels for each image.")] = 3,
     threshold: Annotated[float, typer.Option("--threshold", help="Do not list labels with a lower score.")] = 0.0,
+    every: Annotated[
+        str, typer.Option("--every", help="The time between the frames of a video or a camera: 1s, 0.5s or 500ms.")
+    ] = "1s",
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -34,39 +51,128 @@ def predict(
     With --json, each line is a JSON object for one image. If an image can't be read, the object has an "error" and its
     "code" instead of a label, and the exit code is 2 after all images.
 
+    Videos and cameras need the extra "video". A camera is read until Ctrl-C.
+
     Example: libkd-sdk predict run/bundles/onnx photo.jpg holiday/
     """
-    rows, failed = [], 0
+    interval = seconds_between(every)
     names = list(_expand(images))
-    with Classifier(bundle, threads=threads, top_k=top_k, score_threshold=threshold) as classifier:
-        sources = (_standard_input() if name == "-" else name for name in names)
-        for name, outcome in zip(names, classifier.stream(sources, errors="return"), strict=True):
+    is_live = any(map(is_camera, names))
+    if is_live or any(map(is_video, names)):
+        load_opencv()
+    rows, failed, taken = [], 0, deque[Source]()
+    ends = [KeyboardInterrupt] if is_live else []
+    model = Classifier(bundle_of(bundle), threads=threads, top_k=top_k, score_threshold=threshold)
+    with model as classifier, suppress(*ends):
+        for outcome in _outcomes(classifier, _taking(names, interval, taken), is_live):
+            source = taken.popleft()
             if isinstance(outcome, ImageError):
                 failed += 1
                 if json:
-                    show_json({"source": name, "error": str(outcome), "code": outcome.code})
+                    show_json({**source.as_json(), "error": str(outcome), "code": outcome.code})
                 else:
-                    remark(f"libkd-sdk: {outcome} [{outcome.code}]")
+                    show_error(outcome)
             elif json:
-                show_json({**outcome.to_dict(), "source": name})
+                show_json({**outcome.to_dict(), **source.as_json()})
+            elif is_live:
+                show_line("  ".join(filter(None, _row(source, outcome))))
             else:
-                first, *others = [*outcome.top] or [("-", 0.0)]
-                rest = ", ".join(f"{label} {score:.1%}" for label, score in others)
-                rows.append([name, first[0], f"{first[1]:.1%}", rest])
+                rows.append(_row(source, outcome))
     if rows:
         show_table("", ["image", "label", "score", "then"], rows)
     return 2 if failed else 0
 
 
-def _standard_input() -> BinaryIO:
-    if sys.stdin is None:
-        raise UsageError("standard input is closed; give the path of an image")
-    return sys.stdin.buffer
+class Source(NamedTuple):
+    """An image to predict.
+
+    Attributes:
+        name: what the user calls it: a path, a camera, or `-`.
+        image: the image itself.
+        time_s: for a frame, the seconds from the beginning.
+    """
+
+    name: str
+    image: ImageSource
+    time_s: float | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        if self.time_s is not None:
+            return at(self.name, self.time_s)
+        return STANDARD_INPUT if self.name == "-" else self.name
+
+    def as_json(self) -> dict[str, str | float]:
+        """Return its name, and for a frame the seconds, for programs."""
+        return {"source": self.name} | ({} if self.time_s is None else {"time_s": round(self.time_s, 3)})
+
+
+def _outcomes(
+    classifier: Classifier, images: Iterator[ImageSource], is_live: bool
+) -> Iterable[Prediction | ImageError]:
+    """Return the answers in the order of the images. Those to a camera do not wait for its next frame."""
+    if is_live:
+        return (outcome for image in images for outcome in classifier.predict_batch([image], errors="return"))
+    return classifier.stream(images, errors="return")
+
+
+def _row(source: Source, outcome: Prediction) -> list[str]:
+    if not outcome.top:
+        return [source.title, "below", "", ""]
+    (label, score), *others = outcome.top
+    return [source.title, label, f"{score:.1%}", ", ".join(f"{label} {score:.1%}" for label, score in others)]
+
+
+def _taking(names: list[str], interval: float, taken: deque[Source]) -> Iterator[ImageSource]:
+    """Give each image, and keep in `taken` what it is."""
+    for name in names:
+        for source in _sources(name, interval):
+            taken.append(source)
+            yield source.image
+
+
+def _sources(name: str, interval: float) -> Iterator[Source]:
+    """Give the image of that name, or the frames. If a video can't be read, its error takes the place of a frame."""
+    if name == "-":
+        yield Source(name, _StandardInput())
+    elif is_camera(name) or is_video(name):
+        try:
+            for time_s, image in (frames_from if is_camera(name) else frames_of)(name, interval):
+                yield Source(name, image, time_s)
+        except ImageError as fault:
+            yield Source(name, _Unreadable(fault))
+    else:
+        yield Source(name, name)
+
+
+class _Unreadable(io.BytesIO):
+    """A file whose reading raises an error that is known already."""
+
+    def __init__(self, error: ImageError) -> None:
+        super().__init__()
+        self._error = error
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise self._error
+
+
+class _StandardInput(io.BytesIO):
+    """Standard input under a name that people know."""
+
+    name = STANDARD_INPUT
+
+    def read(self, size: int | None = -1) -> bytes:
+        return sys.stdin.buffer.read(-1 if size is None else size)
 
 
 def _expand(names: list[str]) -> Iterator[str]:
     """Give each name, and in the place of a folder the images in it. A file that is named is tried, whatever it is."""
     for name in names:
+        if _URL.match(name):
+            raise UsageError(f"{name}: nothing is fetched from the network; download it first, and name the file")
+        if name == "-" and sys.stdin is None:
+            raise UsageError("standard input is closed; give the path of an image")
         if not os.path.isdir(name):  # noqa: PTH112  # Path.is_dir raises an error for a name that is too long
             yield name
             continue

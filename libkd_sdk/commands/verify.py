@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -11,13 +10,14 @@ import typer
 from sdk.bundle.trial import TIMEOUT_S
 from sdk.bundle.verify import verify as verify_bundle
 
-from ..options import ThreadsOption, TrustedOption
+from ..options import BundleArgument, ThreadsOption, TrustedOption
 from ..output import JsonOption, QuietOption, show_facts, show_json
+from ..run_bundles import bundle_of
 from .info import signature
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")],
+    bundle: BundleArgument,
     key: TrustedOption = None,
     threads: ThreadsOption = None,
     timeout: Annotated[
@@ -41,6 +41,7 @@ def verify(
 
     Example: libkd-sdk verify run/bundles/onnx
     """
+    bundle = bundle_of(bundle)
     found = verify_bundle(bundle, threads=threads, trusted=key or None, timeout_s=timeout, memory_gb=memory_gb)
     if json:
         show_json({"bundle": str(bundle), "ok": True, **msgspec.to_builtins(found)})

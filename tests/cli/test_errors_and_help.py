@@ -122,7 +122,7 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(shell, clothes, tiny_recip
     assert "another recipe (it differs in seed)" in fails("distill", "--out", distilled, "--seed", 8)
     assert "did you mean" in fails("export", distilled, "--target", "onxx")
     assert "is lowered at fp32, fp16, int8" in fails("export", distilled, "--target", "onnx", "--precision", "int3")
-    assert "no bundle" in fails("predict", distilled, clothes / "test/Bag/0.png")
+    assert "not a bundle" in fails("predict", distilled / "student", clothes / "test/Bag/0.png")
     assert "name some by --data" in fails("eval", distilled / "bundles/onnx")
     assert "no images in this folder" in fails("predict", distilled / "bundles/onnx", empty)
     assert sorted(distilled.rglob("*")) == before

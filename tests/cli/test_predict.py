@@ -78,6 +78,49 @@ def test_json_is_ascii_where_the_output_is_not_utf8(bundle, tmp_path):
     assert sources(succeeded(process)) == [str(tmp_path / "käse.png")]
 
 
+@pytest.mark.parametrize(
+    "url", ["http://a.b/c.jpg", "https://a.b/c.mp4", "s3://bucket/c.png", "file:///c.png", "RTSP://a/b"]
+)
+def test_nothing_is_fetched(bundle, url, shell):
+    line = f"libkd-sdk: {url}: nothing is fetched from the network; download it first, and name the file [usage]"
+    assert shell.refused("predict", bundle, url) == line
+    assert shell.refused("predict", bundle, "image.png", url) == line
+
+
+def test_a_threshold_that_nothing_reaches_shows_no_score(bundle, clothes, shell):
+    image = clothes / "test/Bag/0.png"
+    (row,) = (
+        line for line in shell.succeeded("predict", bundle, image, "--threshold", 1).splitlines() if "Bag" in line
+    )
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [str(image), "below", "", ""]
+    found = json.loads(shell.succeeded("predict", bundle, image, "--threshold", 1, "--json"))
+    assert found == {"source": str(image), "label": None, "score": 0.0, "top": []}
+    sure = json.loads(shell.succeeded("predict", bundle, image, "--json"))
+    table = shell.succeeded("predict", bundle, image, "--threshold", sure["score"] - 1e-6)
+    assert f"{sure['label']} │ {sure['score']:.1%}" in table
+    assert "below" not in table
+
+
+def test_standard_input_is_called_by_its_name(bundle, clothes):
+    good, bad = (clothes / "test/Bag/0.png").read_bytes(), b"no image"
+    process = libkd("predict", bundle, "-", stdin=good)
+    assert "│ standard input │" in succeeded(process)
+    process = libkd("predict", bundle, "-", stdin=bad)
+    assert process.stderr.startswith(b"libkd-sdk: standard input: not a readable image")
+    process = libkd("predict", bundle, "-", "--json", stdin=bad)
+    row = json.loads(process.stdout)
+    assert row["source"] == "-"  # what the caller named
+    assert row["error"].startswith("standard input: not a readable image")
+    assert libkd("predict", bundle, "-", stdin=b"").stderr.startswith(b"libkd-sdk: standard input: empty")
+
+
+def test_an_unreadable_image_is_an_error_also_when_quiet(bundle, tmp_path, shell):
+    lay(tmp_path, "a.png", content=PNG[:50])
+    done = shell.run("predict", bundle, tmp_path / "a.png", "-q")
+    assert done.code == 2
+    assert done.err.startswith(f"libkd-sdk: {tmp_path / 'a.png'}: not a readable image")
+
+
 def test_a_run_of_images_in_such_a_folder_is_exported(distilled, clothes, tmp_path, shell):
     run, images = shutil.copytree(distilled, tmp_path / "run"), tmp_path / os.fsdecode(b"caf\xe9")
     shutil.copytree(clothes, images)
