@@ -26,7 +26,7 @@ from ..run_bundles import bundle_of
 from ..video import at, frames_from, frames_of, is_camera, is_video, load_opencv, seconds_between
 
 STANDARD_INPUT = "standard input"
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def predict(
