@@ -13,7 +13,7 @@ from .errors import RecipeError, RunError
 from .recipe import read_recipe, write_recipe
 
 LOCK, RECIPE = ".lock", "recipe.toml"
-_PARTIAL = re.compile(r"\.[\w-]+\.(toml|json|jsonl|html|safetensors)\.\d+")
+_PARTIAL = re.compile(r"\.[\w-]+\.(toml|json|jsonl|html|safetensors)\.[0-9a-f]+")
 """The name of a file of a run while it is written; see `sdk.files.write_whole`."""
 
 

@@ -134,7 +134,7 @@ def test_a_folder_that_stays_empty_is_removed(tmp_path):
 BEGUN = {
     "nothing": {},
     "the lock": {".lock": b""},
-    "the first file, cut off": {".lock": b"", ".recipe.toml.4711": b"seed ="},
+    "the first file, cut off": {".lock": b"", ".recipe.toml.9c12ab4e0f3a": b"seed ="},
     "the second file, cut off": {".data.json.4711": b"{", "recipe.toml": None},
     "the first file": {"recipe.toml": None},
 }
@@ -164,7 +164,7 @@ def test_a_folder_with_something_of_a_user_is_left_alone(file, tiny_recipe_file,
 
 
 def test_work_begins_with_removing_what_killed_processes_left(copy, clothes):
-    left = [".report.html.12", "student/.config.json.12", "logits/.view-0000-shard-0000.safetensors.12"]
+    left = [".report.html.0f3a9c12ab4e", "student/.config.json.12", "logits/.view-0000-shard-0000.safetensors.12"]
     left += ["logits-1a2b/.store.json.12"]  # killed before this store had a header
     left += [
         "arms/plain/.model.safetensors.12",
