@@ -74,7 +74,7 @@ def test_what_is_no_file_of_weights_is_named(content, message, suffix, tmp_path)
     assert re.search(message, line), line
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_torchscript_is_named_and_its_advice_works(tmp_path, state):
     program = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
     torch.jit.save(program, tmp_path / "program.pt")
