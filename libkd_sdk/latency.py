@@ -1,11 +1,11 @@
-"""Students for a latency: their shapes are measured as bundles of random weights, on this device or on another."""
+"""The latency of nets as bundles on this device: of students of random weights for `plan`, and of a comparison's."""
 
 from __future__ import annotations
 
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,17 +13,26 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from runtimes.engines import ENGINES
 from sdk import benchmark
-from sdk.benchmark import Measurement
-from sdk.errors import UsageError
+from sdk.benchmark import Measurement, Speed
+from sdk.bundle import Bundle
+from sdk.errors import EngineMissing, UsageError
+from sdk.exporting.request import find_lowering
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sdk.images import Preprocessing
     from trainer.recipe import StudentRecipe
+    from trainer.run import Run
 
 WIDTHS, DEPTHS = (64, 96, 128, 192, 256, 320, 384), (2, 3, 4, 6, 9, 12)
 LEAST_SIDE, MOST_SIDE = 3, 20
 """The smallest and the largest number of patches along a side of the image."""
+
+ROUNDS = 3
+"""The turns of a measurement."""
 
 MOST_EXPORTS = 4
 """Each export takes up to a minute. After the second one, the times of the others are known well enough."""
@@ -147,25 +156,85 @@ class Device(NamedTuple):
 
 def time_here(shape: Shape, teachers: int, classes: int, preprocessing: Preprocessing, device: Device) -> float:
     """Return the milliseconds of a student of random weights as a bundle on this device: the median of one image."""
-    import sdk
     from trainer.models import create_student
 
-    side, target, precision = preprocessing.input.height, device.target, device.precision
-    draw = np.random.default_rng(0)
     net = create_student(shape.student, teachers, classes, preprocessing).eval()
     with tempfile.TemporaryDirectory() as folder:
-        bundle = sdk.export(
-            net,
-            target=target,
-            precision=precision,
-            out=Path(folder) / "bundle",
-            labels=[str(index) for index in range(classes)],
-            preprocessing=preprocessing,
-            calibration=draw.integers(0, 256, (16, side, side, 3), np.uint8) if precision == "int8" else None,
-            golden="none",
-        )
-        (found,) = benchmark.measure([bundle], rounds=3, threads=device.threads, bare=False)
+        bundle = _exported(net, Path(folder) / "bundle", classes, preprocessing, device)
+        (found,) = benchmark.measure([bundle], rounds=ROUNDS, threads=device.threads, bare=False)
     return found.speed.p50_ms
+
+
+def _exported(net: nn.Module, out: Path, classes: int, preprocessing: Preprocessing, device: Device) -> Bundle:
+    import sdk
+
+    side = preprocessing.input.height
+    noise = np.random.default_rng(0).integers(0, 256, (16, side, side, 3), np.uint8)
+    return sdk.export(
+        net,
+        target=device.target,
+        precision=device.precision,
+        out=out,
+        labels=[str(index) for index in range(classes)],
+        preprocessing=preprocessing,
+        calibration=noise if device.precision == "int8" else None,
+        golden="none",
+    )
+
+
+def installed_engine() -> str | None:
+    """Return the first engine for which nets can be exported here, or None."""
+    for target in ENGINES:
+        try:
+            find_lowering(target, "fp32")
+        except EngineMissing:
+            continue
+        return target
+    return None
+
+
+def time_nets(run: Run, stages: Iterable[str], target: str, progress: Callable[[int, int], None]) -> dict[str, Speed]:
+    """Return the speed of nets of a run as bundles at fp32, on one thread of this device.
+
+    Students of the same shape are measured once.
+
+    Args:
+        stages: the nets' folders in the run.
+        progress: is told how many bundles are made, and how many there will be.
+    """
+    shapes = {stage: _shape(run, stage) for stage in stages}
+    first = {shape: stage for stage, shape in reversed(shapes.items())}
+    labels, device = run.data_record().labels, Device(target, "fp32", 1)
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = []
+        for done, stage in enumerate(first.values()):
+            progress(done, len(first))
+            net, preprocessing = _net(run, stage)
+            bundles.append(_exported(net, Path(folder) / str(done), len(labels), preprocessing, device))
+        progress(len(first), len(first))
+        found = benchmark.measure(bundles, rounds=ROUNDS, threads=device.threads, bare=False)
+    speeds = {shape: it.speed for shape, it in zip(first, found, strict=True)}
+    return {stage: speeds[shape] for stage, shape in shapes.items()}
+
+
+def _shape(run: Run, stage: str) -> tuple[object, ...]:
+    """Return what decides the latency of a net."""
+    from trainer.records import StudentRecord
+
+    record = run.net_record(stage)
+    if isinstance(record, StudentRecord):
+        return record.student.title, record.student.tokens, record.student.heads, record.parameters
+    return (stage,)
+
+
+def _net(run: Run, stage: str) -> tuple[nn.Module, Preprocessing]:
+    from trainer.run import load_student, load_teacher, teacher_stage
+
+    for name in run.recipe.teachers:
+        if stage == teacher_stage(name):
+            return load_teacher(run, name).for_images(run.recipe.data.size)
+    student, _, preprocessing = load_student(run, stage)
+    return student, preprocessing
 
 
 _ARCH = re.compile(r"vit-(conv|patch)(\d+)-(\d+)x(\d+)")

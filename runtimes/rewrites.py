@@ -103,6 +103,34 @@ def mean(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: 
     return means.reshape([1 if each in dims else x.shape[each] for each in range(x.ndim) if keepdim or each in kept])
 
 
+def total(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    """Compute the sum along one dimension as a mean pooling; XNNPACK has no sum."""
+    if dtype is not None or dim is None or len(dim) != 1 or x.shape[dim[0]] < 2 or not x.is_floating_point():
+        return NotImplemented  # keep the operator
+    axis = dim[0] % x.ndim
+    count, behind = x.shape[axis], math.prod(x.shape[axis + 1 :])
+    means = aten.avg_pool2d.default(x.reshape(1, -1, count, behind), [count, 1], [count, 1])
+    kept = [1 if place == axis else length for place, length in enumerate(x.shape) if keepdim or place != axis]
+    return (means * float(count)).reshape(kept)
+
+
+def avg_pool(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
+    """Compute a mean pooling without rounding up where all windows are whole; XNNPACK can't round up."""
+    windows = list(zip(x.shape[-2:], kernel_size, stride or kernel_size, padding, strict=False))
+    whole = [(side + 2 * edge - kernel) % step == 0 for side, kernel, step, edge in windows]
+    if not ceil_mode or whole != [True, True]:
+        return NotImplemented  # keep the operator
+    return aten.avg_pool2d.default(x, kernel_size, stride, padding, False, count_include_pad, divisor_override)
+
+
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     """Compute GELU with a hyperbolic tangent (Hendrycks and Gimpel, 2016, eq. 2), with an error of at most 5e-4."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
@@ -114,6 +142,8 @@ XNNPACK: dict[Any, Callable[..., Any]] = {
     aten.select.int: select,
     aten.unbind.int: unbind,
     aten.mean.dim: mean,
+    aten.sum.dim_IntList: total,
+    aten.avg_pool2d.default: avg_pool,
 }
 """Rewrites of operators that its partitioner would leave outside. With them, a timm transformer is one delegate."""
 

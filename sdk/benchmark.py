@@ -81,6 +81,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
         speed: the speed of `Classifier`.
         bare: the speed of the engine's own call on the same file with as many threads; None if it was not measured.
         top1: accuracy between 0 and 1, from the bundle's proof or measured on other images; None if it is unknown.
+        judged_on: the images that `top1` comes from, in words; if they differ, accuracies can't be compared.
     """
 
     bundle: str
@@ -94,6 +95,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     speed: Speed
     bare: Speed | None
     top1: float | None
+    judged_on: str | None = None
 
 
 class _Task(msgspec.Struct, frozen=True):
@@ -167,9 +169,19 @@ def measure(
                 speed=pair[0].speed(),
                 bare=pair[1].speed() if bare else None,
                 top1=bundle.manifest.proof.top1 if bundle.manifest.proof else None,
+                judged_on=_judged_on(bundle),
             )
             for bundle, pair in zip(opened, workers, strict=True)
         ]
+
+
+def _judged_on(bundle: Bundle) -> str | None:
+    """Return what the manifest says about the images of the proof."""
+    if bundle.manifest.proof is None:
+        return None
+    data = bundle.manifest.model.trained_on
+    trained_on = f", for a net trained on {data}" if data else ""
+    return f"{bundle.manifest.proof.images:,} images of {len(bundle.labels)} classes{trained_on}"
 
 
 def fastest_threads(bundle: Bundle, calls: int = 20) -> Threads:

@@ -44,6 +44,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one net over the seeds. Shares are between 0 and 1.
 
     Attributes:
+        stage: its folder in the run of each seed. Results of earlier versions do not have it.
         parameters: the number of its parameters.
         top1: accuracy on the test images, for each seed.
         mean, deviation: the mean of `top1` and its sample standard deviation, which is None for a single seed.
@@ -52,6 +53,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         seconds: how long the training took, on average.
     """
 
+    stage: str = ""
     parameters: int
     top1: tuple[float, ...]
     mean: float
@@ -150,7 +152,7 @@ def compare(
         raise UsageError("--seeds names a seed twice" if seeds else "--seeds names no seed")
     changes = read_changes(Path(arms)) if isinstance(arms, (str, Path)) else arms or {}
     folder, told = Path(out), progress or Silent()
-    begun = folder / _seed_folder(seeds[0])
+    begun = folder / seed_folder(seeds[0])
     with alone(folder), at_speed(device, threads or known_threads(begun), told) as torch_device:
         chosen, dataset = choose(source, recipe, told, settings, labels)
         for line in first_lines(dataset, chosen):
@@ -194,7 +196,7 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
             for arm in list_arms(own.run.recipe, data, changes).values():
                 train_arm(own, arm)
     stages = {name: arm.stage for name, arm in list_arms(runs[0].recipe, data, changes).items()}
-    figures = {name: _figures([run.student_record(stage) for run in runs]) for name, stage in stages.items()}
+    figures = {name: _figures(runs, stage) for name, stage in stages.items()}
     pairs = paired({name: row.top1 for name, row in figures.items()})
     return ComparisonResult(
         data=tuple(Path(name).name for name in source.data),
@@ -203,7 +205,7 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
         device=_device(job.device),
         torch=str(torch.__version__),
         seeds=tuple(seeds),
-        teachers={name: _figures([run.teacher_record(name) for run in runs]) for name in recipe.teachers},
+        teachers={name: _figures(runs, teacher_stage(name)) for name in recipe.teachers},
         arms=figures,
         pairs=pairs,
         majority=majority(data.test.labels),
@@ -228,7 +230,7 @@ def _caveats(
 @contextmanager
 def _run_of(job: Job, source: Source, seed: int) -> Iterator[Run]:
     """Give the run of a seed, new or continued, and keep every other worker from it inside the block."""
-    folder = job.run.folder / _seed_folder(seed)
+    folder = job.run.folder / seed_folder(seed)
     with alone(folder):
         clear_run(folder)
         check_run(folder)
@@ -254,21 +256,25 @@ def paired(top1: Mapping[str, Sequence[float]]) -> tuple[Pair, ...]:
     for earlier, later in combinations(top1, 2):
         differences = [mine - theirs for mine, theirs in zip(top1[later], top1[earlier], strict=True)]
         mean = statistics.fmean(differences)
-        rows.append(Pair(arm=later, other=earlier, difference=mean, interval=_interval(differences, mean)))
+        rows.append(Pair(arm=later, other=earlier, difference=mean, interval=interval_of(differences)))
     return tuple(rows)
 
 
-def _interval(values: Sequence[float], mean: float) -> tuple[float, float] | None:
+def interval_of(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean by Student's t, or None for a single value."""
     if len(values) < 2:
         return None
+    mean = statistics.fmean(values)
     reach = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return mean - reach, mean + reach
 
 
-def _figures(records: Sequence[NetRecord]) -> Figures:
+def _figures(runs: Sequence[Run], stage: str) -> Figures:
+    records: list[NetRecord] = [run.net_record(stage) for run in runs]
     tests = [record.results["test"] for record in records]
     top1 = tuple(test.top1 for test in tests)
     return Figures(
+        stage=stage,
         parameters=records[0].parameters,
         top1=top1,
         mean=statistics.fmean(top1),
@@ -280,7 +286,8 @@ def _figures(records: Sequence[NetRecord]) -> Figures:
     )
 
 
-def _seed_folder(seed: int) -> str:
+def seed_folder(seed: int) -> str:
+    """Return the folder of the run with this seed in the folder of its comparison."""
     return f"seed-{seed}"
 
 

@@ -311,8 +311,10 @@ def load_teacher(run: Run, name: str) -> Teacher:
     """Return a trained teacher in evaluation mode.
 
     Raises:
-        RunError: the teacher is not trained, or what was kept of it is damaged.
+        RunError: there is no such teacher, it is not trained, or what was kept of it is damaged.
     """
+    if name not in run.recipe.teachers:
+        raise RunError(f"{run.folder}: no teacher {name!r}; it has {', '.join(run.recipe.teachers) or 'none'}")
     stage = teacher_stage(name)
     if not run.has(stage):
         raise RunError(

@@ -18,7 +18,7 @@ from sdk.files import write_whole
 
 from ..options import MeasuredThreadsOption, RootOption, training_extra
 from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
-from ..pages.benchmark import COLUMNS, benchmark_report, called, cells, title, unsteady
+from ..pages.benchmark import COLUMNS, apart, benchmark_report, called, cells, title, unsteady
 from ..pages.charts import import_matplotlib
 from ..run_bundles import bundles_of
 
@@ -69,7 +69,8 @@ def benchmark(
         )
         bars.end()
     if judged is not None:
-        found = [replace(measured, top1=top1) for measured, top1 in zip(found, judged, strict=True)]
+        judged_on = ", ".join(validation or ())
+        found = [replace(it, top1=top1, judged_on=judged_on) for it, top1 in zip(found, judged, strict=True)]
     if report is not None:
         write_whole(report, benchmark_report(found, validation))
     if json:
@@ -77,6 +78,8 @@ def benchmark(
         return
     if warning := unsteady(found):
         remark(warning)
+    for sentence in apart(found):
+        remark(sentence)
     show_table(title(found), ["", *COLUMNS], [row for number, it in enumerate(found, 1) for row in _rows(number, it)])
     if report is not None:
         remark(f"{report}: the same with charts")

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdk.errors import UsageError
+from runtimes.engines import ENGINES
+from sdk.errors import ExportError, UsageError
 from sdk.files import write_whole
 from trainer.units import deadline_of
 
+from ..latency import installed_engine, time_nets
 from ..options import (
     BatchOption,
     DataOption,
@@ -28,7 +30,7 @@ from ..options import (
     training_extra,
 )
 from ..output import Bars, JsonOption, QuietOption, percent, remark, show_json, show_table
-from ..pages.comparison import comparison_page, difference, nets, spread, title
+from ..pages.comparison import Latencies, comparison_page, difference, nets, spread, title
 from ..pages.page import ALWAYS_THE_LARGEST
 
 if TYPE_CHECKING:
@@ -101,12 +103,35 @@ def compare(
             progress=bars,
             settings=Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ()),
         )
-    write_whole(out / "comparison.html", comparison_page(found))
+        latencies = _latencies(out, found, bars)
+    write_whole(out / "comparison.html", comparison_page(found, latencies))
     if json:
         show_json(msgspec.to_builtins(found))
     else:
         show(found)
         remark(f"kept in {out / RESULTS}; look at {out / 'comparison.html'}")
+
+
+def _latencies(out: Path, result: ComparisonResult, bars: Bars) -> Latencies | None:
+    """Measure the nets of the first seed as bundles; without an engine, or a net that it takes, tell why not."""
+    from trainer.comparison import seed_folder
+    from trainer.run import open_run
+
+    target = installed_engine()
+    if target is None:
+        bars.tell("no latencies: no engine is installed; pip install 'libkd-sdk[export]'")
+        return None
+    run = open_run(out / seed_folder(result.seeds[0]))
+    stages = [row.stage for _, row, _ in nets(result)]
+    bars.begin(f"bundles for {ENGINES[target].title}, to measure latencies", len(stages))
+    try:
+        speeds = time_nets(run, stages, target, lambda done, _: bars.advance_to(done))
+    except ExportError as fault:
+        bars.tell(f"no latencies: {fault}")
+        return None
+    finally:
+        bars.end()
+    return Latencies(ENGINES[target].title, speeds)
 
 
 def _numbers(seeds: str) -> list[int]:

@@ -53,12 +53,16 @@ def export(
         str,
         typer.Option("--precision", autocompletion=lambda: PRECISIONS, help=f"The precision: {one_of(PRECISIONS)}."),
     ] = "fp32",
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="NAME", help="Export this teacher of the run instead of its student."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
-            help="The folder of the bundle. The default is RUN/bundles/TARGET, with the precision at its end if it is "
-            "not fp32.",
+            help="The folder of the bundle. The default is RUN/bundles/TARGET, with the name of the teacher before it "
+            "and the precision at its end if it is not fp32.",
         ),
     ] = None,
     calibrate: Annotated[
@@ -107,9 +111,10 @@ def export(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Export the student of a run, or a timm model: lower it for an engine, prove it, and write a bundle.
+    """Export a net of a run, or a timm model: lower it for an engine, prove it, and write a bundle.
 
-    The proof compares the answers of the lowered model with those of the trained one.
+    The net is the run's student, or with --teacher one of its teachers. The proof compares the answers of the lowered
+    model with those of the trained one.
 
     Example: libkd-sdk export run/ --target openvino --precision int8
     """
@@ -121,12 +126,14 @@ def export(
     is_run = not source.startswith(TIMM)
     if is_run and (weights or labels):
         raise UsageError("--weights and --labels: a run has its own; leave them out")
+    if teacher is not None and not is_run:
+        raise UsageError("--teacher: only a run has teachers; leave it out")
     with training_extra():
         from trainer.data import load_labelled, load_sample, sample
         from trainer.start import RunRequest, prepare
 
     with Bars() as bars:
-        net = _of_run(Path(source)) if is_run else _of_timm(source, weights, labels)
+        net = _of_run(Path(source), teacher) if is_run else _of_timm(source, weights, labels)
         input, seen = net.preprocessing.input, None
         if calibrate:
             seen = load_sample(calibrate, CALIBRATION_IMAGES, input, root=root, progress=bars).numpy()
@@ -139,10 +146,10 @@ def export(
             proving = proving or dataset.test
             if precision == "int8" and seen is None:
                 seen = sample(dataset.train, CALIBRATION_IMAGES).numpy()
-                net.about["calibrated_on"] = f"training images, {net.about['trained_on']}"
+                net.about["calibrated_on"] = f"training images, {_images_of(Path(source))}"
         bundle = lower_and_prove(
             net,
-            out or _default_place(source, target, precision),
+            out or _default_place(source, teacher, target, precision),
             bars,
             target=target,
             precision=precision,
@@ -155,11 +162,11 @@ def export(
     _report(bundle, json)
 
 
-def _default_place(source: str, target: str, precision: str) -> Path:
+def _default_place(source: str, teacher: str | None, target: str, precision: str) -> Path:
     name = target if precision == "fp32" else f"{target}-{precision}"
     if source.startswith(TIMM):
         return Path(f"{source.removeprefix(TIMM)}-{name}")
-    return Path(source) / "bundles" / name
+    return Path(source) / "bundles" / (name if teacher is None else f"{teacher}-{name}")
 
 
 @dataclass
@@ -176,17 +183,28 @@ class Net:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def _of_run(folder: Path) -> Net:
-    from trainer.run import load_student, open_run, remembered_source
+def _of_run(folder: Path, teacher: str | None = None) -> Net:
+    """Return a net of a run with its labels: the student, or the teacher of this name."""
+    from trainer.run import load_student, load_teacher, open_run
 
-    module, labels, preprocessing = load_student(folder)
-    run, source = open_run(folder), remembered_source(folder)
-    about = {
-        "arch": run.recipe.student.title,
-        "teachers": list(run.student_record().teachers),
-        "trained_on": _last_names(source.data) if source else None,
-    }
-    return Net(module, labels, preprocessing, about)
+    run, trained_on = open_run(folder), _images_of(folder)
+    if teacher is None:
+        student, labels, preprocessing = load_student(run)
+        taught = list(run.student_record().teachers)
+        about = {"arch": run.recipe.student.title, "teachers": taught, "trained_on": trained_on}
+        return Net(student, labels, preprocessing, about)
+    loaded, recipe = load_teacher(run, teacher), run.recipe.teachers[teacher]
+    net, preprocessing = loaded.for_images(run.recipe.data.size)
+    about = {"arch": recipe.model, "trained_on": trained_on if recipe.training.epochs else None}
+    return Net(net, run.data_record().labels, preprocessing, about)
+
+
+def _images_of(folder: Path) -> str | None:
+    """Return the names of the images of a run."""
+    from trainer.run import remembered_source
+
+    source = remembered_source(folder)
+    return _last_names(source.data) if source else None
 
 
 def _last_names(places: Sequence[str]) -> str:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from runtimes.engines import ENGINES
 from sdk.benchmark import STEADY, Measurement, Speed
 
-from .charts import Lane, Mark, Strips, axes, colour, drawing, strips
+from .charts import Lane, Mark, Strips, strips
 from .page import COLOURS, Cell, Tile, percent, render
+from .tradeoff import Point, tradeoff
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-    from matplotlib.figure import Figure
+
+Numbered = tuple[int, Measurement]
+"""A measurement and the number of its bundle."""
 
 COLUMNS = ("p50", "p95", "p99", "images/s", "load", "memory", "size", "top-1")
 
@@ -33,8 +36,12 @@ def benchmark_report(found: Sequence[Measurement], validation: Sequence[str] | N
         rows=[row for number, it in enumerate(found, 1) for row in _rows(number, it)],
         judged_by="the images of the bundle's proof" if validation is None else ", ".join(validation),
         engines=list({_engine_title(it.target): engine_colour(it.target) for it in found}.items()),
-        scatter=_scatter(found) if any(it.top1 is not None for it in found) else None,
-        key=[(str(number), it.bundle, _way(it), engine_colour(it.target)) for number, it in enumerate(found, 1)],
+        scatter=_scatter(found),
+        apart=apart(found),
+        key=[
+            (str(number), it.bundle, f"{_way(it)}, {it.arch}", engine_colour(it.target))
+            for number, it in _comparable(found)
+        ],
         charts=_charts(found),
     )
 
@@ -56,8 +63,7 @@ def _tiles(found: Sequence[Measurement]) -> list[Tile]:
         Tile("Fastest", f"{fastest.speed.p50_ms:.2f} ms", called(fastest)),
         Tile("Smallest", f"{smallest.size_bytes / 1e6:.2f} MB", called(smallest)),
     ]
-    judged = [it for it in found if it.top1 is not None]
-    if judged:
+    if judged := [it for _, it in _comparable(found)]:
         best = max(judged, key=lambda it: it.top1 or 0.0)
         tiles.append(Tile("Best top-1", percent(best.top1 or 0.0), called(best)))
     return tiles
@@ -92,18 +98,45 @@ def _charts(found: Sequence[Measurement]) -> list[tuple[str, Strips]]:
     return drawn
 
 
-def _scatter(found: Sequence[Measurement]) -> Markup:
-    def draw(canvas: Figure) -> None:
-        plot = axes(canvas, "latency, p50 (ms)", "top-1 (%)")
-        for number, it in enumerate(found, 1):
-            if it.top1 is not None:
-                place = (it.speed.p50_ms, 100 * it.top1)
-                plot.scatter(*place, color=colour(engine_colour(it.target)), s=30)
-                plot.annotate(str(number), place, xytext=(5, 4), textcoords="offset points")
-        plot.margins(0.15)
-        plot.set_xlim(left=0)
+def _scatter(found: Sequence[Measurement]) -> Markup | None:
+    points = [Point(number, it.speed, it.top1 or 0.0, engine_colour(it.target)) for number, it in _comparable(found)]
+    return tradeoff(points) if points else None
 
-    return drawing(draw, "top-1 by latency")
+
+def _comparable(found: Sequence[Measurement]) -> list[Numbered]:
+    """Return the bundles whose top-1 comes from the same images as that of most others."""
+    return max(_by_images(found), key=len, default=[])
+
+
+def _by_images(found: Sequence[Measurement]) -> list[list[Numbered]]:
+    groups: dict[str | None, list[Numbered]] = {}
+    for number, it in enumerate(found, 1):
+        if it.top1 is not None:
+            groups.setdefault(it.judged_on, []).append((number, it))
+    return list(groups.values())
+
+
+def apart(found: Sequence[Measurement]) -> list[str]:
+    """Return a sentence about the bundles of unknown top-1, and one about each top-1 that is of other images."""
+    sentences = []
+    if unknown := [number for number, it in enumerate(found, 1) if it.top1 is None]:
+        sentences.append(
+            f"No top-1 is known of {_listed(unknown)}: no labelled images were there at the export. "
+            "--validation measures it."
+        )
+    usual = _comparable(found)
+    for group in _by_images(found):
+        if group != usual:
+            sentences.append(
+                f"The top-1 of {_listed([number for number, _ in group])} is of other images "
+                f"({group[0][1].judged_on or 'unknown ones'}) than that of {_listed([number for number, _ in usual])} "
+                f"({usual[0][1].judged_on or 'unknown ones'}); --validation measures all on the same."
+            )
+    return sentences
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _bars(

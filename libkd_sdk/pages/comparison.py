@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from .charts import Lane, Mark, strips
 from .page import ALWAYS_THE_LARGEST, Cell, millions, percent, render
+from .tradeoff import Point, tradeoff
 
 if TYPE_CHECKING:
+    from sdk.benchmark import Speed
     from trainer.comparison import ComparisonResult, Figures, Pair
 
 Row = list[str | Cell]
+STUDENT, TEACHER = "blue", "orange"
+"""The colours of students and teachers in the plot of accuracy by latency."""
 
 
-def comparison_page(result: ComparisonResult) -> str:
+class Latencies(NamedTuple):
+    """The speed of each net of a comparison as a bundle, by its folder in a run; `engine` is the engine's title."""
+
+    engine: str
+    speeds: Mapping[str, Speed]
+
+
+def comparison_page(result: ComparisonResult, latencies: Latencies | None = None) -> str:
     """Return the page of a comparison. In its chart every seed is a dot, the mean a line, the deviation a bar."""
     plain = result.arms[first_arm(result)].mean
     return render(
@@ -25,7 +37,40 @@ def comparison_page(result: ComparisonResult) -> str:
         rows=[*_rows(result), *_baseline(result)],
         caveats=result.caveats,
         pairs=[[pair.arm, pair.other, _difference(pair)] for pair in result.pairs],
+        engine=latencies and latencies.engine,
+        scatter=latencies and tradeoff(_points(result, latencies)),
+        key=_key(result, latencies) if latencies else [],
+        kinds=[("student", STUDENT), ("teacher", TEACHER)],
+        is_steady=latencies is None or all(speed.is_steady for speed in latencies.speeds.values()),
     )
+
+
+def _points(result: ComparisonResult, latencies: Latencies) -> list[Point]:
+    """Return a point for each net, with the 95 % interval of its mean accuracy over the seeds."""
+    from trainer.comparison import interval_of
+
+    points = []
+    for number, (_, row, _) in enumerate(nets(result), 1):
+        interval = interval_of(row.top1)
+        reach = interval[1] - row.mean if interval else 0.0
+        points.append(Point(number, latencies.speeds[row.stage], row.mean, _colour(result, number), reach))
+    return points
+
+
+def _key(result: ComparisonResult, latencies: Latencies) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            str(number),
+            name,
+            f"{100 * row.mean:.2f} %, {latencies.speeds[row.stage].p50_ms:.2f} ms",
+            _colour(result, number),
+        )
+        for number, (name, row, _) in enumerate(nets(result), 1)
+    ]
+
+
+def _colour(result: ComparisonResult, number: int) -> str:
+    return TEACHER if number <= len(result.teachers) else STUDENT  # as `nets` lists them
 
 
 def _lane(name: str, row: Figures) -> Lane:

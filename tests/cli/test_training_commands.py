@@ -130,6 +130,9 @@ def test_a_comparison_with_unlabelled_images_and_an_arm_of_ones_own(clothes, tin
     assert "pays from student" in done.err
     page = (out / "comparison.html").read_text(encoding="utf-8")
     assert page.count('class="dot"') == len(results["arms"])
+    assert results["arms"]["hard labels"]["stage"] == "arms/hard-labels"
+    assert page.count("</b><span>") == len(results["arms"]) + len(results["teachers"])  # the key of the plot
+    assert "Top-1 by latency" in page
     table = succeeded(libkd(*arguments, "--arms", arms, "--seeds", "1", "--labels", 0.5))
     assert "student, hard labels" in table
     assert "33 training images and 57 without labels" in table

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from msgspec.structs import replace
 
 from browser import HOSTILE, Read, as_unicode, stands_alone
-from libkd_sdk.pages.benchmark import benchmark_report, engine_colour, unsteady
+from libkd_sdk.pages.benchmark import apart, benchmark_report, engine_colour, unsteady
+from libkd_sdk.pages.tradeoff import Point, front, tradeoff
 from runtimes.engines import ENGINES
 from sdk.benchmark import Measurement, Speed
 
@@ -23,7 +26,14 @@ SPEED = Speed(
 )
 
 
-def measured(target: str, precision: str = "fp32", *, bundle: str = "run/bundles", top1: float | None = 0.881):
+def measured(
+    target: str,
+    precision: str = "fp32",
+    *,
+    bundle: str = "run/bundles",
+    top1: float | None = 0.881,
+    judged_on: str | None = "2,000 images of 10 classes, for a net trained on clothes",
+):
     return Measurement(
         bundle=f"{bundle}/{target}-{precision}",
         name="clothes",
@@ -36,6 +46,7 @@ def measured(target: str, precision: str = "fp32", *, bundle: str = "run/bundles
         speed=SPEED,
         bare=SPEED,
         top1=top1,
+        judged_on=judged_on,
     )
 
 
@@ -48,7 +59,7 @@ def test_every_point_and_bar_is_named():
     for number, it in enumerate(ALL, 1):
         way = f"{ENGINES[it.target].title} {it.precision}"
         assert f">{number}</text>" in html  # in the scatter plot
-        assert f"<b>{number}</b><span>{it.bundle}<small>{way}</small></span>" in html  # the key beside it
+        assert f"<b>{number}</b><span>{it.bundle}<small>{way}, {it.arch}</small></span>" in html  # the key beside it
         assert found.of("span").count(f"{number} {way}") == 3  # latency, size, memory
     assert stands_alone(html)
     assert html.count("<svg") == 1
@@ -102,3 +113,41 @@ def test_accuracies_that_differ_little_have_readable_axes(places):
     html = benchmark_report([measured("onnx", top1=top1) for top1 in places], None)
     labels = [text for text in Read(html).of("text") if text.replace(".", "").isdigit()]
     assert max(map(len, labels)) <= 6
+
+
+def test_only_bundles_that_were_judged_on_the_same_images_are_in_the_plot():
+    other = measured("onnx", bundle="other", judged_on="500 images of 10 classes, for a net trained on clothes")
+    found = [other, *ALL[:2], measured("onnx", bundle="unproved", top1=None, judged_on=None)]
+    unknown, elsewhere = apart(found)
+    assert unknown.startswith("No top-1 is known of 4: no labelled images were there at the export.")
+    assert elsewhere.startswith("The top-1 of 1 is of other images (500 images of 10 classes, for a net trained on")
+    assert "than that of 2, 3 (2,000 images of 10 classes" in elsewhere
+    html = benchmark_report(found, None)
+    assert {unknown, elsewhere} <= set(Read(html).of("p"))
+    assert [f"<b>{number}</b><span>" in html for number in (1, 2, 3, 4)] == [False, True, True, False]
+    assert ">3</text>" in html
+    assert apart(ALL) == []
+
+
+def point(number: int, ms: float, top1: float) -> Point:
+    return Point(number, replace(SPEED, p25_ms=0.99 * ms, p50_ms=ms, p75_ms=1.01 * ms), top1, "blue", 0.01)
+
+
+def test_the_front_has_the_nets_that_no_other_one_beats():
+    points = [point(1, 4.0, 0.9), point(2, 1.0, 0.7), point(3, 2.0, 0.7), point(4, 2.0, 0.8), point(5, 9.0, 0.9)]
+    assert [it.number for it in front(points)] == [2, 4, 1]
+    svg = tradeoff(points)
+    assert all(f">{number}</text>" in svg for number in range(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "numbers"),
+    [
+        (1.25, 1.26, ["1", "2"]),
+        (1.0, 9.0, ["0.5", "1", "2", "5", "10"]),
+        (0.004, 3000.0, ["0.01", "0.1", "1", "10", "100", "1000"]),
+    ],
+)
+def test_latencies_are_on_a_logarithmic_axis_with_a_few_round_numbers(low, high, numbers):
+    svg = tradeoff([point(41, low, 0.5), point(42, high, 0.6)])
+    assert re.findall(r">([^<]+)</text>", svg.partition("latency (ms)")[0]) == numbers

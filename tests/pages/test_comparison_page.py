@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 
+from msgspec.structs import replace
+
 from browser import HOSTILE, Read, as_unicode, stands_alone
-from libkd_sdk.pages.comparison import comparison_page, title
+from libkd_sdk.pages.comparison import Latencies, comparison_page, title
+from sdk.benchmark import Speed
 from trainer.comparison import ComparisonResult, Figures, Pair
 
 
-def figures(*top1: float) -> Figures:
+def figures(*top1: float, stage: str = "") -> Figures:
     return Figures(
+        stage=stage,
         parameters=360_000,
         top1=top1,
         mean=sum(top1) / len(top1),
@@ -74,3 +78,31 @@ def test_unlabelled_images_are_counted_in_the_title():
     assert "7,200 training images, judged by 2,000 others" in title(found)
     found.images["unlabelled"] = 5000
     assert "7,200 training images and 5,000 without labels" in title(found)
+
+
+def speed(ms: float) -> Speed:
+    quartiles = {"p25_ms": 0.9 * ms, "p50_ms": ms, "p75_ms": 1.1 * ms, "p95_ms": 2 * ms, "p99_ms": 3 * ms}
+    return Speed(calls=60, per_second=1000 / ms, load_ms=9, peak_bytes=None, **quartiles)
+
+
+def test_teachers_and_students_are_in_one_plot_of_accuracy_by_latency():
+    arms = {"all": figures(0.69, 0.7, 0.71, stage="student"), "<plain>": figures(0.65, 0.66, 0.67, stage="arms/plain")}
+    found = replace(result(arms), teachers={"conv": figures(0.74, 0.75, 0.76, stage="teachers/conv")})
+    speeds = {"teachers/conv": speed(4.0), "student": speed(0.5), "arms/plain": speed(0.5)}
+    html = comparison_page(found, Latencies("ONNX Runtime", speeds))
+    read = Read(html)
+    assert stands_alone(html)
+    assert html.count("<svg") == 1
+    assert all(f">{number}</text>" in html for number in (1, 2, 3))
+    assert {"teacher conv", "student, all", "student, <plain>"} <= set(read.of("span"))
+    assert {"75.00 %, 4.00 ms", "70.00 %, 0.50 ms", "66.00 %, 0.50 ms"} <= set(read.of("small"))
+    assert "a bundle for ONNX Runtime at fp32 on one thread of this device" in read.text
+    assert "varied too much" not in read.text
+    wild = {**speeds, "student": replace(speeds["student"], p75_ms=5.0)}
+    assert "varied too much" in Read(comparison_page(found, Latencies("ONNX Runtime", wild))).text
+
+
+def test_without_latencies_the_page_has_no_plot_of_them():
+    html = comparison_page(result({"without teachers": figures(0.65, 0.66)}))
+    assert "<svg" not in html
+    assert "Top-1 by latency" not in html

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from itertools import product
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
@@ -136,11 +137,25 @@ def test_a_stride_divides_the_size_rounding_up(size, stride):
     assert Involution(16, 3, stride)(torch.randn(2, 16, size, size)).shape[-2:] == (-(-size // stride),) * 2
 
 
-def test_involution_can_be_exported():
-    layer = Involution(16, kernel_size=3, stride=2).eval()
-    x = torch.randn(1, 16, 8, 8)
-    exported = torch.export.export(layer, (x,)).module()
-    torch.testing.assert_close(exported(x), layer(x))
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_exported_involution_answers_the_same_for_any_batch(kernel, stride):
+    torch.manual_seed(0)
+    layer, x = Involution(32, kernel, stride).eval(), torch.randn(3, 32, 9, 7)
+    exported = torch.export.export(layer, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    with torch.no_grad():
+        found, expected = exported(x), layer(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCES[x.dtype] * expected.abs().max().item())
+
+
+@pytest.mark.slow
+def test_an_exported_rednet_has_few_operators():
+    net = timm.create_model("rednet26", num_classes=20).eval()
+    program = torch.export.export(net, (torch.randn(1, 3, 64, 64),))
+    assert len(program.graph.find_nodes(op="call_function", target=torch.ops.aten.slice.Tensor)) < 300
+    assert (
+        sum(node.op == "call_function" for node in program.graph.nodes) < 600
+    )  # more than 2,000 if shifts are unrolled
 
 
 def test_compiled_involution_gives_the_same_gradients():

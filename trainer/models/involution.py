@@ -27,7 +27,8 @@ def involution(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
 
     Unlike an implementation with `unfold`, this one never stores K*K copies of the input. On a GPU with Triton, the sum
     is one kernel that accumulates in float32 for every dtype. Elsewhere it is computed in the dtype of x, over K*K
-    shifted views of the padded input. The backward pass uses the same shifts; it can't be differentiated again.
+    shifted views of the padded input. The backward pass uses the same shifts; it can't be differentiated again. When a
+    program is exported, all neighbours are stored, because lowering takes time for each operator and not for each byte.
 
     Args:
         x: [B, C, H, W], floating point, in any memory layout.
@@ -41,7 +42,7 @@ def involution(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
         ValueError: the shapes do not match.
     """
     if torch.compiler.is_exporting():
-        return _gather(_padded(x, weight), weight, stride)
+        return _few_operators(_padded(x, weight), weight, stride)
     _check_shapes(x, weight, stride)
     if _fused(x):
         from .involution_triton import fused_involution
@@ -93,6 +94,17 @@ def _gather(x_padded: Tensor, weight: Tensor, stride: int) -> Tensor:
     for shift, kernel in zip(shifts[1:], kernels[1:], strict=True):
         total = torch.addcmul(total, shift, kernel)
     return total.flatten(1, 2)
+
+
+def _few_operators(x_padded: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Compute the same with K slices along the width, K along the height, a product and a sum."""
+    kernel, (groups, _, height, width) = _kernel_size(weight), weight.shape[1:]
+    across, down = (width - 1) * stride + 1, (height - 1) * stride + 1
+    columns = torch.cat([x_padded[..., v : v + across : stride] for v in range(kernel)], 2).unflatten(2, (kernel, -1))
+    neighbours = torch.cat([columns[..., u : u + down : stride, :] for u in range(kernel)], 2)  # [B, C, K*K, H', W']
+    products = neighbours.flatten(-2).unflatten(1, (groups, -1)) * weight.flatten(-2).unflatten(1, (groups, 1))
+    summed: Tensor = products.sum(3).flatten(1, 2).unflatten(-1, (height, width))
+    return summed
 
 
 def _gradients(grad: Tensor, x_padded: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -183,7 +195,7 @@ class Involution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.span(self.act(self.norm(self.reduce(self.pool(x)))))
-        if not _fused(x):
+        if not _fused(x) and not torch.compiler.is_exporting():
             # In float32, also under autocast: K*K products are summed one by one, too many for the 8 bits of bf16.
             x, kernels = x.float(), kernels.float()
         return involution(x, kernels.unflatten(1, (self.groups, -1)), self.stride)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Input, Preprocessing, Resize, to_input
@@ -53,6 +54,37 @@ class Teacher(NamedTuple):
         net = self.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch allows both
         return self._replace(net=net)
 
+    def for_images(self, size: int | None) -> tuple[nn.Module, Preprocessing]:
+        """Return the net and its preprocessing for square images of the data's size: what `sdk.export` takes.
+
+        A net of another size scales them itself, as in training.
+        """
+        own = self.preprocessing.input.height
+        if size in (None, own):
+            return self.net, self.preprocessing
+        return _Scaled(self.net, size, own).eval(), msgspec.structs.replace(self.preprocessing, input=_square(size))
+
+
+class _Scaled(nn.Module):
+    """A net that scales square images to its own size like `to_input`, with matrix products, which every engine has.
+
+    `[B, 3, before, before] -> [B, classes]`
+    """
+
+    rows: Tensor
+
+    def __init__(self, net: nn.Module, before: int, after: int) -> None:
+        super().__init__()
+        self.net = net
+        rows = F.interpolate(torch.eye(before)[None, None], (after, before), mode="bilinear", antialias=True)
+        self.register_buffer("rows", rows[0, 0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):  # along the width, then along the height
+            x = F.linear(x, self.rows).mT
+        logits: Tensor = self.net(x)
+        return logits
+
 
 def create_teacher(teacher: TeacherRecipe, classes: int, preprocessing: Preprocessing) -> Teacher:
     """Return an untrained teacher, as the recipe describes it.
@@ -75,7 +107,11 @@ def _own(preprocessing: Preprocessing, teacher: TeacherRecipe, net: nn.Module) -
     size = teacher.size or preprocessing.input.height
     return msgspec.structs.replace(
         preprocessing,
-        input=Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size))),
+        input=_square(size),
         mean=teacher.mean or tuple(known.get("mean", preprocessing.mean)),
         std=teacher.std or tuple(known.get("std", preprocessing.std)),
     )
+
+
+def _square(size: int) -> Input:
+    return Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size)))
