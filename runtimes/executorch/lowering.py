@@ -29,6 +29,8 @@ with quiet(), warnings.catch_warnings():  # importing it warns about pandas, pyt
     from executorch.exir import to_edge_transform_and_lower
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, SharedQuantizationSpec
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 
 def lower(
@@ -66,7 +68,7 @@ def _quantized(program: ExportedProgram, quantization: Quantization) -> Exported
     convolutions, sums and products are calibrated too.
     """
     static = get_symmetric_quantization_config(is_per_channel=True)
-    quantizer = XNNPACKQuantizer()
+    quantizer = _Quantizer()
     quantizer.set_filter_function(lambda node: layer_of(node) not in quantization.float_layers)
     if is_convolutional(program):
         quantizer.set_global(static)
@@ -81,6 +83,22 @@ def _quantized(program: ExportedProgram, quantization: Quantization) -> Exported
     converted = convert_pt2e(prepared)
     example = torch.from_numpy(quantization.images[:1])
     return torch.export.export(converted, (example,))
+
+
+class _Quantizer(XNNPACKQuantizer):  # type: ignore[misc]  # it has no types
+    """Pads in 8 bits what is in 8 bits: XNNPACK can't load a graph in which a pad changes the type."""
+
+    def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+        annotated: torch.fx.GraphModule = super().annotate(model)
+        for node in annotated.graph.find_nodes(op="call_function", target=torch.ops.aten.pad.default):
+            source = node.args[0]
+            known = source.meta.get(Q_ANNOTATION_KEY)
+            if known is not None and known.output_qspec is not None:
+                shared = SharedQuantizationSpec(source)
+                node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
+                    input_qspec_map={source: shared}, output_qspec=shared, _annotated=True
+                )
+        return annotated
 
 
 def _constants_folded(program: ExportedProgram) -> ExportedProgram:

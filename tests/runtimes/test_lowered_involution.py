@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtimes.base import ModelFiles, Signature
+from runtimes.base import ModelFiles, Quantization, Signature
 from runtimes.engines import ENGINES, load_lowering, open_session
 from sdk.exporting.deployed import Deployed
 from sdk.images import Input, Preprocessing, Resize
@@ -48,21 +48,39 @@ def involutions():
     return Deployed(module, Preprocessing(input=how, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)))
 
 
+SIGNATURE = Signature(HEIGHT, WIDTH, CLASSES)
+IMAGES = np.random.default_rng(0).integers(0, 256, (16, HEIGHT, WIDTH, 3), np.uint8)
+
+
+def answers(module, target, precision, folder):
+    """Return what an engine answers for the images and what PyTorch answers, and how much was delegated."""
+    quantization = Quantization(IMAGES) if precision == "int8" else None
+    delegation = load_lowering(target).lower(
+        module, signature=SIGNATURE, precision=precision, quantization=quantization, manifest=MANIFEST, folder=folder
+    )
+    files = ModelFiles.in_folder(folder, ENGINES[target].files)
+    session, _ = open_session(target, files, SIGNATURE, precision=precision)
+    found = session.run(IMAGES)
+    session.close()
+    with torch.no_grad():
+        expected = module(torch.from_numpy(IMAGES)).numpy()
+    assert np.ptp(expected) > 0.2
+    return found, expected, delegation
+
+
 @pytest.mark.parametrize("target", ENGINES)
 def test_involution_answers_like_pytorch(involutions, target, tmp_path):
-    signature = Signature(HEIGHT, WIDTH, CLASSES)
-    delegation = load_lowering(target).lower(
-        involutions, signature=signature, precision="fp32", quantization=None, manifest=MANIFEST, folder=tmp_path
-    )
+    found, expected, delegation = answers(involutions, target, "fp32", tmp_path)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
     if delegation is not None:
         # Outside are the conversion of the pixels, and of strided involutions the slices and means over cut windows.
         known = {"slice_copy_tensor", "avg_pool2d", "dim_order_ops__to_dim_order_copy"}
         assert delegation.outside.keys() <= known
-    images = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)
-    session, _ = open_session(target, ModelFiles.in_folder(tmp_path, ENGINES[target].files), signature)
-    found = session.run(images)
-    session.close()
-    with torch.no_grad():
-        expected = involutions(torch.from_numpy(images)).numpy()
-    assert np.ptp(expected) > 0.2
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"), [(t, p) for t in ENGINES for p in ENGINES[t].precisions if p != "fp32"]
+)
+def test_involution_answers_almost_the_same_in_fewer_bits(involutions, target, precision, tmp_path):
+    found, expected, _ = answers(involutions, target, precision, tmp_path)
+    assert np.abs(found - expected).max() < (0.02 if precision == "fp16" else 0.1)
