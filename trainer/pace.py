@@ -75,7 +75,7 @@ class Paces:
     """
 
     def __init__(self, job: Job, seconds: float, batch: int = BATCH_OF_96) -> None:
-        self.recipe, self.device, self.progress = _from_scratch(job.run.recipe), job.device, job.progress
+        self.recipe, self.device, self.progress = from_scratch(job.run.recipe), job.device, job.progress
         self._kept = {name for name, it in job.run.recipe.teachers.items() if not it.training.epochs}
         self.seconds, self.batch = seconds, batch
         self.whole, self.data = job.data, _sample(job.data, _largest_batch(job.run.recipe))
@@ -108,7 +108,7 @@ class Paces:
         views, training = arm.recipe.views, arm.recipe.student.training.from_scratch()
         one_view = replace(views, count=1, mode="replay" if views.mode == "exact" else views.mode)
         smaller = self._smaller(training, self.data.preprocessing)
-        bare = _from_scratch(arm.recipe)
+        bare = from_scratch(arm.recipe)
         recipe = replace(bare, views=one_view, student=replace(bare.student, training=smaller))
         timed = Arm(arm.stage, arm.teachers, recipe, arm.unlabelled)
 
@@ -207,7 +207,7 @@ class Paces:
         return self._known[key]
 
 
-def _from_scratch(recipe: Recipe) -> Recipe:
+def from_scratch(recipe: Recipe) -> Recipe:
     """Return the recipe without published weights, which may be absent; steps with frozen ones are shorter."""
     teachers = {name: it.from_scratch() for name, it in recipe.teachers.items()}
     return replace(recipe, teachers=teachers, student=recipe.student.from_scratch())

@@ -30,7 +30,7 @@ def to_struct(table: dict[str, Any], kind: type[Kind], place: str) -> Kind:
         RecipeError: a key is unknown or missing, or a value has another type or is out of range.
     """
     for path, key, known in _unknown(table, kind, ()):
-        raise RecipeError(f"{place}: {_no_such_key(path, key, known, kind)}; see docs/recipes.md for the keys")
+        raise RecipeError(f"{place}: {_no_such_key(path, key, known, kind)} (see docs/recipes.md for the keys)")
     try:
         return msgspec.convert(without_none(table), kind)
     except msgspec.ValidationError as fault:

@@ -105,7 +105,8 @@ def plan(
     with training_extra():
         from trainer.arms import own_arm
         from trainer.estimate import estimate, imagined, store_cost
-        from trainer.pace import Paces
+        from trainer.models import check_nets
+        from trainer.pace import Paces, from_scratch
         from trainer.recipe import read_recipe, recipe_for
         from trainer.run import Job, Run
         from trainer.settings import Settings
@@ -118,6 +119,7 @@ def plan(
         else:
             chosen = settings.applied(read_recipe(recipe) if recipe else recipe_for(size or 0))
             dataset = imagined(chosen, images=images or 0, classes=classes or 0, size=size or 0)
+            check_nets(from_scratch(chosen), len(dataset.labels), dataset.preprocessing)
         if latency_ms is not None:
             there = Device(target, precision, threads)
             fitting = _students(chosen, dataset, latency_ms, there, measured, bars)

@@ -150,6 +150,8 @@ def test_a_plan_is_estimated_without_data_and_writes_nothing(tiny_recipe_file, t
     for what in ("teacher conv", "teacher involution", "student", "the teachers' answers"):
         assert f"timing {what}" in done.err
     assert list(tmp_path.iterdir()) == []
+    photos = ["plan", "--recipe", "photos", "--images", 500, "--classes", 3, "--size", 100]
+    assert "100 pixels do not divide into patches of 16" in shell.refused(*photos), "before anything is timed"
 
 
 def test_a_plan_takes_what_the_data_says(clothes, tiny_recipe_file, tmp_path, shell, monkeypatch):

@@ -152,7 +152,7 @@ def test_a_net_that_is_no_vision_transformer_is_refused():
 
 
 def test_a_size_that_its_patch_does_not_divide_is_told_with_the_nearest(weights):
-    with pytest.raises(RecipeError, match=r"100 pixels do not divide into patches of 16; set data.size to 96 or"):
+    with pytest.raises(RecipeError, match=r"do not divide into patches of 16; set data.size \(--size\) to 96 or"):
         student_of(TINY, weights, 100)
 
 

@@ -111,7 +111,7 @@ def test_an_unknown_model_is_named_with_a_similar_one(tiny_recipe):
 
 def test_images_that_do_not_divide_into_patches_are_refused(tiny_recipe):
     shape = replace(tiny_recipe.student, stem="patch", patch=5)
-    with pytest.raises(RecipeError, match=r"set data.size to 30 or change student.patch"):
+    with pytest.raises(RecipeError, match=r"set data.size \(--size\) to 30 or change student.patch"):
         create_student(shape, 2, 10, sdk.Preprocessing.square(28))
 
 

@@ -106,5 +106,5 @@ def check_size(size: int, patch: int, otherwise: str) -> None:
     if size % patch:
         raise RecipeError(
             f"images of {size} pixels do not divide into patches of {patch}; "
-            f"set data.size to {nearest_multiple(size, patch)} or {otherwise}"
+            f"set data.size (--size) to {nearest_multiple(size, patch)} or {otherwise}"
         )
