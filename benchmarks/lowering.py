@@ -6,11 +6,11 @@
 The nets are the student at 224 and at 32 pixels, and RedNet-26, which is made of involutions, at 64 pixels. The seconds
 of an export at fp32 are those of the processor.
 
-The plain export is the one on the first page of each engine's documentation. It is loaded and called with the engine's
-defaults, except for the number of threads (and for OpenVINO's fp32, which has to be requested). Weights are random, as
-only the speed of the arithmetic is measured. For each number of threads, every file has a process of its own, and the
-processes take turns. Ratios are ratios of medians. With `--busy`, that many other processes compute all the time, like
-the threads of an app.
+The plain export is the one on the first page of each engine's documentation, with the manifest, the names and the batch
+size of a bundle. It is loaded and called with the engine's defaults, except for the number of threads (and for
+OpenVINO's fp32, which has to be requested). Weights are random, as only the speed of the arithmetic is measured. For
+each number of threads, every file has a process of its own, and the processes take turns. Ratios are ratios of medians.
+With `--busy`, that many other processes compute all the time, like the threads of an app.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ import timm
 import torch
 
 import sdk
+from runtimes.base import INPUT, METADATA_KEY, OUTPUT
 from runtimes.engines import ENGINES
 from sdk.benchmark import Measurement, measure
+from sdk.bundle.manifest import embedded
 from sdk.exporting.deployed import Deployed
 from trainer.models import Student
 
@@ -146,7 +148,8 @@ def _bundles(net: Net, target: str, folder: Path) -> tuple[list[sdk.Bundle], flo
     shutil.copytree(fp32.path, plain)
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
-        PLAIN[target](Deployed(module, preprocessing), torch.zeros(1, net.size, net.size, 3, dtype=torch.uint8), plain)
+        pixels = torch.zeros(1, net.size, net.size, 3, dtype=torch.uint8)
+        PLAIN[target](Deployed(module, preprocessing), pixels, plain, embedded(fp32.manifest))
     _list_again(plain, target)
     return [sdk.Bundle.open(plain), fp32, ours("int8")], export_s
 
@@ -160,36 +163,41 @@ def _list_again(bundle: Path, target: str) -> None:
     (bundle / "bundle.json").write_text(json.dumps(manifest))
 
 
-def _plain_onnx(module: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
+def _plain_onnx(module: torch.nn.Module, example: torch.Tensor, folder: Path, manifest: str) -> None:
     several = (example.repeat(2, 1, 1, 1),)  # a batch of one would be exported as a fixed size
     exported = torch.onnx.export(
         module,
         several,
         dynamic_shapes=({0: "batch"},),
-        input_names=["pixels"],
-        output_names=["probabilities"],
+        input_names=[INPUT],
+        output_names=[OUTPUT],
         external_data=False,
         verbose=False,
     )
+    exported.model.metadata_props[METADATA_KEY] = manifest
     exported.save(folder / "model.onnx")
 
 
-def _plain_openvino(module: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
+def _plain_openvino(module: torch.nn.Module, example: torch.Tensor, folder: Path, manifest: str) -> None:
     import openvino
 
-    model = openvino.convert_model(module, example_input=example, input=[1, *example.shape[1:]])
+    model = openvino.convert_model(module, example_input=example, input=[-1, *example.shape[1:]])
+    model.input().tensor.set_names({INPUT})
+    model.output().tensor.set_names({OUTPUT})
+    model.set_rt_info(manifest, METADATA_KEY)
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
 
 
-def _plain_executorch(module: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
+def _plain_executorch(module: torch.nn.Module, example: torch.Tensor, folder: Path, manifest: str) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    edge = to_edge_transform_and_lower(torch.export.export(module, (example,)), partitioner=[XnnpackPartitioner()])
+    exported, carried = torch.export.export(module, (example,)), {METADATA_KEY: manifest}
+    edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=carried)
     (folder / "model.pte").write_bytes(edge.to_executorch().buffer)
 
 
-PLAIN: dict[str, Callable[[torch.nn.Module, torch.Tensor, Path], None]] = {
+PLAIN: dict[str, Callable[[torch.nn.Module, torch.Tensor, Path, str], None]] = {
     "onnx": _plain_onnx,
     "openvino": _plain_openvino,
     "executorch": _plain_executorch,

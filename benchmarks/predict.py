@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lowering import STUDENTS
+from lowering import NETS
 
 import sdk
 from runtimes.cores import usable_cores
@@ -64,12 +64,10 @@ def _line(row: dict[str, Any]) -> str:
 def _export(student: str, target: str, out: Path) -> Path:
     import torch
 
-    from trainer.models import Student
-
     torch.manual_seed(0)
-    shape = STUDENTS[student]
-    module, preprocessing = Student(teachers=2, **shape).eval(), sdk.Preprocessing.square(shape["size"])
-    labels = [str(label) for label in range(shape["classes"])]
+    net = NETS[student]
+    module, preprocessing = net.make().eval(), sdk.Preprocessing.square(net.size)
+    labels = [str(label) for label in range(net.classes)]
     return sdk.export(module, target=target, precision="fp32", out=out, labels=labels, preprocessing=preprocessing).path
 
 

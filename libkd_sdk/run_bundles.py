@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from runtimes.engines import ENGINES, load_runtime
-from sdk.bundle.manifest import MANIFEST, Manifest
+from sdk.bundle.manifest import MANIFEST, Manifest, Precision
 from sdk.bundle.reading import opened_folder, read_manifest
 from sdk.errors import BundleError, EngineMissing
 
@@ -16,7 +16,7 @@ from .output import remark
 ABOUT = "data.json"
 """The file that every run has. It is `trainer.run.ABOUT`, which can't be imported without torch."""
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = get_args(Precision)
 
 
 class _Found(NamedTuple):

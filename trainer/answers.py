@@ -32,8 +32,8 @@ def logits_of_net(run: Run, stage: str, split: Split, device: torch.device) -> T
         RunError: the net is not trained, or what was kept of it is damaged.
     """
     if stage.startswith(teacher_stage("")):
-        teacher = load_teacher(run, stage.removeprefix(teacher_stage("")))
-        return logits_of(teacher.net.to(device), split, teacher.preprocessing).cpu()
+        teacher = load_teacher(run, stage.removeprefix(teacher_stage(""))).to(device)
+        return logits_of(teacher.net, split, teacher.preprocessing).cpu()
     student, _, preprocessing = load_student(run, stage)
     return logits_of(student.to(device), split, preprocessing).cpu()
 

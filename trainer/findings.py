@@ -245,19 +245,21 @@ def _samples(test: Split, logits: Mapping[str, Tensor]) -> tuple[Sample, ...]:
 
     There are more of the one kind if there are too few of the other.
     """
-    missed, answers = mistakes(logits[STUDENT], test.labels), {stage: answers_in(it) for stage, it in logits.items()}
+    missed = mistakes(logits[STUDENT], test.labels)
     wrong = set(missed)
     right = [index for index in test.ids.argsort().tolist() if index not in wrong]
     shown = missed[: max(SAMPLES // 2, SAMPLES - len(right))]
+    chosen = [*shown, *right[: SAMPLES - len(shown)]]
+    answers = {stage: answers_in(rows[chosen]) for stage, rows in logits.items()}
     pixels = test.pixels()
     return tuple(
         Sample(
             name=test.names[index],
             pixels=pixels[index].cpu().numpy(),
             label=int(test.labels[index]),
-            answers={stage: given[index] for stage, given in answers.items()},
+            answers={stage: given[number] for stage, given in answers.items()},
         )
-        for index in (*shown, *right[: SAMPLES - len(shown)])
+        for number, index in enumerate(chosen)
     )
 
 

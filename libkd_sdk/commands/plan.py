@@ -119,11 +119,11 @@ def plan(
         else:
             chosen = settings.applied(read_recipe(recipe) if recipe else recipe_for(size or 0))
             dataset = imagined(chosen, images=images or 0, classes=classes or 0, size=size or 0)
-            check_nets(from_scratch(chosen), len(dataset.labels), dataset.preprocessing)
         if latency_ms is not None:
             there = Device(target, precision, threads)
             fitting = _students(chosen, dataset, latency_ms, there, measured, bars)
         else:
+            check_nets(from_scratch(chosen), len(dataset.labels), dataset.preprocessing)
             with at_speed(device, threads, bars) as torch_device:
                 paces = Paces(Job(Run(Path(), chosen), dataset, torch_device, bars), MEASURED_S)
                 found = estimate(chosen, dataset, [own_arm(chosen)], paces)
