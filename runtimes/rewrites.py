@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import Graph, Node
 from torch.nn.functional import linear
 
 aten = torch.ops.aten
@@ -166,19 +166,36 @@ def split_heads(program: ExportedProgram) -> None:
         if projection is None or joined is None:
             continue
         _, heads, _, width = attention.meta["val"].shape
+        scale = attention.kwargs.get("scale") or width**-0.5
         with graph.inserting_before(attention):
             columns = graph.call_function(aten.split.Tensor, (projection, width, -1))
             parts = [graph.call_function(getitem, (columns, number)) for number in range(3 * heads)]
-            answers = [
-                graph.call_function(attention.target, tuple(parts[head::heads]), attention.kwargs)
-                for head in range(heads)
-            ]
+            answers = [_one_head(graph, parts[head::heads], scale) for head in range(heads)]
             together = graph.call_function(aten.cat.default, (answers, -1))
-        for node in (columns, *parts, *answers, together):
-            node.meta["nn_module_stack"] = attention.meta["nn_module_stack"]
+        inserted = columns
+        while inserted is not attention:
+            inserted.meta["nn_module_stack"] = attention.meta["nn_module_stack"]
+            inserted = inserted.next
         joined.replace_all_uses_with(together)
+        for unused in (
+            joined,
+            joined.all_input_nodes[0],
+            attention,
+        ):  # attention can be random, so it never counts as dead code
+            graph.erase_node(unused)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
+
+
+def _one_head(graph: Graph, parts: Sequence[Node], scale: Any) -> Node:
+    """Return the node of the attention [B, N, D] of one head, computed as in `attention` from query, key and value.
+
+    If `run_decompositions` had to replace it instead, an export would take half as long again.
+    """
+    query, key, value = parts
+    keys = graph.call_function(aten.transpose.int, (key, -2, -1))
+    scores = graph.call_function(aten.matmul.default, (graph.call_function(aten.mul.Tensor, (query, scale)), keys))
+    return graph.call_function(aten.matmul.default, (graph.call_function(aten.softmax.int, (scores, -1)), value))
 
 
 def _projection(attention: Node) -> Node | None:

@@ -85,6 +85,7 @@ class DataRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         hash: a hash of all images, labels and splits.
+        test_hash: the hash of the test images; None in runs of versions that did not keep it.
         data, root, unlabelled, skip_bad: where the images come from; see `trainer.run.Source`.
         labels: the class names.
         images: the number of images in each split.
@@ -94,6 +95,7 @@ class DataRecord(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     hash: str
+    test_hash: str | None = None
     data: tuple[str, ...]
     root: str | None
     unlabelled: tuple[str, ...] = ()

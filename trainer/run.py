@@ -213,6 +213,7 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
         check_nets(recipe, len(data.labels), data.preprocessing)  # or fail before anything is written
         about = DataRecord(
             hash=data_hash,
+            test_hash=data.test.hash(),
             data=tuple(map(_lasting, source.data)),
             root=_lasting(str(source.root)) if source.root else None,
             unlabelled=tuple(map(_lasting, source.unlabelled)),

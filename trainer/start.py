@@ -15,7 +15,7 @@ from sdk.errors import UsageError
 from .balance import describe_balance
 from .budget import cut_to
 from .checkup import check_run, clear_run
-from .data import Dataset, load
+from .data import Dataset, Split, load, load_test
 from .device import device_name, pick_device
 from .folder import alone, together
 from .models import size_step
@@ -143,6 +143,21 @@ def prepare(request: RunRequest, progress: Progress, check: Callable[[Recipe], o
     wanted = Job(Run(request.out, recipe), data, device, progress)
     run = start_run(request.out, cut_to(deadline, wanted), data, source)
     return Job(run, data, device, progress)
+
+
+def test_images(folder: Path, progress: Progress) -> Split:
+    """Return the test images of the run in `folder`. Other images are only read if these are a part of them.
+
+    Raises:
+        DataError, RunError: the images or the run are damaged, or the images are not those of the run.
+    """
+    run = open_run(folder)
+    about, source = run.data_record(), remembered_source(folder)
+    if about.test_hash is not None and source is not None:
+        split = load_test(source.data, run.recipe.data, about.labels, root=source.root, progress=progress)
+        if split is not None and split.hash() == about.test_hash:
+            return split
+    return prepare(RunRequest(out=folder), progress).data.test
 
 
 def choose(

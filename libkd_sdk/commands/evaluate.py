@@ -148,14 +148,14 @@ def _of_run(
     from trainer.data import load_labelled
     from trainer.evaluate import logits_of
     from trainer.run import STUDENT, load_student, open_run
-    from trainer.start import RunRequest, prepare
+    from trainer.start import test_images
     from trainer.threads import computing
 
     student, labels, preprocessing = load_student(folder)
     if data:
         split = load_labelled(data, labels, preprocessing.input, root=root, progress=bars)
     else:
-        split = prepare(RunRequest(out=folder), bars).data.test
+        split = test_images(folder, bars)
     run, cpu = open_run(folder), torch.device("cpu")
     with computing(threads, cpu):
         logits = logits_of(student, split, preprocessing)

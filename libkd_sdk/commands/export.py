@@ -130,7 +130,7 @@ def export(
         raise UsageError("--teacher: only a run has teachers; leave it out")
     with training_extra():
         from trainer.data import load_labelled, load_sample, sample
-        from trainer.start import RunRequest, prepare
+        from trainer.start import RunRequest, prepare, test_images
 
     with Bars() as bars:
         net = _of_run(Path(source), teacher) if is_run else _of_timm(source, weights, labels)
@@ -141,12 +141,12 @@ def export(
         elif precision == "int8" and not is_run:
             raise UsageError("int8 needs images to calibrate on; name some by --calibrate")
         proving = load_labelled(validation, net.labels, input, root=root, progress=bars) if validation else None
-        if is_run and (proving is None or (precision == "int8" and seen is None)):
+        if is_run and precision == "int8" and seen is None:
             dataset = prepare(RunRequest(out=Path(source)), bars).data
-            proving = proving or dataset.test
-            if precision == "int8" and seen is None:
-                seen = sample(dataset.train, CALIBRATION_IMAGES).numpy()
-                net.about["calibrated_on"] = f"training images, {_images_of(Path(source))}"
+            seen, proving = sample(dataset.train, CALIBRATION_IMAGES).numpy(), proving or dataset.test
+            net.about["calibrated_on"] = f"training images, {_images_of(Path(source))}"
+        elif is_run and proving is None:
+            proving = test_images(Path(source), bars)
         bundle = lower_and_prove(
             net,
             out or _default_place(source, teacher, target, precision),

@@ -50,7 +50,8 @@ def lower(
         warnings.simplefilter("ignore")
         program = program_of(module, signature)
         split_heads(program)
-        program = program.run_decompositions(ONNX)
+        if any(program.graph.find_nodes(op="call_function", target=operator) for operator in ONNX):
+            program = program.run_decompositions(ONNX)  # which takes as long as the translation
         exported: Any = torch.onnx.export(
             program,
             dynamo=True,

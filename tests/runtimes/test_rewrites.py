@@ -205,8 +205,7 @@ def test_heads_apart_answer_like_heads_together(name, options, left_together):
     program = program.run_decompositions({})
     with torch.no_grad():
         close(program.module()(images), module(images))
-    attentions = program.graph.find_nodes(op="call_function", target=ATTENTION)
-    assert sum(len(node.meta["val"].shape) == 4 for node in attentions) == left_together
+    assert len(program.graph.find_nodes(op="call_function", target=ATTENTION)) == left_together
 
 
 class Attention(nn.Module):
@@ -235,8 +234,7 @@ def test_heads_that_are_not_just_columns_stay_together(windows, watched, apart):
     rewrites.split_heads(program)
     program = program.run_decompositions({})
     close(program.module()(x), module(x))
-    attentions = program.graph.find_nodes(op="call_function", target=ATTENTION)
-    assert len(attentions) == (2 if apart else 1)
+    assert len(program.graph.find_nodes(op="call_function", target=ATTENTION)) == (0 if apart else 1)
 
 
 @pytest.mark.parametrize("tokens", ["learned", "stems"])

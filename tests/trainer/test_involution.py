@@ -148,6 +148,13 @@ def test_exported_involution_answers_the_same_for_any_batch(kernel, stride):
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCES[x.dtype] * expected.abs().max().item())
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_involution_answers_the_same():  # openvino.convert_model traces a module, which makes sizes tensors
+    torch.manual_seed(0)
+    module, x = Involution(16, 3, 2).eval(), torch.randn(2, 16, 9, 9)
+    assert torch.equal(torch.jit.trace(module, x)(x), module(x))
+
+
 @pytest.mark.slow
 def test_an_exported_rednet_has_few_operators():
     net = timm.create_model("rednet26", num_classes=20).eval()

@@ -4,7 +4,7 @@ from .dataset import Dataset
 from .files import Input, Preprocessing, Resize, content_of, nearest_multiple
 from .images import FileImages, Images, MemoryImages
 from .inputs import to_input
-from .load import load, load_labelled, load_sample, originals, sample
+from .load import load, load_labelled, load_sample, load_test, originals, sample
 from .sources import ImageFile
 from .split import UNLABELLED, Split, to_device
 
@@ -23,6 +23,7 @@ __all__ = [
     "load",
     "load_labelled",
     "load_sample",
+    "load_test",
     "nearest_multiple",
     "originals",
     "sample",

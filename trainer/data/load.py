@@ -106,8 +106,7 @@ def load_labelled(
         return named.test
     progress = progress or Silent()
     found = _told(labelled(_places(sources)), progress)
-    wanted = next((split for split in ("test", "val") if any(item.split == split for item in found)), None)
-    chosen = [item for item in found if wanted in (None, item.split)]
+    chosen = _for_the_test(found) or found
     strangers = {item.label for item in chosen} - set(labels)
     if strangers:
         raise DataError(
@@ -115,6 +114,39 @@ def load_labelled(
         )
     check_memory(len(chosen), input)
     return _read(chosen, labels, input, progress)[0]
+
+
+def load_test(
+    sources: Sequence[str | Path],
+    how: DataRecipe,
+    labels: Sequence[str],
+    *,
+    root: Path | None = None,
+    progress: Progress | None = None,
+) -> Split | None:
+    """Return the test split that `load` returns, but read no other images; None if it is a part of the training images.
+
+    Args:
+        how: the data table of a run's recipe, which has the size.
+        labels: the class names of the run.
+
+    Raises:
+        DataError: there are no such images.
+    """
+    assert how.size is not None
+    if (name := _name(sources)) is not None:
+        return NAMED[name](root).test
+    progress = progress or Silent()
+    chosen = _for_the_test(_told(labelled(_places(sources)), progress))
+    input = _preprocessing(how.size, how).input
+    check_memory(len(chosen), input)
+    return _read(chosen, labels, input, progress, skip_bad=True)[0] if chosen else None
+
+
+def _for_the_test(found: list[LabelledFile]) -> list[LabelledFile]:
+    """Return the images of `test`, or else those of `val`."""
+    parts = ([item for item in found if item.split == split] for split in ("test", "val"))
+    return next(filter(None, parts), [])
 
 
 def load_sample(

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, G groups, K kernel size, H x W places.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Protocol
@@ -71,8 +72,7 @@ def _padded(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _kernel_size(weight: Tensor) -> int:
-    side: int = round(weight.shape[2] ** 0.5)
-    return side
+    return math.isqrt(int(weight.shape[2]))  # under torch.jit.trace, as in OpenVINO, a size is a tensor
 
 
 def _shifts(x_padded: Tensor, weight: Tensor, stride: int) -> list[Tensor]:
