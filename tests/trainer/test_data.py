@@ -269,7 +269,7 @@ def test_a_model_is_scored_on_the_test_split_or_on_all_images(clothes):
     [
         ([], "no images in it"),
         (["notes.txt"], "no images in it"),
-        (["0.png", "1.png"], "lies in no class folder"),
+        (["0.png", "1.png"], r"0\.png, 1\.png: lie in no class folder; move them into one"),
         (["a/0.png", "a/1.png", "a/2.png"], "only one class"),
         (["a/0.png", "a/1.png", "a/2.png", "b/0.png"], "class 'b' has 1 readable image, but needs 3"),
         (["train/a/0.png", "train/a/1.png", "train/b/0.png", "test/a/2.png"], "class 'b' has 1 readable image"),

@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from sdk.folders import described, kinds_of
+from sdk.folders import described, kinds_of, listed
 
 from ..errors import DataError
 from .sources import ImageFile, find
@@ -117,6 +117,7 @@ def _of_one(source: Path, split: str) -> Labelled:
     names = [file.name.removeprefix(wrapper) for file in files]
     beside = [name.removeprefix(wrapper) for name in others if name.startswith(wrapper)]
     layout = _layout(source, names, beside, split)
+    _refuse_strays([name for name in names if layout.place(name) is None])
     images = [_placed(file, name, layout) for file, name in zip(files, names, strict=True)]
     _check_labels({item.label for item in images})
     _check_classes(source, {(item.split, item.label) for item in images}, beside, layout)
@@ -203,12 +204,15 @@ def _layout(source: Path, names: Sequence[str], others: Sequence[str], split: st
 
 
 def _folders(names: Sequence[str]) -> dict[str, set[str]]:
-    """Return for each top folder the folders in it that hold images, as paths relative to it; `""` is itself."""
+    """Return for each top folder the folders in it that hold images, as paths relative to it; `""` is itself.
+
+    Raises:
+        DataError: an image lies in no folder.
+    """
+    _refuse_strays([name for name in names if name.find("/") < 1])
     inner = defaultdict[str, set[str]](set)
     for name in names:
-        top, *inside = name.split("/")[:-1] or [""]
-        if not top:
-            raise DataError(f"{name}: lies in no class folder; {_EXPECTED}")
+        top, *inside = name.split("/")[:-1]
         inner[top].add("/".join(inside))
     return inner
 
@@ -263,9 +267,16 @@ def _check_few(source: Path, inner: dict[str, set[str]]) -> None:
             )
 
 
+def _refuse_strays(strays: Sequence[str]) -> None:
+    """Refuse images outside of class folders, because their class is not known."""
+    if strays:
+        lie, them = ("lies", "it") if len(strays) == 1 else ("lie", "them")
+        raise DataError(f"{listed(strays)}: {lie} in no class folder; move {them} into one, or away; {_EXPECTED}")
+
+
 def _placed(file: ImageFile, name: str, layout: _Layout) -> LabelledFile:
-    if (place := layout.place(name)) is None:
-        raise DataError(f"{name}: lies in no class folder; {_EXPECTED}")
+    place = layout.place(name)
+    assert place is not None  # or it was refused before
     name = f"{layout.split}/{name}" if layout.split else name
     return LabelledFile(ImageFile(name, file.load), *place)
 
