@@ -58,7 +58,7 @@ LONG = 16
 """An image that would be so many times as large as `Resize.size` when scaled is scaled only where the crop keeps it."""
 
 LARGE = 2**24
-"""An image with more pixels is scaled in its width while it becomes RGB, and in its height afterwards."""
+"""An image with more pixels is scaled along one axis while it becomes RGB, and along the other afterwards."""
 
 Filter: TypeAlias = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 """A filter of Pillow."""
@@ -203,8 +203,9 @@ def _fitted(stored: Stored, input: Input) -> Image.Image:
     left, upper, right, lower = _middle(scaled, size)
     box = stored.place((left * across, upper * down, right * across, lower * down))
     part, box = _surroundings(stored.image, box, 4 * max(1.0, across, down))
-    width, height = stored.oriented((input.width, input.height))
-    return stored.turned(_scale(part, (width, height), how.filter, box))
+    cropped = stored.oriented((input.width, input.height))
+    height_first = _height_first(stored.image.size, stored.oriented(scaled))
+    return stored.turned(_in_passes(part, cropped, _FILTERS[how.filter], box, height_first))
 
 
 def _surroundings(image: Image.Image, box: Box, support: float) -> tuple[Image.Image, Box]:
@@ -239,12 +240,28 @@ def _scaled(size: tuple[float, float], how: Resize) -> tuple[int, int]:
 
 def _scale(image: Image.Image, size: tuple[int, int], filter: str, box: Box) -> Image.Image:
     """Return a box of an image as RGB with the given (width, height)."""
-    how, (left, upper, right, lower) = _FILTERS[filter], box
+    how = _FILTERS[filter]
     if is_plain(image):
         return to_rgb(image.resize(size, how, box))
     if image.width * image.height <= LARGE:
         return to_rgb(image).resize(size, how, box)
-    narrow = Image.new("RGB", (size[0], image.height))
-    for top, band in rgb_bands(image):
-        narrow.paste(band.resize((size[0], band.height), how, (left, 0, right, band.height)), (0, top))
-    return narrow.resize(size, how, (0, upper, size[0], lower))
+    return _in_passes(image, size, how, box, _height_first(image.size, size))
+
+
+def _height_first(whole: tuple[int, int], scaled: tuple[int, int]) -> bool:
+    """Return whether Pillow scales an image in its height before its width: colours are rounded in between."""
+    return whole[1] - scaled[1] > max(0, 2 * (whole[0] - scaled[0]))
+
+
+def _in_passes(
+    image: Image.Image, size: tuple[int, int], how: Image.Resampling, box: Box, height_first: bool
+) -> Image.Image:
+    """Return a box of an image as RGB with the given (width, height), scaled along one axis while it becomes RGB."""
+    left, upper, right, lower = box
+    half = Image.new("RGB", (image.width, size[1]) if height_first else (size[0], image.height))
+    for corner, band in rgb_bands(image, upright=height_first):
+        if height_first:
+            half.paste(band.resize((band.width, size[1]), how, (0, upper, band.width, lower)), corner)
+        else:
+            half.paste(band.resize((size[0], band.height), how, (left, 0, right, band.height)), corner)
+    return half.resize(size, how, (left, 0, right, size[1]) if height_first else (0, upper, size[0], lower))

@@ -21,22 +21,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.width * image.height <= _BAND:
         return _converted(image)
     result = Image.new("RGB", image.size)
-    for top, band in rgb_bands(image):
-        result.paste(band, (0, top))
+    for corner, band in rgb_bands(image):
+        result.paste(band, corner)
     return result
 
 
-def rgb_bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Yield an image as RGB bands of its full width, each with the number of its first row."""
-    for top, band in _bands(image):
-        yield top, _converted(band)
+def rgb_bands(image: Image.Image, upright: bool = False) -> Iterator[tuple[tuple[int, int], Image.Image]]:
+    """Yield an image as RGB bands of its full width, or height if `upright`, each with its left upper corner."""
+    for corner, band in _bands(image, upright):
+        yield corner, _converted(band)
 
 
 def eight_bits(image: Image.Image, bits: int) -> Image.Image:
     """Return a grey image of `bits` bits as one of 8. Pixels of its transparent colour, if it has one, become white."""
     clear = image.info.get("transparency")
     pixels = np.empty((image.height, image.width), np.uint8)
-    for top, band in _bands(image):
+    for (_, top), band in _bands(image):
         deep = np.asarray(band)
         rows = pixels[top : top + band.height]
         rows[:] = (deep >> (bits - 8)).clip(0, 255)
@@ -45,10 +45,16 @@ def eight_bits(image: Image.Image, bits: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    rows = max(1, _BAND // image.width)
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+def _bands(image: Image.Image, upright: bool = False) -> Iterator[tuple[tuple[int, int], Image.Image]]:
+    width, height = image.size
+    if upright:
+        columns = max(1, _BAND // height)
+        for left in range(0, width, columns):
+            yield (left, 0), image.crop((left, 0, min(left + columns, width), height))
+    else:
+        rows = max(1, _BAND // width)
+        for top in range(0, height, rows):
+            yield (0, top), image.crop((0, top, width, min(top + rows, height)))
 
 
 def _converted(image: Image.Image) -> Image.Image:

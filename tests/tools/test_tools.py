@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 TOOLS = Path(__file__).parents[2] / "tools"
 TOOL = TOOLS / "same_weights.py"
@@ -48,3 +48,13 @@ def test_same_weights_prints_a_hash_for_each_tensor_file_and_nothing_else():
     assert any(name.startswith("seed-7/logits/") for name in rows)
     assert all(re.fullmatch("[0-9a-f]{16}", value) for value in rows.values())
     assert len(set(rows.values())) == len(rows)
+
+
+def test_the_vectors_are_made_again(tmp_path):
+    runpy.run_path(str(TOOLS / "make_vectors.py"))["main"](tmp_path)
+    vectors = TOOLS.parent / "spec" / "vectors"
+    assert {file.name for file in tmp_path.rglob("*")} == {file.name for file in vectors.rglob("*")}
+    made, kept = (load_file(folder / "pixels.safetensors") for folder in (tmp_path, vectors))
+    assert made.keys() == kept.keys()
+    # Another libjpeg may give other JPEG files.
+    assert all(torch.equal(made[name], kept[name]) for name in kept if name.endswith(".png"))

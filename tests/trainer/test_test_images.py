@@ -46,11 +46,11 @@ def test_images_to_train_on_may_be_gone(photos, tiny_recipe):
     assert images_of_the_test(run, Silent()).hash() == expected
 
 
-@pytest.mark.parametrize("change", ["another picture", "one less", "another class"])
+@pytest.mark.parametrize("change", ["another image", "one less", "another class"])
 def test_others_are_refused(photos, tiny_recipe, change):
     run, _ = started(photos, tiny_recipe)
     folder = photos / "test" / CLASSES[0]
-    if change == "another picture":
+    if change == "another image":
         shutil.copy(folder / "1.png", folder / "0.png")
     elif change == "one less":
         (folder / "0.png").unlink()
