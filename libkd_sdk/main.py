@@ -15,6 +15,7 @@ from importlib import metadata
 
 import typer
 
+import trainer  # noqa: F401  (it says how torch's threads wait, which it has to do before torch is imported)
 from sdk.errors import LibkdError, UsageError
 from sdk.files import disk_failure
 

@@ -30,6 +30,20 @@ def usable_cores(root: Path = ROOT) -> int:
     return max(1, min([allowed, *map(int, _quotas(root))]))
 
 
+SPIN_COUNT = "2000"
+"""Rounds for which a thread of GNU's OpenMP spins: enough between operators on idle cores, short beside other work."""
+
+
+def limit_spinning() -> None:
+    """Let the threads of torch spin only briefly where they wait, unless the user has chosen how they wait.
+
+    By default, they spin for milliseconds. Beside other busy processes, each of them then takes the core that the
+    thread it waits for needs. OpenMP reads this setting when it is loaded: after torch was imported, it has no effect.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
 WORTH = 1.05
 """More threads have to be faster by this factor than fewer, which leave cores to others."""
 

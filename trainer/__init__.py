@@ -11,6 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from runtimes.cores import limit_spinning
 from sdk.traces import remove_unused_compiler_cache
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _MODULES = {
     "read_recipe": "recipe",
 }
 
+limit_spinning()  # before torch is imported
 remove_unused_compiler_cache()
 
 

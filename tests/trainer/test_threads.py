@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from msgspec.structs import replace
 
 from jobs import CPU, Told
+from runtimes.cores import SPIN_COUNT
 from sdk.errors import UsageError
 from trainer import threads
 from trainer.recipe import Training
@@ -64,3 +69,16 @@ def test_a_run_continues_with_the_threads_that_it_began_with(two_cores, clothes,
     with at_work(RunRequest(out=tmp_path / "other", source=request.source, recipe=request.recipe), again):
         assert torch.get_num_threads() == 1
     assert again.lines[0] == ("device: cpu, 1 thread: the machine is busy, and more threads take 3.0 times as long")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs GNU's OpenMP")
+@pytest.mark.parametrize(
+    "way", ["import trainer.threads", "from libkd_sdk import main; main.run(['recipe']); import torch"]
+)
+@pytest.mark.parametrize(("chosen", "counts"), [({}, True), ({"OMP_WAIT_POLICY": "active"}, False)])
+def test_threads_that_wait_spin_only_briefly(way, chosen, counts):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    environment = {**kept, **chosen, "OMP_DISPLAY_ENV": "verbose"}
+    done = subprocess.run([sys.executable, "-c", way], env=environment, capture_output=True, text=True, check=True)
+    assert "GOMP_SPINCOUNT = " in done.stderr
+    assert (f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in done.stderr) == counts
