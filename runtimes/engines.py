@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from .base import Call, Engine, Lowering, ModelFiles, ModelSession, Session, Signature, engine_failures
 from .checked import CheckedSession
-from .errors import BundleError, import_failure
+from .errors import BundleError, LibkdError, import_failure
 from .forks import no_fork
 
 FOLDERS = (
@@ -65,6 +65,15 @@ def load_runtime(engine: str) -> None:
     _part(engine, "session")
 
 
+def how_it_runs(engine: str) -> str:
+    """Return how the engine is called on this machine; "" if there is only one way.
+
+    Raises:
+        EngineMissing: the engine can't be imported.
+    """
+    return str(getattr(_part(engine, "session"), "HOW", ""))
+
+
 def load_lowering(engine: str) -> Lowering:
     """Import and return the module that makes this engine's files.
 
@@ -108,8 +117,10 @@ def check_magic(engine: str, files: ModelFiles) -> None:
 
 def _part(engine: str, part: str) -> Any:
     known = ENGINES[engine]
-    extra = known.lower_extra if part == "lowering" else known.run_extra
+    extra = known.run_extra if part == "session" else known.lower_extra  # the bare call of ExecuTorch needs torch
     try:
         return importlib.import_module(f"{__package__}.{engine}.{part}")
+    except LibkdError:
+        raise
     except Exception as fault:
         raise import_failure(known.title, fault, extra) from fault

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from runtimes.engines import how_it_runs
 from sdk.bundle import Bundle, Signed
+from sdk.errors import EngineError
 
 from ..options import BundleArgument, TrustedOption
 from ..output import JsonOption, percent, show_facts, show_json
@@ -30,6 +32,7 @@ def info(
     facts = [
         ("target", f"{manifest.target} {manifest.precision}"),
         *([("backend", manifest.backend)] if manifest.backend else []),
+        *_here(manifest.target),
         ("created", manifest.created),
         ("signature", signature(opened.signed)),
         ("model", f"{manifest.model.arch}, {manifest.model.parameters:,} parameters"),
@@ -69,6 +72,15 @@ def info(
         )
     facts.append(("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())))
     show_facts(manifest.name, facts)
+
+
+def _here(engine: str) -> list[tuple[str, str]]:
+    """Return how the engine runs on this machine, if there are several ways, or why it does not."""
+    try:
+        how = how_it_runs(engine)
+    except EngineError as fault:
+        return [("runs here with", f"nothing ({fault})")]
+    return [("runs here with", how)] if how else []
 
 
 def signature(signed: Signed | None) -> str:

@@ -1,40 +1,87 @@
 """The session that runs `model.pte` with ExecuTorch and XNNPACK on the CPU.
 
-It is the only session that needs torch, because the engine's Python package needs it.
+It calls the engine through a small library of ours, or, where that can't be compiled, through the engine's Python
+module, which needs torch.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Protocol
 
 import numpy as np
-import torch  # before the engine, whose library is linked against it
-from executorch.extension.pybindings import _C as engine
 from numpy.typing import NDArray
 
-from runtimes.base import (
-    METADATA_KEY,
-    ModelFiles,
-    Port,
-    Signature,
-    check_ports,
-    engine_failure,
-    engine_failures,
-)
+from runtimes.base import METADATA_KEY, ModelFiles, Port, Signature, check_ports, engine_failure, engine_failures
 from runtimes.cores import usable_cores
-from runtimes.errors import EngineError
+from runtimes.errors import EngineError, EngineMissing
 from runtimes.forks import no_fork
+
+from . import native
+from .library import native_runtime
 
 FILE = "model.pte"
 
-_DTYPES = {0: "uint8", 6: "float32"}  # the numbers of PyTorch's scalar types
+_LOG = re.compile(r"[A-Z] [\d:.]+ executorch:\S+\] ")
+"""The start of a line in the engine's log: its kind, the time, and the place in the engine's source."""
+
+
+class _Program(Protocol):
+    """A program that `open` of a library returned."""
+
+    def ports(self) -> tuple[list[Port], list[Port]]:
+        """Return the inputs and the outputs, which have no names."""
+
+    def text(self, method: str) -> str:
+        """Return the string that a method without inputs returns, or "" if there is no such method."""
+
+    def load(self) -> None:
+        """Load the method `forward`, so that `run` can be called."""
+
+    def run(self, image: NDArray[np.uint8], answer: NDArray[np.float32]) -> None:
+        """Write the probabilities [classes] of an image [height, width, 3]; both arrays are C-contiguous."""
+
+    def close(self) -> None:
+        """Free the program."""
+
+
+class _Library(Protocol):
+    """The functions of the engine. All raise a `RuntimeError` where the engine fails."""
+
+    def threads(self) -> int:
+        """Return the number of threads of the process's only pool."""
+
+    def set_threads(self, number: int) -> None:
+        """Replace the pool, which nobody may use meanwhile."""
+
+    def open(self, content: bytes) -> _Program:
+        """Read the bytes of a `.pte` file."""
+
+
+def _library() -> tuple[_Library, str]:
+    """Return the functions of the engine, and how they are called."""
+    compiled, reason = native_runtime()
+    if compiled is not None:
+        return native.Library(compiled), "its C++ runtime, without torch"
+    try:
+        from .torch_bound import Library
+    except ModuleNotFoundError as fault:
+        if fault.name != "torch":
+            raise
+        raise EngineMissing(
+            f"ExecuTorch: needs a C++ compiler, or torch ({reason}); install g++ or clang, or pip install torch"
+        ) from fault
+    return Library(), f"its Python module and torch, because its C++ runtime can't be used ({reason})"
+
+
+_engine, HOW = _library()
 
 
 class Session:
@@ -44,7 +91,7 @@ class Session:
     """
 
     def __init__(self, files: ModelFiles, signature: Signature, precision: str, threads: int | None) -> None:
-        self._place = files.place
+        self._place, self._classes = files.place, signature.classes
         self._turn = threading.Lock()
         _pool.join(self, threads)
         try:
@@ -54,24 +101,20 @@ class Session:
             raise
 
     def _load(self, files: ModelFiles, signature: Signature) -> None:
-        with _loading(files) as program:
-            inputs, outputs = _ports(program.method_meta("forward"))
-            check_ports(files.place, inputs, outputs, signature)
-            methods = [program.get_method_name(index) for index in range(program.num_methods())]
-            self.manifest = str(program.load_method(METADATA_KEY)([])[0]) if METADATA_KEY in methods else ""
-            self._forward: Any = program.load_method("forward")
-            self._memory: Any = program, files.contents[FILE]  # the method points into it
-            self._classes = signature.classes
+        with _loading(files):
+            self._program = _engine.open(files.contents[FILE])
+            check_ports(files.place, *self._program.ports(), signature)
+            self.manifest = self._program.text(METADATA_KEY)
+            self._program.load()
 
     def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
         """Return the probabilities; see `runtimes.base.Session`."""
         probabilities = np.empty((len(pixels), self._classes), np.float32)
-        # The engine silently misreads any other layout, and torch warns of an array that can't be written.
-        batch = torch.from_numpy(np.require(pixels, requirements=("C", "W")))
+        pixels = np.ascontiguousarray(pixels)  # the engine silently misreads any other layout
         try:
             with self._turn:
-                for index, answer in enumerate(probabilities):  # the graph takes one image at a time
-                    answer[:] = self._forward([batch[index : index + 1]])[0].numpy()[0]
+                for image, answer in zip(pixels, probabilities, strict=True):  # the graph takes one image at a time
+                    self._program.run(image, answer)
         except Exception as fault:
             raise engine_failure(f"{self._place}: ExecuTorch", fault) from fault
         return probabilities
@@ -79,19 +122,8 @@ class Session:
     def close(self) -> None:
         """Free the program and leave the thread pool."""
         with self._turn:
-            self._forward = self._memory = None
+            self._program.close()
         _pool.leave(self)
-
-
-def _ports(about: Any) -> tuple[list[Port], list[Port]]:
-    """Return the inputs and the outputs of a method, which have no names."""
-    inputs = [about.input_tensor_meta(index) for index in range(about.num_inputs())]
-    outputs = [about.output_tensor_meta(index) for index in range(about.num_outputs())]
-    return list(map(_port, inputs)), list(map(_port, outputs))
-
-
-def _port(tensor: Any) -> Port:
-    return Port(None, _DTYPES.get(tensor.dtype(), str(tensor.dtype())), tuple(tensor.sizes()))
 
 
 class _Pool:
@@ -103,11 +135,11 @@ class _Pool:
 
     def join(self, session: Session, threads: int | None) -> None:
         with self._lock, quiet():
-            current = engine._threadpool_get_thread_count()
+            current = _engine.threads()
             if not self._members:
                 wanted = threads or usable_cores()
                 if wanted != current:
-                    engine._unsafe_reset_threadpool(wanted)
+                    _engine.set_threads(wanted)
             elif threads not in (None, current):
                 raise EngineError(
                     f"ExecuTorch already runs with threads={current} in this process; "
@@ -124,12 +156,10 @@ _pool = _Pool()
 
 
 @contextmanager
-def _loading(files: ModelFiles) -> Iterator[Any]:
+def _loading(files: ModelFiles) -> Iterator[None]:
     with quiet() as last_line, engine_failures(f"{files.place}: loading {FILE}"):
         try:
-            yield engine._load_program_from_buffer(
-                files.contents[FILE], program_verification=engine.Verification.InternalConsistency
-            )
+            yield
         except RuntimeError as fault:
             raise EngineError(f"{files.place}: loading {FILE} failed: {last_line() or fault}") from fault
 
@@ -144,7 +174,7 @@ def quiet() -> Iterator[Callable[[], str]]:
 
         def last_line() -> str:
             kept.seek(0)
-            return (kept.read().decode(errors="replace").strip().splitlines() or [""])[-1]
+            return _LOG.sub("", (kept.read().decode(errors="replace").strip().splitlines() or [""])[-1])
 
         with suppress(AttributeError, OSError, ValueError):
             sys.stderr.flush()

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import sdk
+from programs import needs_compiler
 from sdk import errors
 
 HEAVY = ("torch", "timm", "onnxruntime", "openvino", "executorch", "matplotlib", "PIL", "trainer", "rich", "typer")
@@ -85,7 +86,7 @@ def test_every_error_is_of_the_family_and_has_an_exit_code():
         assert kind.__name__ in sdk.__all__
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@pytest.mark.parametrize("target", ["onnx", "openvino", pytest.param("executorch", marks=needs_compiler)])
 def test_bundles_predict_where_there_is_no_torch(bundles, target):
     program = without("torch", "torchvision", "timm", "onnxscript", "onnx", "nncf") + (
         "import numpy as np, sdk\n"
@@ -105,7 +106,6 @@ def test_bundles_predict_where_there_is_no_torch(bundles, target):
     [
         ("openvino", "openvino", "OpenVINO: openvino is not installed; pip install 'libkd-sdk[openvino]'"),
         ("executorch", "executorch", "ExecuTorch: executorch is not installed; pip install 'libkd-sdk[executorch]'"),
-        ("executorch", "torch", "ExecuTorch: torch is not installed; pip install 'libkd-sdk[executorch]'"),
         ("onnx", "onnxruntime", "ONNX Runtime: onnxruntime is not installed; pip install 'libkd-sdk'"),
     ],
 )
