@@ -29,7 +29,19 @@ def test_the_files_keep_their_keys(finished):
     assert keys("teachers/conv/config.json") == teacher
     assert keys("student/config.json") == keys("arms/plain/config.json") == student
     assert keys("arms/plain/arm.json") == ["teachers", "unlabelled", "views", "student"]
-    about = ["hash", "data", "root", "unlabelled", "skip_bad", "labels", "images", "skipped", "threads", "recipe"]
+    about = [
+        "hash",
+        "test_hash",
+        "data",
+        "root",
+        "unlabelled",
+        "skip_bad",
+        "labels",
+        "images",
+        "skipped",
+        "threads",
+        "recipe",
+    ]
     assert keys("data.json") == about
     lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     assert {tuple(row) for row in lines} == {
