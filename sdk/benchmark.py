@@ -28,7 +28,7 @@ from . import errors
 from .bundle import Bundle
 from .bundle.trial import python
 from .classifier import Classifier
-from .errors import EngineError, LibkdError, UsageError
+from .errors import EngineError, EngineMissing, LibkdError, UsageError
 from .images import ImageSource
 from .traces import remove_unused_compiler_cache
 
@@ -131,7 +131,7 @@ def measure(
         rounds: number of turns.
         calls: number of timed predictions in a turn.
         threads: number of threads of each engine; by default, the cores that this process may use.
-        bare: whether the engine alone is measured as well.
+        bare: whether the engine alone is measured as well, if what its own call needs is installed.
         progress: a function that is told the number of finished turns, and of all turns.
 
     Returns:
@@ -148,9 +148,8 @@ def measure(
     with ExitStack() as stack:
         ways = [False, True] if bare else [False]
         workers = [[stack.enter_context(_Worker(bundle, threads, way)) for way in ways] for bundle in opened]
-        everyone = [worker for pair in workers for worker in pair]
-        for worker in everyone:
-            worker.load()
+        loaded = [[worker for worker in pair if worker.load()] for pair in workers]
+        everyone = [worker for pair in loaded for worker in pair]
         for done in range(rounds):
             progress(done, rounds)
             for worker in everyone:
@@ -167,11 +166,11 @@ def measure(
                 input_size=bundle.input.height,
                 size_bytes=bundle.size_bytes,
                 speed=pair[0].speed(),
-                bare=pair[1].speed() if bare else None,
+                bare=pair[1].speed() if len(pair) > 1 else None,
                 top1=bundle.manifest.proof.top1 if bundle.manifest.proof else None,
                 judged_on=_judged_on(bundle),
             )
-            for bundle, pair in zip(opened, workers, strict=True)
+            for bundle, pair in zip(opened, loaded, strict=True)
         ]
 
 
@@ -235,11 +234,15 @@ class _Worker:
         with suppress(BrokenPipeError), self._process:  # closing its standard input ends it
             pass
 
-    def load(self) -> None:
+    def load(self) -> bool:
+        """Load the bundle, and return True; False if the engine's own call needs a library that is not installed."""
         self._loaded = msgspec.convert(self._ask(self._task), _Loaded)
-        if self._loaded.error is not None:
-            kind, message = self._loaded.error
-            raise vars(errors)[kind](message)
+        if self._loaded.error is None:
+            return True
+        kind, message = self._loaded.error
+        if self._task.bare and kind == EngineMissing.__name__:
+            return False
+        raise vars(errors)[kind](message)
 
     def run(self, calls: int) -> float:
         """Do a turn, and return the median seconds of its calls."""

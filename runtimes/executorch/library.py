@@ -21,6 +21,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import NamedTuple
 
+from runtimes.base import first_line
+
 SOURCE = Path(__file__).with_name("native.cpp")
 DEFINITIONS = ("C10_USING_CUSTOM_GENERATED_MACROS", "ET_EVENT_TRACER_ENABLED")
 """Those with which the wheel's libraries were compiled, as its CMake file says."""
@@ -52,9 +54,11 @@ def native_runtime() -> NativeRuntime:
         return NativeRuntime(None, f"not tried on {sys.platform}")
     try:
         return NativeRuntime(_loaded(engine, _place(engine)))
+    except subprocess.CalledProcessError as fault:
+        lines = [line for line in fault.stderr.splitlines() if line.strip()] or [f"exit code {fault.returncode}"]
+        return NativeRuntime(None, f"{fault.cmd[0]}: {lines[0]}")
     except (OSError, RuntimeError, subprocess.SubprocessError) as fault:  # RuntimeError: there is no home folder
-        lines = [line for line in str(getattr(fault, "stderr", "") or fault).splitlines() if line.strip()]
-        return NativeRuntime(None, lines[0] if lines else type(fault).__name__)
+        return NativeRuntime(None, first_line(fault))
 
 
 def _loaded(engine: Path, kept: Path) -> ctypes.CDLL:

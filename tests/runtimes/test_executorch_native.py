@@ -93,7 +93,7 @@ FALLBACK = "from runtimes.executorch import session; print(session.HOW)"
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
-    [("/nowhere/c++", "No such file or directory: '/nowhere/c++'"), ("false", "returned non-zero exit status 1")],
+    [("/nowhere/c++", "No such file or directory: '/nowhere/c++'"), ("false", "(false: exit code 1)")],
 )
 def test_without_a_compiler_it_is_torch(tmp_path, compiler, reason):
     told = run(FALLBACK, CXX=compiler, XDG_CACHE_HOME=str(tmp_path))

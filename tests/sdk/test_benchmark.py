@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from programs import needs_compiler
 from runtimes.engines import ENGINES
 from sdk import BundleError, Classifier, EngineError, UsageError
 from sdk.benchmark import measure, top1
@@ -36,6 +37,16 @@ def test_bundles_side_by_side(bundles):
 def test_the_same_bundle_may_run_twice(bundles):
     found = measure([bundles["onnx"]] * 2, rounds=1, calls=1, bare=False)
     assert [measured.bare for measured in found] == [None, None]
+
+
+@needs_compiler
+def test_an_engine_whose_own_call_needs_torch_is_measured_without_that_call(bundles, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')")
+    monkeypatch.syspath_prepend(tmp_path)  # which the processes get as well
+    one, other = measure([bundles["executorch"], bundles["onnx"]], rounds=1, calls=2, threads=1)
+    assert one.bare is None
+    assert one.speed.calls == 2
+    assert other.bare.calls == 2
 
 
 @pytest.mark.parametrize("target", ENGINES)
