@@ -177,11 +177,8 @@ def split_heads(program: ExportedProgram) -> None:
             inserted.meta["nn_module_stack"] = attention.meta["nn_module_stack"]
             inserted = inserted.next
         joined.replace_all_uses_with(together)
-        for unused in (
-            joined,
-            joined.all_input_nodes[0],
-            attention,
-        ):  # attention can be random, so it never counts as dead code
+        # Attention can be random, so it never counts as dead code.
+        for unused in (joined, joined.all_input_nodes[0], attention):
             graph.erase_node(unused)
     graph.eliminate_dead_code()
     program.graph_module.recompile()

@@ -13,7 +13,6 @@ from runtimes.base import Port
 
 DTYPES = {0: "uint8", 6: "float32"}
 """The numbers of PyTorch's scalar types."""
-MOST_TEXT = 16 * 2**20  # as much as a manifest may have
 MOST_LENGTHS = 8
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
@@ -73,9 +72,11 @@ class Program:
         return Port(None, DTYPES.get(dtype.value, str(dtype.value)), tuple(sizes[: rank.value]))
 
     def text(self, method: str) -> str:
-        room, length = ctypes.create_string_buffer(MOST_TEXT), c_size_t()
-        self._functions.libkd_text(self._address, method.encode(), room, len(room), byref(length))
-        return room.raw[: length.value].decode()
+        length = c_size_t()
+        for _ in range(2):  # once for the length, and once for the text
+            text = ctypes.create_string_buffer(length.value)
+            self._functions.libkd_text(self._address, method.encode(), text, len(text), byref(length))
+        return text.raw.decode()
 
     def load(self) -> None:
         self._functions.libkd_load(self._address)
