@@ -14,12 +14,15 @@ from PIL import ExifTags, Image
 from safetensors.numpy import load_file
 
 import reference_pixels
-from sdk import images
+from runtimes.engines import ENGINES
+from sdk import Bundle, Classifier, images
 from sdk.images import Input, Resize, pixels
 
 VECTORS = Path(__file__).parents[2] / "spec" / "vectors"
 IMAGES = sorted((VECTORS / "images").iterdir())
 EXPECTED = load_file(VECTORS / "pixels.safetensors")
+BUNDLES = sorted((VECTORS / "bundles").iterdir())
+ANSWERS = load_file(VECTORS / "probabilities.safetensors")
 INPUTS = json.loads((VECTORS / "vectors.json").read_text(encoding="utf-8"))["inputs"]
 FILTERS = ["nearest", "box", "bilinear", "bicubic", "lanczos"]
 
@@ -62,6 +65,28 @@ def test_a_large_jpeg_that_is_decoded_as_a_whole_is_almost_the_same(file, name):
     with Image.open(file) as image:
         found = reference_pixels.pixels(eight_bits(image), INPUTS[name], orientation(image))
     assert np.abs(found.astype(int) - EXPECTED[f"{name}/{file.name}"]).mean() < 1
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
+def test_the_bundles_answer_as_they_did_where_they_were_made(bundle):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(engine := bundle.name.split("-")[0], engine))
+    within = 0.1 if bundle.name.endswith("int8") else 1e-3
+    with Classifier(bundle) as classifier:
+        for file in IMAGES:
+            expected = ANSWERS[f"{bundle.name}/{file.name}"]
+            found = classifier.predict(file).probabilities
+            assert np.abs(found - expected).max() <= within, file.name
+            first, second = np.sort(expected)[::-1][:2]
+            assert found.argmax() == expected.argmax() or first - second <= 2 * within
+
+
+def test_there_is_a_bundle_of_each_engine_and_precision_with_an_answer_to_each_image():
+    assert [bundle.name for bundle in BUNDLES] == [
+        f"{engine}-{precision}" for engine in sorted(ENGINES) for precision in ("fp32", "int8")
+    ]
+    assert ANSWERS.keys() == {f"{bundle.name}/{file.name}" for bundle in BUNDLES for file in IMAGES}
+    for bundle in BUNDLES:
+        assert Bundle.open(bundle).input == msgspec.convert(INPUTS["cover"], Input)
 
 
 def test_there_are_forty_images_of_every_kind_and_no_other_pixels():
