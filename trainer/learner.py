@@ -48,7 +48,7 @@ class Learner(Generic[Net]):
             opt="adamw",
             lr=training.lr,
             weight_decay=training.weight_decay,
-            fused=device.type == "cuda",  # one launch for all tensors
+            fused=device.type in ("cpu", "cuda"),  # one pass over all tensors
         )
         self._schedule = CosineLRScheduler(
             self._optimizer,

@@ -15,8 +15,8 @@ from sdk.errors import UsageError
 MOST = torch.get_num_threads()
 """Torch's own choice: the cores in this process's affinity, without hyperthreads, or what `OMP_NUM_THREADS` says."""
 
-MEASURED_S = 0.4
-"""The seconds that the measurement takes. On a busy machine it takes longer."""
+MEASURED_S = 1.0
+"""The least seconds of the measurement. A shorter one could fall into the moment in which another program starts."""
 
 
 @contextmanager
