@@ -5,8 +5,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import sdk
+from published import write_weights
 from trainer.arms import read_changes
 from trainer.models import create_student, create_teacher
 from trainer.recipe import read_recipe
@@ -16,12 +18,14 @@ FILES = sorted(path for folder in FOLDERS for path in folder.glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_recipe_can_be_used(path):
+def test_a_recipe_can_be_used(path, tmp_path):
     if "teachers" not in tomllib.loads(path.read_text()):
         assert read_changes(path)  # arms of a comparison
         return
     recipe, preprocessing = read_recipe(path), sdk.Preprocessing.square(32)
     for teacher in recipe.teachers.values():
+        if teacher.weights:
+            teacher = replace(teacher, weights=str(write_weights(tmp_path / "lite0.safetensors")))
         create_teacher(teacher, 10, preprocessing)
     create_student(recipe.student, len(recipe.teachers), 10, preprocessing)
 
