@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     images = {"train": read(given.archives, "train"), "test": read(given.archives, "test")}
-    rest = {}
+    rest: dict[str, bytes] = {}
     for label in sorted(images["train"])[:CLASSES]:
         names = sorted(images["train"][label])
         random.Random(label).shuffle(names)  # neighbours in the alphabet are of one kind
