@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart 0
 
-.PHONY: demo test check lint docs wheel sbom floor clean
+.PHONY: demo test check lint docs wheel sbom floor phones clean
 
 # The whole job on images that come with the package.
 demo: .venv/ready
@@ -78,5 +78,12 @@ floor: .venv/ready .venv-floor/ready .venv-floor-base/ready
 		pytest pytest-xdist filelock hypothesis jsonschema
 	touch $@
 
+# The compilers with which tests/examples/test_phones.py checks the cores of the apps for phones. Without one of them,
+# its tests are skipped. Each can be made alone: `make .phones/kotlin/ready`.
+phones: .phones/kotlin/ready .phones/swift/ready
+
+.phones/%/ready: tools/phone_compilers.sh
+	tools/phone_compilers.sh $*
+
 clean:
-	rm -rf .venv .venv-floor .venv-floor-base .venv-sbom libkd-demo dist docs/_build
+	rm -rf .venv .venv-floor .venv-floor-base .venv-sbom .phones libkd-demo dist docs/_build
