@@ -53,7 +53,9 @@ def test_same_weights_prints_a_hash_for_each_tensor_file_and_nothing_else():
 def test_the_vectors_are_made_again(tmp_path):
     runpy.run_path(str(TOOLS / "make_vectors.py"))["main"](tmp_path)
     vectors = TOOLS.parent / "spec" / "vectors"
-    assert {file.name for file in tmp_path.rglob("*")} == {file.name for file in vectors.rglob("*")}
+    named = {file.relative_to(tmp_path) for file in tmp_path.rglob("*")}
+    others = {"bundles", "probabilities.safetensors"}  # make_vector_bundles.py trains for minutes
+    assert named == {path for file in vectors.rglob("*") if (path := file.relative_to(vectors)).parts[0] not in others}
     made, kept = (load_file(folder / "pixels.safetensors") for folder in (tmp_path, vectors))
     assert made.keys() == kept.keys()
     # Another libjpeg may give other JPEG files.
