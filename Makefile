@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart 0
 
-.PHONY: demo test check lint docs wheel sbom floor phones clean
+.PHONY: demo test check lint docs wheel sbom floor phones arm clean
 
 # The whole job on images that come with the package.
 demo: .venv/ready
@@ -61,6 +61,10 @@ floor: .venv/ready .venv-floor/ready .venv-floor-base/ready
 	$(SHARED) .venv-floor-base/bin/python -m pytest $(BASE_TESTS) -m "not slow" \
 		-k "not openvino and not executorch and not torchvision and not LargeJpegs"
 
+# The vectors of the specification on an emulated aarch64, in .arm/; see docs/arm.md.
+arm: .venv/ready
+	PYTHONPATH=. $(BIN)/python tools/arm.py
+
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --editable '.[dev]'
@@ -86,4 +90,4 @@ phones: .phones/kotlin/ready .phones/swift/ready
 	tools/phone_compilers.sh $*
 
 clean:
-	rm -rf .venv .venv-floor .venv-floor-base .venv-sbom .phones libkd-demo dist docs/_build
+	rm -rf .venv .venv-floor .venv-floor-base .venv-sbom .phones libkd-demo dist .arm docs/_build
