@@ -20,7 +20,7 @@ GOLDEN = "golden.safetensors"
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.1}
 """The largest allowed distance of a probability from the golden one, by precision, on any machine; at fp32 also from
 PyTorch's. Below fp32, a CPU without 8-bit or 16-bit arithmetic rounds differently, but a broken model is off by far
-more."""
+more. `docs/devices.md` has what was measured."""
 
 
 class Golden(msgspec.Struct, frozen=True):
