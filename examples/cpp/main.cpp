@@ -70,7 +70,8 @@ int predict(const Arguments& arguments) {
   std::unique_ptr<libkd::Session> session = libkd::open_session(bundle, arguments.threads);
   const libkd::Classifier classifier(std::move(bundle), std::move(session));
   if (arguments.verify) {
-    std::cerr << "golden images: the largest difference is " << classifier.self_test() << '\n';
+    const float difference = classifier.self_test();
+    std::cerr << "golden images: the largest difference is " << difference << '\n';
   }
   int failed = 0;
   for (const std::string& name : arguments.images) {

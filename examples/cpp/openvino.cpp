@@ -39,8 +39,7 @@ class OpenvinoSession : public Session {
       if (graph_.inputs.size() != 1 || graph_.inputs[0].shape.size() != one.size())
         return;  // the classifier refuses it
       model->reshape(ov::PartialShape(one));
-      request_ =
-          core().compile_model(model, "CPU", settings(bundle.manifest.precision, threads)).create_infer_request();
+      request_ = core().compile_model(model, "CPU", settings(bundle.manifest, threads)).create_infer_request();
     } catch (const std::exception& fault) {
       throw engine_failure(path_ + ": loading " + file, fault.what());
     }
@@ -81,13 +80,16 @@ class OpenvinoSession : public Session {
     return model.has_rt_info(place) ? model.get_rt_info<std::string>(place) : "";
   }
 
-  static ov::AnyMap settings(const std::string& precision, int threads) {
+  static ov::AnyMap settings(const Description& about, int threads) {
     ov::AnyMap settings{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                         ov::inference_num_threads(threads)};
-    if (precision == "fp32") {  // by default, OpenVINO computes in bf16 if the CPU can
+    if (about.precision == "fp32") {  // by default, OpenVINO computes in bf16 if the CPU can
       settings.insert(ov::hint::execution_mode(ov::hint::ExecutionMode::ACCURACY));
       settings.insert(ov::hint::inference_precision(ov::element::f32));
     }
+    // ONNX files at int8 have weights of 8 bits. Their sums overflow on CPUs without VNNI, so they are computed in
+    // float.
+    if (about.target == "onnx" && about.precision == "int8") settings["LP_TRANSFORMS_MODE"] = "NO";
     return settings;
   }
 
