@@ -101,9 +101,8 @@ inline int jpeg_orientation(const Bytes& file) {
     if (marker == 0xDA || marker == 0xD9) return 1;
     const std::size_t length = std::size_t{file[at + 2]} << 8 | file[at + 3];
     if (length < 2 || length > file.size() - at - 2) return 1;
-    if (marker == 0xE1 && length >= 8 && std::memcmp(&file[at + 4], "Exif\0\0", 6) == 0) {
+    if (marker == 0xE1 && length >= 8 && std::memcmp(&file[at + 4], "Exif\0\0", 6) == 0)
       return orientation_of(&file[at + 4], length - 2);
-    }
     at += 2 + length;
   }
   return 1;
@@ -142,9 +141,8 @@ class JpegReader {
     check_size(info_.image_width, info_.image_height);
     if (info_.num_components == 2 || info_.num_components > 4) throw Undecodable("a JPEG of unknown colours");
     unsigned fraction = 1;
-    for (const unsigned smaller : {2u, 4u, 8u}) {
+    for (const unsigned smaller : {2u, 4u, 8u})
       if (at_least > 0 && std::min(info_.image_width, info_.image_height) / smaller >= at_least) fraction = smaller;
-    }
     info_.scale_num = 1;
     info_.scale_denom = fraction;
     const bool is_cmyk = info_.num_components == 4;
@@ -224,10 +222,9 @@ class PngReader {
     const std::size_t stride = image.pixels.size() / static_cast<std::size_t>(image.height);
     if (png_get_rowbytes(png_, info_) != stride) throw Undecodable("a PNG of unknown colours");
     step(landing_, [&] {
-      for (int pass = 0; pass < passes; ++pass) {
+      for (int pass = 0; pass < passes; ++pass)
         for (int y = 0; y < image.height; ++y)
           png_read_row(png_, &image.pixels[static_cast<std::size_t>(y) * stride], nullptr);
-      }
       png_read_end(png_, info_);
     });
     png_uint_32 size = 0;

@@ -47,6 +47,12 @@ inline std::unique_ptr<Session> open_session(const Bundle& bundle, int threads) 
                                         ", and build it again");
 }
 
+// Opens a bundle: all that an app needs. Its files are freed again, but for what the engine keeps.
+inline Classifier open_classifier(const std::string& path, int threads) {
+  const Bundle bundle = Bundle::open(path);
+  return Classifier(bundle, open_session(bundle, threads));
+}
+
 }  // namespace libkd
 
 #endif  // LIBKD_ENGINES_HPP

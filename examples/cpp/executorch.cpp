@@ -85,6 +85,8 @@ class ExecutorchSession : public Session {
  public:
   ExecutorchSession(const Bundle& bundle, int threads)
       : path_(bundle.path),
+        height_(bundle.manifest.input.height),
+        width_(bundle.manifest.input.width),
         content_(bundle.files.at("model.pte")),
         pool_(bundle.path, threads),
         module_(std::make_unique<BufferDataLoader>(content_->data(), content_->size())) {
@@ -96,8 +98,8 @@ class ExecutorchSession : public Session {
   Graph graph() const override { return graph_; }
 
   void run(const std::uint8_t* pixels, float* probabilities, std::size_t classes) override {
-    SizesType sizes[4];
-    std::copy(graph_.inputs.at(0).shape.begin(), graph_.inputs.at(0).shape.end(), sizes);
+    last_message.clear();
+    SizesType sizes[] = {1, height_, width_, 3};
     TensorImpl image(ScalarType::Byte, 4, sizes, const_cast<std::uint8_t*>(pixels));
     const std::vector<EValue> answer = taken(module_.execute(kMethod, EValue(Tensor(&image))), "ExecuTorch");
     check(answer.size() == 1 && answer[0].isTensor() ? Error::Ok : Error::InvalidType, "ExecuTorch");
@@ -143,6 +145,8 @@ class ExecutorchSession : public Session {
   }
 
   std::string path_;
+  int height_;
+  int width_;
   std::shared_ptr<const Bytes> content_;  // the engine reads from the bytes as long as it runs
   ThreadPoolUser pool_;
   Module module_;

@@ -1,10 +1,10 @@
 // Predict with a bundle of libkd-sdk: everything but the decoding of image files and the engine.
 //
-//   libkd::Bundle bundle = libkd::Bundle::open("bundles/executorch");          // every check that needs no engine
-//   std::unique_ptr<libkd::Session> session = libkd::open_session(bundle, 2);  // engines.hpp
-//   libkd::Classifier classifier(std::move(bundle), std::move(session));       // the checks of the loaded graph
-//   libkd::Image image = libkd::read_image("photo.jpg", classifier.input());   // decoding.hpp
-//   std::cout << classifier.predict(std::move(image), "photo.jpg", 3).json();
+//   libkd::Bundle bundle = libkd::Bundle::open("bundles/executorch");                  // checks that need no engine
+//   libkd::Classifier classifier(bundle, libkd::open_session(bundle, 2));              // engines.hpp; the other checks
+//   libkd::Image image = libkd::read_image("photo.jpg", classifier.input());           // decoding.hpp
+//   libkd::Prediction answer = classifier.predict(std::move(image), "photo.jpg", 3);
+//   std::cout << answer.top[0].label;
 //
 // This header needs C++17 and POSIX, and nothing else. spec/bundle.md and spec/preprocessing.md say what it does.
 // Compile it with -ffp-contract=off: fused operations round differently, and some pixels then differ by 1.
@@ -67,14 +67,12 @@ inline std::size_t utf8_length(std::string_view text, std::size_t at) {
   if (first < 0x80) return at < text.size() ? 1 : 0;
   const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
   if (first < 0xC2 || first > 0xF4) return 0;
+  // Neither longer than it need be, nor half a character, nor above 10FFFF.
   const unsigned least = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-  const unsigned most = first == 0xED   ? 0x9F
-                        : first == 0xF4 ? 0x8F
-                                        : 0xBF;  // no halves of characters, none above 10FFFF
+  const unsigned most = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
   if (byte(1) < least || byte(1) > most) return 0;
-  for (std::size_t offset = 2; offset < length; ++offset) {
+  for (std::size_t offset = 2; offset < length; ++offset)
     if (byte(offset) < 0x80 || byte(offset) > 0xBF) return 0;
-  }
   return length;
 }
 
@@ -91,10 +89,8 @@ inline std::string one_line(std::string_view text) {
   for (std::size_t at = 0, length = 0; at < text.size(); at += std::max<std::size_t>(length, 1)) {
     length = utf8_length(text, at);
     const std::string_view character = text.substr(at, std::max<std::size_t>(length, 1));
-    if (length > 0 && is_control(character))
-      line += ' ';
-    else
-      line += character;
+    if (length > 0 && is_control(character)) line += ' ';
+    else line += character;
   }
   return line;
 }
@@ -130,7 +126,7 @@ struct Malformed : std::runtime_error {
 // Reads JSON straight into typed values, so that a hostile text can neither nest deeply nor fill the memory.
 class Json {
  public:
-  explicit Json(std::string_view text) : text_(text) {}
+  explicit Json(std::string_view text) : text_(text) { skip_space(); }
 
   struct Field {
     const char* key;
@@ -186,9 +182,9 @@ class Json {
     expect('"');
     std::string value;
     while (peek() != '"') {
-      if (peek() == '\\')
+      if (peek() == '\\') {
         value += escaped();
-      else {
+      } else {
         const std::size_t length = utf8_length(text_, at_);
         if (length == 0 || static_cast<unsigned char>(text_[at_]) < 0x20) fail("no text in UTF-8");
         value += text_.substr(at_, length);
@@ -237,10 +233,8 @@ class Json {
   std::string text_of(std::string_view wanted) {
     std::optional<std::string> found;
     members([&](const std::string& key) {
-      if (key == wanted)
-        found = string();
-      else
-        skip();
+      if (key == wanted) found = string();
+      else skip();
     });
     if (!found) fail("the key " + std::string(wanted) + " is missing");
     return *found;
@@ -265,8 +259,6 @@ class Json {
     if (at_ != text_.size()) fail("something follows the value");
   }
 
-  void begin() { skip_space(); }
-
   [[noreturn]] void fail(const std::string& why) const {
     std::string place = "$";
     for (const std::string& key : path_) place += "." + (key.size() > 60 ? key.substr(0, 60) + "..." : key);
@@ -279,10 +271,11 @@ class Json {
   template <typename Read>
   void members(Read read) {
     separated('{', '}', [&] {
-      path_.push_back(string());
+      const std::string key = string();
+      path_.push_back(key);
       expect(':');
       skip_space();
-      read(path_.back());
+      read(key);
       path_.pop_back();
     });
   }
@@ -318,10 +311,8 @@ class Json {
   std::string_view literal() {
     const std::size_t start = at_;
     if (peek() == '-') ++at_;
-    if (peek() == '0')
-      ++at_;
-    else
-      digits();
+    if (peek() == '0') ++at_;
+    else digits();
     if (at_ < text_.size() && text_[at_] == '.') {
       ++at_;
       digits();
@@ -373,14 +364,10 @@ class Json {
     std::uint32_t value = 0;
     for (int digit = 0; digit < 4; ++digit, ++at_) {
       const char letter = peek();
-      if (letter >= '0' && letter <= '9')
-        value = 16 * value + static_cast<std::uint32_t>(letter - '0');
-      else if (letter >= 'a' && letter <= 'f')
-        value = 16 * value + static_cast<std::uint32_t>(letter - 'a' + 10);
-      else if (letter >= 'A' && letter <= 'F')
-        value = 16 * value + static_cast<std::uint32_t>(letter - 'A' + 10);
-      else
-        fail("no JSON");
+      if (letter >= '0' && letter <= '9') value = 16 * value + static_cast<std::uint32_t>(letter - '0');
+      else if (letter >= 'a' && letter <= 'f') value = 16 * value + static_cast<std::uint32_t>(letter - 'a' + 10);
+      else if (letter >= 'A' && letter <= 'F') value = 16 * value + static_cast<std::uint32_t>(letter - 'A' + 10);
+      else fail("no JSON");
     }
     return value;
   }
@@ -417,7 +404,6 @@ class Json {
 template <typename Read>
 auto from_json(std::string_view text, Read read) {
   Json json(text);
-  json.begin();
   auto value = read(json);
   json.end();
   return value;
@@ -616,9 +602,8 @@ inline FileEntry read_entry(Json& json) {
       {"sha256",
        [&] {
          entry.sha256 = json.string();
-         if (entry.sha256.size() != 64 || entry.sha256.find_first_not_of("0123456789abcdef") != std::string::npos) {
+         if (entry.sha256.size() != 64 || entry.sha256.find_first_not_of("0123456789abcdef") != std::string::npos)
            json.fail("64 hexadecimal digits in lower case");
-         }
        }},
       {"bytes", [&] { entry.bytes = json.integer(1, kMaxFileBytes); }},
   });
@@ -735,9 +720,8 @@ inline std::string sha256(const Bytes& content) {
   for (std::size_t i = 0; i < 8; ++i) rest[rest.size() - 1 - i] = static_cast<std::uint8_t>(bits >> 8 * i);
   for (std::size_t at = 0; at < rest.size(); at += 64) take(rest.data() + at);
   std::string text;
-  for (const std::uint32_t word : state) {
+  for (const std::uint32_t word : state)
     for (int shift = 28; shift >= 0; shift -= 4) text += "0123456789abcdef"[word >> shift & 15];
-  }
   return text;
 }
 
@@ -872,22 +856,18 @@ inline bool is_plain_name(const std::string& name) {
 }
 
 inline void check_names(const std::string& path, const Manifest& manifest, const std::vector<std::string>& found) {
-  for (const char* name : facts_of(manifest.target).files) {
-    if (manifest.files.count(name) == 0) {
+  for (const char* name : facts_of(manifest.target).files)
+    if (manifest.files.count(name) == 0)
       throw Error(code::kBundle, path + ": " + kManifest + " does not list " + name + "; export again");
-    }
-  }
   for (const auto& [name, entry] : manifest.files) {
     if (!is_plain_name(name)) {
       throw Error(code::kBundle,
                   path + ": " + kManifest + " lists '" + name + "', which is not a valid name for a file in a bundle");
     }
   }
-  for (const std::string& name : found) {
-    if (name != kManifest && name != kSignature && manifest.files.count(name) == 0) {
+  for (const std::string& name : found)
+    if (name != kManifest && name != kSignature && manifest.files.count(name) == 0)
       throw Error(code::kBundle, path + ": holds '" + name + "', which " + kManifest + " does not list; remove it");
-    }
-  }
 }
 
 // Returns the content of a file in a bundle.
@@ -944,12 +924,10 @@ inline Bundle Bundle::open(const std::string& path) {
   bundle.manifest = detail::parse_manifest(path + "/" + kManifest, text);
   const std::vector<std::string> found = detail::names_in(folder.get(), path);
   detail::check_names(path, bundle.manifest, found);
-  if (std::binary_search(found.begin(), found.end(), kSignature)) {
+  if (std::binary_search(found.begin(), found.end(), kSignature))
     detail::read_listed(folder.get(), path, kSignature, kMaxSignatureBytes);
-  }
-  for (const auto& [name, entry] : bundle.manifest.files) {
+  for (const auto& [name, entry] : bundle.manifest.files)
     bundle.files[name] = std::make_shared<const Bytes>(detail::read_hashed(folder.get(), path, name, entry));
-  }
   const EngineFacts& facts = facts_of(bundle.manifest.target);
   detail::check_magic(path, facts, *bundle.files.at(facts.files[0]));
   return bundle;
@@ -1103,8 +1081,7 @@ struct Taps {
 
 // Returns the taps of the places `wanted` of an axis that is scaled to `size` places.
 //
-// `pixels` is the number of places on the old axis, and `extent` its length, which is less if the last one is not
-// whole.
+// The old axis has `pixels` places, and the length `extent`, which is less if its last place is not whole.
 inline std::vector<Taps> axis_taps(int pixels, double extent, int size, Span wanted, const std::string& filter_name) {
   std::vector<Taps> axis;
   axis.reserve(static_cast<std::size_t>(wanted.count()));
@@ -1115,9 +1092,8 @@ inline std::vector<Taps> axis_taps(int pixels, double extent, int size, Span wan
   }
   if (filter_name == "nearest") {
     double at = scale * 0.5;
-    for (int place = 0; place < wanted.to; ++place, at += scale) {
+    for (int place = 0; place < wanted.to; ++place, at += scale)
       if (place >= wanted.from) axis.push_back({std::min(static_cast<int>(at), pixels - 1), {1 << kWeightBits}});
-    }
     return axis;
   }
   const Filter filter = filter_of(filter_name);
@@ -1135,8 +1111,8 @@ inline std::vector<Taps> axis_taps(int pixels, double extent, int size, Span wan
     }
     Taps taps{first, {}};
     for (const double weight : raw) {
-      taps.weights.push_back(
-          static_cast<std::int32_t>(weight / sum * (1 << kWeightBits) + (weight / sum < 0 ? -0.5 : 0.5)));
+      const double share = sum == 0 ? weight : weight / sum;
+      taps.weights.push_back(static_cast<std::int32_t>(share * (1 << kWeightBits) + (share < 0 ? -0.5 : 0.5)));
     }
     axis.push_back(std::move(taps));
   }
@@ -1251,10 +1227,8 @@ inline Bytes to_pixels(Image image, const Input& input) {
   if (input.resize.mode == "cover") {
     const double across = sideways ? image.extent_height : image.extent_width;
     const double down = sideways ? image.extent_width : image.extent_height;
-    if (width * down >= height * across)
-      height = static_cast<int>(width * down / across);
-    else
-      width = static_cast<int>(height * across / down);
+    if (width * down >= height * across) height = static_cast<int>(width * down / across);
+    else width = static_cast<int>(height * across / down);
   }
   Span columns = detail::middle(width, input.width), rows = detail::middle(height, input.height);
   if (mirrored) columns = {width - columns.to, width - columns.from};
@@ -1343,26 +1317,16 @@ inline std::string quoted(std::string_view text) {
     const std::string_view character = text.substr(at, std::max<std::size_t>(length, 1));
     const auto first = static_cast<unsigned char>(character[0]);
     at += character.size();
-    if (length == 0)
-      escape(0xDC00 + first);
-    else if (first == '"' || first == '\\')
-      (json += '\\') += character;
-    else if (first == '\b')
-      json += "\\b";
-    else if (first == '\f')
-      json += "\\f";
-    else if (first == '\n')
-      json += "\\n";
-    else if (first == '\r')
-      json += "\\r";
-    else if (first == '\t')
-      json += "\\t";
-    else if (!is_control(character))
-      json += character;
-    else if (length == 3)
-      escape(character == "\u2028" ? 0x2028 : 0x2029);
-    else
-      escape(length == 1 ? first : static_cast<unsigned char>(character[1]));
+    if (length == 0) escape(0xDC00 + first);
+    else if (first == '"' || first == '\\') (json += '\\') += character;
+    else if (first == '\b') json += "\\b";
+    else if (first == '\f') json += "\\f";
+    else if (first == '\n') json += "\\n";
+    else if (first == '\r') json += "\\r";
+    else if (first == '\t') json += "\\t";
+    else if (!is_control(character)) json += character;
+    else if (length == 3) escape(character == "\u2028" ? 0x2028 : 0x2029);
+    else escape(length == 1 ? first : static_cast<unsigned char>(character[1]));
   }
   return json + '"';
 }
@@ -1416,9 +1380,8 @@ inline std::string described(const std::vector<Port>& ports) {
   std::string text;
   for (const Port& port : ports) {
     text += (text.empty() ? "" : "; ") + (port.name.empty() ? "a tensor" : port.name) + ": " + port.dtype + " [";
-    for (std::size_t i = 0; i < port.shape.size(); ++i) {
+    for (std::size_t i = 0; i < port.shape.size(); ++i)
       text += (i ? ", " : "") + (port.shape[i] < 0 ? "n" : std::to_string(port.shape[i]));
-    }
     text += "]";
   }
   return text.empty() ? "nothing" : text;

@@ -46,18 +46,12 @@ Arguments parsed(const std::vector<std::string>& words) {
   bool only_places = false;
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
-    if (only_places || word.rfind("--", 0) != 0)
-      places.push_back(word);
-    else if (word == "--")
-      only_places = true;
-    else if (word == "--verify")
-      arguments.verify = true;
-    else if (word != "--top" && word != "--threads")
-      refuse(word + ": an unknown option");
-    else if (i + 1 == words.size())
-      refuse(word + ": a number belongs to it");
-    else
-      (word == "--top" ? arguments.top : arguments.threads) = count(word, words[++i]);
+    if (only_places || word.rfind("--", 0) != 0) places.push_back(word);
+    else if (word == "--") only_places = true;
+    else if (word == "--verify") arguments.verify = true;
+    else if (word != "--top" && word != "--threads") refuse(word + ": an unknown option");
+    else if (i + 1 == words.size()) refuse(word + ": a number belongs to it");
+    else (word == "--top" ? arguments.top : arguments.threads) = count(word, words[++i]);
   }
   if (places.empty() || (places.size() == 1 && !arguments.verify)) refuse("name a bundle and images");
   arguments.bundle = places[0];
@@ -66,9 +60,7 @@ Arguments parsed(const std::vector<std::string>& words) {
 }
 
 int predict(const Arguments& arguments) {
-  libkd::Bundle bundle = libkd::Bundle::open(arguments.bundle);
-  std::unique_ptr<libkd::Session> session = libkd::open_session(bundle, arguments.threads);
-  const libkd::Classifier classifier(std::move(bundle), std::move(session));
+  const libkd::Classifier classifier = libkd::open_classifier(arguments.bundle, arguments.threads);
   if (arguments.verify) {
     const float difference = classifier.self_test();
     std::cerr << "golden images: the largest difference is " << difference << '\n';

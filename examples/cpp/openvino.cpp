@@ -25,6 +25,14 @@ Port port(const ov::Output<const ov::Node>& node) {
   return port;
 }
 
+// Returns whether an ONNX file has weights in another file, which OpenVINO would look for in the working folder. The
+// name of that file follows the text `location`, and the length of this text, 8 and maybe zeros, stands before it.
+bool names_other_file(const std::string& model) {
+  for (std::size_t at = model.find("location", 1); at != std::string::npos; at = model.find("location", at + 1))
+    if (model[at - 1] == 8 || model[at - 1] == 0) return true;
+  return false;
+}
+
 class OpenvinoSession : public Session {
  public:
   OpenvinoSession(const Bundle& bundle, int threads) : path_(bundle.path) {
@@ -40,6 +48,8 @@ class OpenvinoSession : public Session {
         return;  // the classifier refuses it
       model->reshape(ov::PartialShape(one));
       request_ = core().compile_model(model, "CPU", settings(bundle.manifest, threads)).create_infer_request();
+    } catch (const Error&) {
+      throw;
     } catch (const std::exception& fault) {
       throw engine_failure(path_ + ": loading " + file, fault.what());
     }
@@ -61,16 +71,16 @@ class OpenvinoSession : public Session {
   }
 
  private:
-  static std::shared_ptr<ov::Model> read(const Bundle& bundle) {
-    const auto text = [&](const char* name) {
-      const Bytes& content = *bundle.files.at(name);
-      return std::string(content.begin(), content.end());
-    };
-    if (bundle.manifest.target == "onnx") return core().read_model(text("model.onnx"), ov::Tensor());
-    const Bytes& weights = *bundle.files.at("model.bin");
-    ov::Tensor copy(ov::element::u8, {weights.size()});  // the model keeps it
-    std::memcpy(copy.data<std::uint8_t>(), weights.data(), weights.size());
-    return core().read_model(text("model.xml"), copy);
+  std::shared_ptr<ov::Model> read(const Bundle& bundle) {
+    const Bytes& content = *bundle.files.at(facts_of(bundle.manifest.target).files[0]);
+    const std::string graph(content.begin(), content.end());
+    if (bundle.manifest.target == "onnx") {
+      if (!names_other_file(graph)) return core().read_model(graph, ov::Tensor());
+      throw Error(code::kBundle, path_ + ": model.onnx names another file; export it again, with its weights inside");
+    }
+    weights_ = bundle.files.at("model.bin");
+    const ov::Tensor weights(ov::element::u8, {weights_->size()}, const_cast<std::uint8_t*>(weights_->data()));
+    return core().read_model(graph, weights);
   }
 
   // Returns the manifest in the model. OpenVINO keeps the metadata of an ONNX file under `framework`.
@@ -87,13 +97,14 @@ class OpenvinoSession : public Session {
       settings.insert(ov::hint::execution_mode(ov::hint::ExecutionMode::ACCURACY));
       settings.insert(ov::hint::inference_precision(ov::element::f32));
     }
-    // ONNX files at int8 have weights of 8 bits. Their sums overflow on CPUs without VNNI, so they are computed in
-    // float.
+    // Sums of 8-bit weights overflow on CPUs without VNNI. OpenVINO's own files avoid that, those of ONNX Runtime
+    // don't.
     if (about.target == "onnx" && about.precision == "int8") settings["LP_TRANSFORMS_MODE"] = "NO";
     return settings;
   }
 
   std::string path_;
+  std::shared_ptr<const Bytes> weights_;  // the model reads from them as long as it runs
   Graph graph_;
   ov::InferRequest request_;
 };

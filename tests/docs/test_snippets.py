@@ -43,7 +43,7 @@ def of(*languages: str) -> list[Any]:
 
 def test_there_are_many_and_each_says_its_language():
     assert len(of("bash")) > 25
-    assert {block.language for block in BLOCKS} <= {"bash", "python", "toml", "text", "json"}
+    assert {block.language for block in BLOCKS} <= {"bash", "python", "toml", "text", "json", "cpp"}
 
 
 @pytest.mark.parametrize("block", [pytest.param(block, id=place(block)) for block in BLOCKS if block.mark])
@@ -76,8 +76,17 @@ def check_command(words: list[str]) -> None:
         assert (ROOT / script).is_file(), words
         options = set(re.findall(r"\"(--[\w-]+)\"", (ROOT / script).read_text(encoding="utf-8")))
         assert {word for word in arguments if word.startswith("--")} <= options, words
+    elif program == "cmake":
+        listed = "".join(file.read_text(encoding="utf-8") for file in ROOT.glob("examples/*/CMakeLists.txt"))
+        assert {word[2:].split("=")[0] for word in arguments if word.startswith("-D")} <= set(
+            re.findall(r"\w+", listed)
+        ), words
+    elif program.startswith("build/"):
+        source = ROOT / "examples" / program.split("/")[1] / "main.cpp"
+        options = set(re.findall(r"\"(--[\w-]+)\"", source.read_text(encoding="utf-8")))
+        assert {word for word in arguments if word.startswith("--")} <= options, words
     else:
-        assert program in ("git", "diff", "tensorboard"), words
+        assert program in ("git", "diff", "tensorboard", "apt-get"), words
 
 
 @pytest.mark.parametrize("block", of("bash"))

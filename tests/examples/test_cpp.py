@@ -1,90 +1,29 @@
-"""The reader in C++ gives the pixels, the probabilities and the errors that the specification says."""
+"""The reader in C++ gives the pixels and the probabilities that the specification says, and the JSON of Python."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
-import struct
 import subprocess
-import sys
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from PIL import Image
+from safetensors.numpy import load_file
 
 import sdk
-from bundle_edits import manifest, reseal, rewrite
-from sdk.bundle.manifest import MANIFEST
+from bundle_edits import reseal
+from cpp_reader import IMAGES, README, ROOT, VECTORS, build, commands, refusal
+from documents import blocks
+from sdk.images import pixels
 
-ROOT = Path(__file__).parents[2]
-VECTORS = ROOT / "spec" / "vectors"
-IMAGES = sorted((VECTORS / "images").iterdir())
+pytestmark = pytest.mark.slow
+
 BUNDLES = sorted((VECTORS / "bundles").iterdir())
 INPUTS = json.loads((VECTORS / "vectors.json").read_text(encoding="utf-8"))["inputs"]
 ENGINES = {"executorch": "executorch", "openvino": "openvino", "onnx": "openvino"}
 """The Python package that has the engine for a target."""
-PACKAGES = "apt-get install g++ cmake make libjpeg-dev libpng-dev"
-HEADERS = "#include <cstdio>\n#include <jpeglib.h>\n#include <png.h>\n"
-
-pytestmark = pytest.mark.slow
-
-Program = Callable[..., subprocess.CompletedProcess[bytes]]
-
-
-def built(folder: Path, *settings: str) -> None:
-    """Build the programs. Without optimisation, because compiling it takes longer than the tests save."""
-    compiler = next(filter(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")), None)
-    if compiler is None or not shutil.which("cmake"):
-        pytest.skip(f"needs a C++ compiler and CMake: {PACKAGES}")
-    check = [compiler, "-fsyntax-only", "-x", "c++", "-"]
-    if subprocess.run(check, input=HEADERS, text=True, capture_output=True, check=False).returncode:
-        pytest.skip(f"needs the headers of libjpeg and libpng: {PACKAGES}")
-    settings = (f"-DLIBKD_PYTHON={sys.executable}", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=", *settings)
-    for command in (
-        ["cmake", "-S", str(ROOT / "examples" / "cpp"), "-B", str(folder), *settings],
-        ["cmake", "--build", str(folder), "--target", "libkd"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
-def program(folder: Path) -> Program:
-    def run(*arguments: object) -> subprocess.CompletedProcess[bytes]:
-        command = [str(folder / "libkd"), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, check=False, timeout=120)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def libkd(made_once) -> Program:
-    """The program with every engine."""
-    return program(made_once("cpp", built))
-
-
-@pytest.fixture(scope="module")
-def sanitized(made_once) -> Program:
-    """The program with ExecuTorch, which stops at the first error of memory."""
-    settings = ("-DLIBKD_SANITIZE=ON", "-DLIBKD_OPENVINO=OFF")
-    return program(made_once("cpp-sanitized", lambda folder: built(folder, *settings)))
-
-
-def refusal(done: subprocess.CompletedProcess[bytes]) -> tuple[str, str]:
-    """Return the message and the code of an error that ended the program, and nothing else may be on stderr."""
-    assert done.stdout == b"", done.stdout
-    (line,) = done.stderr.decode().splitlines()
-    assert line.startswith("libkd: "), line
-    message, _, code = line.removeprefix("libkd: ").removesuffix("]").rpartition(" [")
-    assert done.returncode == (1 if code in ("engine-failed", "proof-failed") else 2)
-    return message, code
-
-
-# -------------------------------------------------------------------------------------------------------------- pixels
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -94,8 +33,8 @@ def test_the_pixels_are_those_of_the_vectors(sanitized, name):
     height, width = INPUTS[name]["height"], INPUTS[name]["width"]
     found = np.frombuffer(done.stdout, np.uint8).reshape(len(IMAGES), height, width, 3)
     expected = load_file(VECTORS / "pixels.safetensors")
-    for file, pixels in zip(IMAGES, found, strict=True):
-        difference = np.abs(pixels.astype(int) - expected[f"{name}/{file.name}"])
+    for file, image in zip(IMAGES, found, strict=True):
+        difference = np.abs(image.astype(int) - expected[f"{name}/{file.name}"])
         if file.suffix == ".png":
             assert difference.max() == 0, file.name
         else:
@@ -104,8 +43,6 @@ def test_the_pixels_are_those_of_the_vectors(sanitized, name):
 
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (700, 500), (333, 1000)], ids=str)
 def test_the_pixels_of_other_images_are_those_of_python(sanitized, tmp_path, size):
-    from PIL import Image
-
     image = np.random.default_rng(size).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "image.png")
     how = sdk.Preprocessing.square(48, crop_fraction=0.9, filter="lanczos").input
@@ -115,12 +52,17 @@ def test_the_pixels_of_other_images_are_those_of_python(sanitized, tmp_path, siz
         tmp_path / "image.png",
     )
     found = np.frombuffer(done.stdout, np.uint8).reshape(48, 48, 3).astype(int)
-    from sdk.images import pixels
-
     assert np.abs(found - pixels(tmp_path / "image.png", how)).max() <= (1 if max(size) == 20_000 else 0)
 
 
-# -------------------------------------------------------------------------------------------------------- predictions
+def test_the_command_of_the_readme_prints_what_it_shows(libkd, made_once):
+    """The fixture `libkd` ran the commands before it."""
+    pytest.importorskip("executorch")
+    *_, command = commands(made_once("cpp", build))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    (shown,) = (block.text.splitlines() for block in blocks(README) if block.language == "text")
+    assert done.stderr.rpartition(" ")[0] == shown[0].rpartition(" ")[0]  # the number depends on the processor
+    assert done.stdout.partition(' "score"')[0] == shown[1].partition(' "score"')[0]
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
@@ -174,6 +116,18 @@ def test_an_engine_that_was_left_out_is_named(sanitized):
     assert message.endswith("pip install openvino, and build it again")
 
 
+def test_weights_in_another_file_are_not_looked_for(libkd, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    folder = Path(shutil.copytree(VECTORS / "bundles" / "onnx-fp32", tmp_path / "bundle"))
+    model = onnx.load(folder / "model.onnx")
+    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    (folder / "weights").unlink()
+    reseal(folder)
+    message, code = refusal(libkd(folder, IMAGES[0]))
+    assert code == "bundle-invalid"
+    assert "model.onnx names another file" in message
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -189,307 +143,3 @@ def test_an_engine_that_was_left_out_is_named(sanitized):
 )
 def test_wrong_arguments_are_explained(sanitized, arguments):
     assert refusal(sanitized(*arguments))[1] == "usage"
-
-
-# -------------------------------------------------------------------------------------------------------------- bundles
-
-BUNDLE, MODEL = VECTORS / "bundles" / "executorch-fp32", "model.pte"
-
-
-def edited(**changes: object) -> Callable[[Path], None]:
-    return lambda folder: rewrite(folder, **changes)
-
-
-def inner(key: str, **changes: object) -> Callable[[Path], None]:
-    return lambda folder: rewrite(folder, **{key: {**manifest(folder)[key], **changes}})
-
-
-def without(*keys: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        left = {key: value for key, value in manifest(folder).items() if key not in keys}
-        (folder / MANIFEST).write_text(json.dumps(left))
-
-    return change
-
-
-def text(content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / MANIFEST).write_bytes(content) and None
-
-
-def bytes_of(name: str, change: Callable[[bytes], bytes], *, sealed: bool = False) -> Callable[[Path], None]:
-    def apply(folder: Path) -> None:
-        (folder / name).write_bytes(change((folder / name).read_bytes()))
-        if sealed:
-            reseal(folder)
-
-    return apply
-
-
-def linked(folder: Path) -> None:
-    shutil.move(folder / MODEL, folder.parent / MODEL)
-    (folder / MODEL).symlink_to(folder.parent / MODEL)
-
-
-def replaced_by_folder(folder: Path) -> None:
-    (folder / MODEL).unlink()
-    (folder / MODEL).mkdir()
-
-
-def listing(name: str) -> Callable[[Path], None]:
-    return lambda folder: rewrite(folder, files={**manifest(folder)["files"], name: {"sha256": "0" * 64, "bytes": 1}})
-
-
-def golden(header: bytes | dict, data: bytes = b"") -> Callable[[Path], None]:
-    """Replace golden.safetensors by one with this header."""
-    head = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return bytes_of("golden.safetensors", lambda _: struct.pack("<Q", len(head)) + head + data, sealed=True)
-
-
-def tensor(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-
-
-HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "bundle.json is missing"),
-    "changed byte": (bytes_of(MODEL, lambda old: old[:-1] + bytes([old[-1] ^ 1])), "was changed since its export"),
-    "cut off": (bytes_of(MODEL, lambda old: old[:-1]), "copy or export the bundle again"),
-    "longer": (bytes_of(MODEL, lambda old: old + b"0"), "has more than"),
-    "missing file": (lambda folder: (folder / MODEL).unlink(), "model.pte is missing"),
-    "link": (linked, "model.pte is a link"),
-    "folder for a file": (replaced_by_folder, "model.pte is not a file"),
-    "unlisted file": (lambda folder: (folder / "more.txt").write_text("x"), "holds 'more.txt'"),
-    "unlisted folder": (lambda folder: (folder / "more").mkdir(), "holds 'more'"),
-    "large signature": (lambda folder: (folder / "bundle.sig").write_bytes(b"x" * 4097), "bundle.sig has more than"),
-    "other magic": (bytes_of(MODEL, lambda old: old[:4] + b"XX12" + old[8:], sealed=True), "not a file of ExecuTorch"),
-    "short model": (bytes_of(MODEL, lambda _: b"ET", sealed=True), "not a file of ExecuTorch"),
-    "next format": (edited(format="libkd-bundle/2", novelty={"a": [1, None]}), "written in format libkd-bundle/2"),
-    "other format": (edited(format="something/1"), "$.format: one of: libkd-bundle/1"),
-    "unknown key": (edited(novelty=1), "$.novelty: an unknown key"),
-    "unknown inner key": (inner("input", novelty=1), "$.input.novelty: an unknown key"),
-    "missing key": (without("versions"), "the key versions is missing"),
-    "other engine": (edited(target="tensorrt"), "$.target"),
-    "other backend": (edited(backend="vulkan"), "$.backend"),
-    "other precision": (edited(precision="int3"), "$.precision"),
-    "one label": (edited(labels=["alone"]), "two labels or more"),
-    "label with control": (edited(labels=["a", "b\x1b[31m"]), "control character"),
-    "label of 501": (edited(labels=["a", "\u00e4" * 501]), "between 1 and 500"),
-    "label of a number": (edited(labels=[1, 2]), "$.labels"),
-    "logits": (edited(output={"kind": "logits"}), "$.output.kind"),
-    "temperature of 0": (edited(output={"temperature": 0}), "$.output.temperature"),
-    "no height": (inner("input", height=None), "$.input.height"),
-    "height of 0": (inner("input", height=0), "$.input.height"),
-    "huge height": (inner("input", height=2**70), "$.input.height"),
-    "fraction of a pixel": (inner("input", height=32.5), "$.input.height"),
-    "crop that is larger": (inner("input", height=8000), "smaller than the crop"),
-    "three lengths": (inner("input", resize={"mode": "cover", "size": [1, 2, 3]}), "$.input.resize.size"),
-    "no files": (edited(files={}), "does not list model.pte"),
-    "file of terabytes": (edited(files={MODEL: {"sha256": "0" * 64, "bytes": 2**42}}), "$.files.model.pte.bytes"),
-    "hash that is none": (edited(files={MODEL: {"sha256": "g" * 64, "bytes": 1}}), "$.files.model.pte.sha256"),
-    **{
-        f"name {name!a}": (listing(name), "not a valid name")
-        for name in ("../up", "a/b", ".a", "", "a\\b", "a\nb", "a\0")
-    },
-    "name of 300": (listing("x" * 300), "unreadable"),
-    "empty": (text(b""), "not understood"),
-    "null": (text(b"null"), "not understood"),
-    "no UTF-8": (text(b'{"format": "\xff"}'), "not understood"),
-    "half a character": (text(rb'{"format": "\ud800"}'), "not understood"),
-    "NaN": (text(b'{"format": "libkd-bundle/1", "name": NaN}'), "not understood"),
-    "1e999": (text(b'{"x": 1e999, "format": "libkd-bundle/1"}'), "not understood"),
-    "deep": (text(b'{"x": ' + b"[" * 100_000), "nested too deeply"),
-    "deep objects": (text(b'{"x": ' * 50_000), "nested too deeply"),
-    "many keys": (text(b'{"format": "libkd-bundle/1"' + b', "a": 9' * 10_000 + b"}"), "not understood"),
-    "two values": (text(b'{"format": "libkd-bundle/1"} {}'), "not understood"),
-    "leading zero": (text(b'{"format": "libkd-bundle/1", "a": 01}'), "not understood"),
-    "17 MB": (lambda folder: os.truncate(folder / MANIFEST, 17 * 2**20), "bundle.json has more than"),
-}
-BEYOND_FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "another name": (edited(name="somebody else's"), "bundle-invalid", "was made for another bundle.json"),
-    "another shape": (
-        inner("input", height=31),
-        "bundle-invalid",
-        "the model's input is a tensor: uint8 [1, 32, 32, 3]",
-    ),
-    "another class": (edited(labels=["a", "b"]), "bundle-invalid", "the model's output is a tensor: float32 [1, "),
-    "damaged model": (bytes_of(MODEL, lambda old: old[:600], sealed=True), "engine-failed", "loading model.pte failed"),
-    "header cut off": (golden(b'{"pixels"'), "bundle-invalid", "golden.safetensors can't be read"),
-    "header too long": (
-        bytes_of("golden.safetensors", lambda old: b"\xff" * 8 + old[8:], sealed=True),
-        "bundle-invalid",
-        "ends too early",
-    ),
-    "no header": (bytes_of("golden.safetensors", lambda old: old[:5], sealed=True), "bundle-invalid", "ends too early"),
-    "data cut off": (
-        bytes_of("golden.safetensors", lambda old: old[:-1], sealed=True),
-        "bundle-invalid",
-        "does not fit the manifest",
-    ),
-    "other tensors": (golden({"pixel": tensor("U8", [1], 0, 1)}, b"1"), "bundle-invalid", "unknown key"),
-    "other types": (
-        golden(
-            {"pixels": tensor("F32", [1, 32, 32, 3], 0, 12288), "probabilities": tensor("F32", [1, 5], 0, 20)},
-            bytes(12288),
-        ),
-        "bundle-invalid",
-        "does not fit the manifest",
-    ),
-    "lengths that overflow": (
-        golden(
-            {
-                "pixels": tensor("U8", [2**31, 32, 32, 3], 0, 0),
-                "probabilities": tensor("F32", [2**31, 5], 2**31, 0),
-            }
-        ),
-        "bundle-invalid",
-        "does not fit the manifest",
-    ),
-}
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A bundle for ExecuTorch that may be damaged."""
-    return Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
-
-
-@pytest.mark.parametrize("case", HOSTILE)
-def test_a_malformed_bundle_is_refused(sanitized, folder, case):
-    change, words = HOSTILE[case]
-    change(folder)
-    message, code = refusal(sanitized(folder, IMAGES[0]))
-    assert code == "bundle-invalid"
-    assert words in message
-    with pytest.raises(sdk.BundleError):
-        sdk.Bundle.open(folder)
-
-
-@pytest.mark.parametrize("case", BEYOND_FILES)
-def test_a_bundle_that_does_not_fit_its_model_is_refused(sanitized, folder, case):
-    pytest.importorskip("executorch")
-    change, code, words = BEYOND_FILES[case]
-    change(folder)
-    message, found = refusal(sanitized(folder, "--verify"))
-    assert found == code, message
-    assert words in message
-
-
-def test_a_model_that_answers_otherwise_fails_its_golden_images(sanitized, folder):
-    pytest.importorskip("executorch")
-    tensors = load_file(folder / "golden.safetensors")
-    tensors["probabilities"] = np.ascontiguousarray(tensors["probabilities"][:, ::-1])
-    save_file(tensors, folder / "golden.safetensors")
-    reseal(folder)
-    message, code = refusal(sanitized(folder, "--verify"))
-    assert code == "proof-failed"
-    assert "golden answers are off by" in message
-
-
-def test_a_bundle_without_golden_images_can_not_be_verified(sanitized, folder):
-    pytest.importorskip("executorch")
-    (folder / "golden.safetensors").unlink()
-    reseal(folder)
-    assert refusal(sanitized(folder, "--verify"))[1] == "usage"
-    assert sanitized(folder, IMAGES[0]).returncode == 0
-
-
-# --------------------------------------------------------------------------------------------------------------- images
-
-
-def png(width: int, height: int, data: bytes = b"", kind: int = 2) -> bytes:
-    """Return a PNG whose header claims a size."""
-    parts = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0),
-        b"IDAT": zlib.compress(data),
-        b"IEND": b"",
-    }
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in parts.items()
-    )
-
-
-def jpeg_of(width: int, height: int) -> bytes:
-    """Return a small JPEG whose header claims another size."""
-    content = (VECTORS / "images" / "small.jpg").read_bytes()
-    frame = content.index(b"\xff\xc0")
-    return content[: frame + 5] + struct.pack(">HH", height, width) + content[frame + 9 :]
-
-
-def malformed_images() -> dict[str, bytes]:
-    whole = {
-        name: (VECTORS / "images" / name).read_bytes()
-        for name in ("odd.jpg", "progressive.jpg", "rgba.png", "palette.png")
-    }
-    return {
-        "empty.png": b"",
-        "one.jpg": b"\xff",
-        "text.txt": b"no image at all",
-        "gif.gif": b"GIF89a" + bytes(40),
-        "signature.png": png(1, 1)[:8],
-        "signature.jpg": b"\xff\xd8\xff",
-        "huge.png": png(2**31 - 1, 2**31 - 1),
-        "wide.png": png(70_000, 1, bytes(210_001)),
-        "many.png": png(65_000, 65_000),
-        "none.png": png(0, 5),
-        "little.png": png(64, 64, b"\0" * 10),
-        "kind.png": png(8, 8, bytes(500), kind=5),
-        "palette.png": png(8, 8, bytes(500), kind=3),
-        "huge.jpg": jpeg_of(65_500, 65_500),
-        "zero.jpg": jpeg_of(0, 0),
-        "scans.jpg": scans(),
-        **{
-            f"cut-{share}-{name}": content[: len(content) * share // 100]
-            for name, content in whole.items()
-            for share in (3, 20, 60, 98)
-        },
-    }
-
-
-def scans() -> bytes:
-    """Return a progressive JPEG whose first scan comes five hundred times."""
-    content = (VECTORS / "images" / "progressive.jpg").read_bytes()
-    start = content.index(b"\xff\xda")
-    end = min(
-        place for place in (content.find(b"\xff\xc4", start + 2), content.find(b"\xff\xda", start + 2)) if place > 0
-    )
-    return content[:end] + content[start:end] * 500 + content[end:]
-
-
-def test_malformed_images_are_named_and_the_others_predicted(sanitized, tmp_path):
-    pytest.importorskip("executorch")
-    bad = malformed_images()
-    for name, content in bad.items():
-        (tmp_path / name).write_bytes(content)
-    os.mkfifo(tmp_path / "pipe")
-    names = [*bad, ".", "pipe", "absent.png", VECTORS / "images" / "rgba.png"]
-    done = sanitized(BUNDLE, *(tmp_path / name for name in names))
-    assert done.returncode == 2
-    assert done.stderr == b""
-    *rows, last = map(json.loads, done.stdout.splitlines())
-    assert "label" in last
-    assert [(row["source"], row.get("code")) for row in rows] == [
-        (str(tmp_path / name), "image-unreadable") for name in names[:-1]
-    ]
-
-
-def test_damaged_images_are_refused_or_predicted(sanitized, tmp_path):
-    """Single bytes are changed, in headers more often than in pixels."""
-    pytest.importorskip("executorch")
-    draw = random.Random(5)
-    sources = [file for file in IMAGES if file.stat().st_size < 20_000]
-    files = []
-    for number in range(250):
-        source = sources[number % len(sources)]
-        content = bytearray(source.read_bytes())
-        for _ in range(draw.randint(1, 3)):
-            content[draw.randrange(len(content) if draw.random() < 0.5 else min(200, len(content)))] = draw.randrange(
-                256
-            )
-        files.append(tmp_path / f"{number}-{source.name}")
-        files[-1].write_bytes(content)
-    done = sanitized(BUNDLE, *files)
-    assert done.stderr == b""
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["source"] for row in rows] == list(map(str, files))
-    codes = [row.get("code", "predicted") for row in rows]
-    assert set(codes) == {"image-unreadable", "predicted"}
