@@ -119,7 +119,9 @@ class JpegReader {
       of(info).landing_.jump(text);
     };
     errors_.emit_message = [](j_common_ptr info, int level) {
-      if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) of(info).landing_.jump("it ends too early");
+      const jpeg_decompress_struct& image = of(info).info_;  // what is missing behind the last row is no loss
+      const bool is_cut_off = level < 0 && info->err->msg_code == JWRN_JPEG_EOF;
+      if (is_cut_off && image.output_scanline < image.output_height) of(info).landing_.jump("it ends too early");
     };
     errors_.output_message = [](j_common_ptr) {};
     progress_.progress_monitor = [](j_common_ptr info) {
@@ -159,6 +161,7 @@ class JpegReader {
         jpeg_read_scanlines(&info_, &target, 1);
         if (is_cmyk) to_rgb(target, row, info_.output_width);
       }
+      jpeg_finish_decompress(&info_);  // what follows may show that the pixels were damaged
     });
     return image;
   }
@@ -206,6 +209,7 @@ class PngReader {
       png_set_user_limits(png_, PNG_UINT_31_MAX, PNG_UINT_31_MAX);             // check_size has better words
       png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);  // no texts, no profiles
       png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_AS_DEFAULT, reinterpret_cast<png_const_bytep>("eXIf"), 1);
+      png_set_crc_action(png_, PNG_CRC_DEFAULT, PNG_CRC_ERROR_QUIT);  // transparency is no detail
       png_read_info(png_, info_);
     });
     check_size(png_get_image_width(png_, info_), png_get_image_height(png_, info_));

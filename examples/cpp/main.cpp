@@ -93,8 +93,8 @@ int print_pixels(const std::vector<std::string>& words) {
 
 }  // namespace
 
-int main(int count, char** words) {
-  const std::vector<std::string> arguments(words + 1, words + count);
+int main(int argc, char** argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
   if (arguments == std::vector<std::string>{"--help"}) {
     std::cout << kUsage;
     return 0;

@@ -263,6 +263,7 @@ def malformed_images() -> dict[str, bytes]:
         "huge.jpg": jpeg_of(65_500, 65_500),
         "zero.jpg": jpeg_of(0, 0),
         "scans.jpg": scans(),
+        "no-end.jpg": whole["odd.jpg"].removesuffix(b"\xff\xd9"),
         **{
             f"cut-{share}-{name}": content[: len(content) * share // 100]
             for name, content in whole.items()
