@@ -299,6 +299,32 @@ def test_malformed_images_are_named_and_the_others_predicted(sanitized, tmp_path
     ]
 
 
+EXIF = {
+    "whole": b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0",
+    "no directory": b"II*\0\x08\0\0\0",
+    "far directory": b"MM\0*\xff\xff\xff\xff",
+    "many tags": b"II*\0\x08\0\0\0\xff\xff" + bytes(20),
+    "cut off": b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1",
+    "turn of 9": b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x09\0\0\0",
+}
+
+
+def test_damaged_exif_says_nothing(sanitized, tmp_path):
+    """It lies in a PNG, from which libpng copies it to a place of exactly its size."""
+    image = (VECTORS / "images" / "rgb-37x53.png").read_bytes()
+    for name, body in EXIF.items():
+        chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+        (tmp_path / f"{name}.png").write_bytes(image[:33] + chunk + image[33:])
+    input = '{"height": 8, "width": 8, "resize": {"mode": "squash", "size": [8, 8]}}'
+    done = sanitized(
+        "--pixels", input, VECTORS / "images" / "rgb-37x53.png", *(tmp_path / f"{name}.png" for name in EXIF)
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    plain, turned, *others = np.frombuffer(done.stdout, np.uint8).reshape(-1, 8, 8, 3)
+    assert np.array_equal(turned, np.rot90(plain, -1))
+    assert all(np.array_equal(other, plain) for other in others)
+
+
 def test_damaged_images_are_refused_or_predicted(sanitized, tmp_path):
     """Single bytes are changed, in headers more often than in pixels."""
     pytest.importorskip("executorch")
