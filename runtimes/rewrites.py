@@ -131,6 +131,11 @@ def avg_pool(
     return aten.avg_pool2d.default(x, kernel_size, stride, padding, False, count_include_pad, divisor_override)
 
 
+def global_pool(x: Tensor, output_size: Sequence[int]) -> Any:
+    """Compute a pooling to one number as a mean. Its own decomposition changes strides, which no backend takes."""
+    return x.mean([-2, -1], keepdim=True) if list(output_size) == [1, 1] else NotImplemented  # keep the operator
+
+
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     """Compute GELU with a hyperbolic tangent (Hendrycks and Gimpel, 2016, eq. 2), with an error of at most 5e-4."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
@@ -144,6 +149,7 @@ XNNPACK: dict[Any, Callable[..., Any]] = {
     aten.mean.dim: mean,
     aten.sum.dim_IntList: total,
     aten.avg_pool2d.default: avg_pool,
+    aten.adaptive_avg_pool2d.default: global_pool,
 }
 """Rewrites of operators that its partitioner would leave outside. With them, a timm transformer is one delegate."""
 
