@@ -34,7 +34,7 @@ from bundle_mutations import KINDS, Kind, Material
 from PIL import Image
 
 import sdk
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk.bundle.keys import new_key, read_private
 
 OUTCOMES = ("refused", "right", "wrong", "crashed", "hung")
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--engines", default=",".join(RUNNABLE))
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args()
     engines = arguments.engines.split(",")

@@ -36,7 +36,7 @@ import torch
 
 import sdk
 from runtimes.base import INPUT, METADATA_KEY, OUTPUT
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk.benchmark import Measurement, measure
 from sdk.bundle.manifest import embedded
 from sdk.exporting.deployed import Deployed
@@ -64,7 +64,7 @@ CALIBRATION = 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", default=",".join(NETS))
-    parser.add_argument("--targets", default=",".join(ENGINES))
+    parser.add_argument("--targets", default=",".join(RUNNABLE))
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--calls", type=int, default=20)
@@ -157,7 +157,7 @@ def _bundles(net: Net, target: str, folder: Path) -> tuple[list[sdk.Bundle], flo
 def _list_again(bundle: Path, target: str) -> None:
     """Write the hashes of replaced files into the manifest, so that the bundle opens again."""
     manifest = json.loads((bundle / "bundle.json").read_text())
-    for name in ENGINES[target].files:
+    for name in RUNNABLE[target].files:
         data = (bundle / name).read_bytes()
         manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     (bundle / "bundle.json").write_text(json.dumps(manifest))

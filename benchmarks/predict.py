@@ -25,7 +25,7 @@ from lowering import NETS
 
 import sdk
 from runtimes.cores import usable_cores
-from runtimes.engines import ENGINES, load_bare, open_bare
+from runtimes.engines import RUNNABLE, load_bare, open_bare
 from sdk.images import crop, resize
 
 CAMERA = (4000, 3000)
@@ -36,7 +36,7 @@ LOADS = 15
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--students", default="224,32")
-    parser.add_argument("--targets", default=",".join(ENGINES))
+    parser.add_argument("--targets", default=",".join(RUNNABLE))
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--bundle", type=Path, help="measure this bundle, in this process")

@@ -41,7 +41,7 @@ import numpy as np
 from PIL import Image
 
 import sdk
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk.images import ImageSource
 
 THREADS, THREADS_OF_ENGINE = 8, 2
@@ -62,7 +62,7 @@ ROUNDING = 1e-6
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--targets", default=",".join(ENGINES))
+    parser.add_argument("--targets", default=",".join(RUNNABLE))
     parser.add_argument("--bundles", type=Path, help="a folder with a bundle for each target, instead of a small net's")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--bundle", type=Path, help="load this bundle, in this process")

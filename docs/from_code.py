@@ -200,6 +200,7 @@ def engines() -> str:
             ", ".join(f"`{name}`" for name in names) for names in (engine.files, engine.precisions, engine.backends)
         )
         run, lower = (f"`pip install 'libkd-sdk{extra}'`" for extra in (engine.run_extra, engine.lower_extra))
+        run = f"on {engine.elsewhere.devices}" if engine.elsewhere else run
         cells = (f"`{target}`", engine.title, files, precisions, run, lower, backends or "-")
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk import benchmark
 from sdk.benchmark import Measurement, Speed
 from sdk.bundle import Bundle
@@ -184,7 +184,7 @@ def _exported(net: nn.Module, out: Path, classes: int, preprocessing: Preprocess
 
 def installed_engine() -> str | None:
     """Return the first engine for which nets can be exported here, or None."""
-    for target in ENGINES:
+    for target in RUNNABLE:
         try:
             find_lowering(target, "fp32")
         except EngineMissing:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from runtimes.engines import ENGINES, load_runtime
+from runtimes.engines import ENGINES, check_runs_here, load_runtime
 from sdk.bundle.manifest import MANIFEST, Manifest, Precision
 from sdk.bundle.reading import opened_folder, read_manifest
 from sdk.errors import BundleError, EngineMissing
@@ -42,7 +42,7 @@ def bundle_of(folder: Path) -> Path:
     found, missing = _bundles_in(folder), list[EngineMissing]()
     for path, manifest in found:
         try:
-            load_runtime(manifest.target)
+            load_runtime(manifest.target, manifest.backend)
         except EngineMissing as fault:
             missing.append(fault)
             continue
@@ -53,12 +53,26 @@ def bundle_of(folder: Path) -> Path:
 
 
 def bundles_of(folder: Path) -> list[Path]:
-    """Return `folder` itself or, if that is a run, all of its bundles.
+    """Return `folder` itself or, if that is a run, all of its bundles that do not only run elsewhere.
 
     Raises:
         BundleError: the run has no bundle, or they are damaged.
+        EngineMissing: all of them only run elsewhere.
     """
-    return [path for path, _ in _bundles_in(folder)] if is_run(folder) else [folder]
+    if not is_run(folder):
+        return [folder]
+    kept, missing = list[Path](), list[EngineMissing]()
+    for path, manifest in _bundles_in(folder):
+        try:
+            check_runs_here(manifest.target, manifest.backend, str(path))
+            kept.append(path)
+        except EngineMissing as fault:
+            missing.append(fault)
+    if not kept:
+        raise missing[0]
+    for error in missing:
+        remark(f"left out: {error}")
+    return kept
 
 
 def is_run(folder: Path) -> bool:

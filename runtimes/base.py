@@ -9,6 +9,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 METADATA_KEY = "libkd_bundle"
-"""Under this name a model file carries its manifest: in `metadata_props`, `rt_info`, or a method of the `.pte`."""
+"""Under this name a model file carries its manifest: in `metadata_props`, `rt_info`, a method of the `.pte`, ..."""
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -61,6 +62,19 @@ class Delegation(NamedTuple):
 
     delegates: int
     outside: dict[str, int]
+
+
+class Outcome(NamedTuple):
+    """The result of a lowering besides the files that it wrote.
+
+    Attributes:
+        delegation: how the graph was partitioned, if the engine does that while lowering.
+        stand_in: for files that only run elsewhere, the program that was given to the backend, run in PyTorch. It is
+            compared in the place of the files; its `manifest` is what the model file carries.
+    """
+
+    delegation: Delegation | None = None
+    stand_in: ModelSession | None = None
 
 
 class ModelFiles(NamedTuple):
@@ -117,26 +131,56 @@ class Lowering(Protocol):
         *,
         signature: Signature,
         precision: str,
+        backend: str | None,
         quantization: Quantization | None,
         manifest: str,
         folder: Path,
-    ) -> Delegation | None:
+    ) -> Outcome | None:
         """Write the engine's `files` into `folder`.
 
         Args:
             module: in evaluation mode, on the CPU; it maps uint8 [batch, height, width, 3] to float32
                 [batch, classes] and computes in the dtype of its parameters. It is not changed.
-            precision: one of the engine's `precisions`.
+            precision: one of the engine's `precisions`, or of those of its backend.
+            backend: one of the engine's `backends`; None if it has none.
             quantization: given at int8, else None.
             manifest: one line of JSON, which the `manifest` of the engine's session is again.
 
         Returns:
-            How the graph was partitioned, if the engine does that while lowering.
+            What there is to tell; None for nothing.
 
         Raises:
             ExportError: the engine can't express the module.
         """
         ...
+
+
+class Elsewhere(NamedTuple):
+    """The place where files run that no session of this project can run: their bundles are *unverified on device*.
+
+    Attributes:
+        devices: the devices, for people.
+        runtime: the program that runs the files there, for people.
+    """
+
+    devices: str
+    runtime: str
+
+
+class Backend(NamedTuple):
+    """The facts about a backend that an engine delegates to.
+
+    Attributes:
+        precisions: the precisions at which models are lowered for it.
+        lower_extra: the extras of this project that install what lowering for it needs.
+        requirements: Python packages whose versions are recorded in a bundle, besides those of the engine.
+        elsewhere: where it runs, if the engine's session here can't.
+    """
+
+    precisions: tuple[str, ...]
+    lower_extra: str
+    requirements: tuple[str, ...] = ()
+    elsewhere: Elsewhere | None = None
 
 
 class Engine(NamedTuple):
@@ -146,11 +190,13 @@ class Engine(NamedTuple):
         title: its name for people.
         files: the files that it reads; the first is the model file.
         magic: offset and bytes by which the model file is recognised.
-        precisions: the precisions at which models are lowered for it.
+        precisions: the precisions at which models are lowered for it; with backends, for the default one.
         run_extra, lower_extra: the extras of this project that install what running and lowering need.
         requirements: Python packages whose versions are recorded in a bundle.
         colour: the name of its colour in charts.
-        backends: the backends that it delegates to, the default first; empty if it has only one way to compute.
+        backends: the backends that it delegates to by name, the default first; empty if it has only one way to
+            compute.
+        elsewhere: where its files run, if no session here can. Such an engine has no `session.py` and no `bare.py`.
     """
 
     title: str
@@ -161,7 +207,8 @@ class Engine(NamedTuple):
     lower_extra: str
     requirements: tuple[str, ...]
     colour: str
-    backends: tuple[str, ...] = ()
+    backends: Mapping[str, Backend] = MappingProxyType({})
+    elsewhere: Elsewhere | None = None
 
 
 class Port(NamedTuple):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 
@@ -59,3 +64,32 @@ def is_convolutional(program: ExportedProgram) -> bool:
     """Return whether the net has more convolutions than linear layers, as a residual net and unlike a transformer."""
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     return sum(".conv" in target for target in targets) > sum(".linear" in target for target in targets)
+
+
+class ProgramSession:
+    """A program for one image, run in PyTorch: a session that stands for files which only run elsewhere.
+
+    Args:
+        module: the program's module.
+        manifest: the JSON that the model file carries.
+        prepare: makes the input of the program from a uint8 image [1, height, width, 3].
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, manifest: str, prepare: Callable[[Tensor], Tensor] = lambda image: image
+    ) -> None:
+        self.manifest = manifest
+        self._module, self._prepare = module, prepare
+
+    @torch.inference_mode()
+    def run(self, pixels: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """Return the probabilities; see `runtimes.base.Session`."""
+        return np.concatenate([self._answer(image) for image in torch.from_numpy(np.ascontiguousarray(pixels))])
+
+    def _answer(self, image: Tensor) -> NDArray[np.float32]:
+        answer = self._module(self._prepare(image[None]))
+        probabilities: NDArray[np.float32] = (answer[0] if isinstance(answer, tuple | list) else answer).numpy()
+        return probabilities
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to free."""

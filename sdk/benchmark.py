@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.cores import Threads, fastest, usable_cores
-from runtimes.engines import load_bare, load_runtime, open_bare
+from runtimes.engines import check_runs_here, load_bare, load_runtime, open_bare
 
 from . import errors
 from .bundle import Bundle
@@ -140,11 +140,13 @@ def measure(
     Raises:
         UsageError: there are no bundles or no calls.
         BundleError: a bundle is damaged.
-        EngineError: a bundle can't be loaded or run.
+        EngineError: a bundle can't be loaded or run, or only runs elsewhere.
     """
     opened = [bundle if isinstance(bundle, Bundle) else Bundle.open(bundle) for bundle in bundles]
     if not opened or rounds < 1 or calls < 1:
         raise UsageError("a benchmark needs a bundle, and at least one round of one call")
+    for bundle in opened:
+        check_runs_here(bundle.target, bundle.manifest.backend, str(bundle.path))
     with ExitStack() as stack:
         ways = [False, True] if bare else [False]
         workers = [[stack.enter_context(_Worker(bundle, threads, way)) for way in ways] for bundle in opened]

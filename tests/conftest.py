@@ -16,7 +16,7 @@ import sdk
 from clothes import TINY_RECIPE, unpack_clothes
 from patterns import LABELS, SIZE, patterns
 from published import write_weights
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from shell import libkd, succeeded
 
 
@@ -92,7 +92,7 @@ def bundles(request, preprocessing, made_once) -> dict[str, sdk.Bundle]:
 
     def fill(folder: Path) -> None:
         vit, validation = (request.getfixturevalue(name) for name in ("vit", "validation"))
-        for target in ENGINES:
+        for target in RUNNABLE:
             sdk.export(
                 vit,
                 target=target,
@@ -104,7 +104,7 @@ def bundles(request, preprocessing, made_once) -> dict[str, sdk.Bundle]:
             )
 
     folder = made_once("bundles", fill)
-    return {target: sdk.Bundle.open(folder / target) for target in ENGINES}
+    return {target: sdk.Bundle.open(folder / target) for target in RUNNABLE}
 
 
 @pytest.fixture

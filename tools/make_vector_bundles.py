@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 import trainer
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk import Classifier, export
 from trainer.data import load_labelled
 
@@ -61,7 +61,7 @@ def export_all(run: Path, out: Path) -> None:
     student, labels, preprocessing = trainer.load_student(run)
     clothes = load_labelled([DATA], labels, preprocessing.input)
     images = clothes.pixels().numpy()
-    for target in ENGINES:
+    for target in RUNNABLE:
         for precision in PRECISIONS:
             export(
                 student,

@@ -10,6 +10,7 @@ import msgspec
 import typer
 from msgspec.structs import replace
 
+from runtimes.engines import check_runs_here
 from sdk import benchmark as benchmarks
 from sdk.benchmark import Measurement
 from sdk.bundle import Bundle
@@ -55,6 +56,8 @@ def benchmark(
     Example: libkd-sdk benchmark run/bundles/* --report speed.html
     """
     opened = [Bundle.open(path) for folder in bundles for path in bundles_of(folder)]
+    for bundle in opened:
+        check_runs_here(bundle.target, bundle.manifest.backend, str(bundle.path))
     if report is not None:
         _check_report(report)
     with Bars() as bars:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk import benchmark
 from sdk.bundle import Bundle
 from sdk.bundle.manifest import Proof
@@ -97,7 +97,8 @@ def demo(
 
     The demo trains a convolution and an involution teacher on 8,000 images of clothes, stores their logits, distils a
     vision transformer from them, and trains the same student without teachers to compare. It exports the student to
-    every engine, proves each bundle and measures its speed. When it is run again, it trains only what is missing.
+    every engine that runs here, proves each bundle and measures its speed. When it is run again, it trains only what
+    is missing.
 
     Example: libkd-sdk demo --out libkd-demo/
     """
@@ -123,14 +124,14 @@ def run_demo(
 
     source = Source((data,))
     request = RunRequest(out=out / "run", source=source, recipe=recipe, seed=seed, device=device, threads=threads)
-    remark(f"Two teachers, their stored logits, two students, {len(ENGINES)} bundles: 6 to 12 minutes on two cores.")
+    remark(f"Two teachers, their stored logits, two students, {len(RUNNABLE)} bundles: 6 to 12 minutes on two cores.")
     with Bars() as bars, at_work(request, bars) as job:
         run, dataset = job.run, job.data
         tell_estimate([job], lambda recipe: [own_arm(recipe), plain_arm(recipe)])
         run_pipeline(job)
         train_arm(job, plain_arm(run.recipe))
         bundles = [
-            export_student(run.folder, dataset.test, target, out / "bundles" / target, bars) for target in ENGINES
+            export_student(run.folder, dataset.test, target, out / "bundles" / target, bars) for target in RUNNABLE
         ]
         images = _write_images(dataset, out / "images")
         bars.begin("predicting and timing", 1)

@@ -16,7 +16,7 @@ from sdk.bundle.keys import read_private
 from sdk.errors import UsageError
 from sdk.exporting.exporter import CALIBRATION_IMAGES, MAX_DROP
 from sdk.exporting.exporter import export as export_module
-from sdk.exporting.request import GoldenKind, find_lowering
+from sdk.exporting.request import GoldenKind, find_backend, find_lowering
 from sdk.images import Pixels, Preprocessing
 
 from ..labels import read_labels
@@ -38,6 +38,7 @@ def one_of(words: Iterable[str]) -> str:
 
 
 TARGETS = one_of(f"{name} ({engine.title})" for name, engine in ENGINES.items())
+BACKENDS = list(dict.fromkeys(backend for engine in ENGINES.values() for backend in engine.backends))
 PRECISIONS = list(dict.fromkeys(precision for engine in ENGINES.values() for precision in engine.precisions))
 
 
@@ -49,6 +50,15 @@ def export(
     target: Annotated[
         str, typer.Option("--target", autocompletion=lambda: list(ENGINES), help=f"The engine: {TARGETS}.")
     ],
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            autocompletion=lambda: BACKENDS,
+            help=f"What an engine with backends delegates to: {one_of(BACKENDS)}, as in --target executorch --backend "
+            f"vulkan. The default is {BACKENDS[0]}.",
+        ),
+    ] = None,
     precision: Annotated[
         str,
         typer.Option("--precision", autocompletion=lambda: PRECISIONS, help=f"The precision: {one_of(PRECISIONS)}."),
@@ -61,8 +71,8 @@ def export(
         Path | None,
         typer.Option(
             "--out",
-            help="The folder of the bundle. The default is RUN/bundles/TARGET, with the name of the teacher before it "
-            "and the precision at its end if it is not fp32.",
+            help="The folder of the bundle. The default is RUN/bundles/TARGET, with the name of the teacher before it, "
+            "and after it the backend and the precision if they are not the default ones.",
         ),
     ] = None,
     calibrate: Annotated[
@@ -114,11 +124,12 @@ def export(
     """Export a net of a run, or a timm model: lower it for an engine, prove it, and write a bundle.
 
     The net is the run's student, or with --teacher one of its teachers. The proof compares the answers of the lowered
-    model with those of the trained one.
+    model with those of the trained one. What can't be run here, as for Core ML or a phone's GPU, is compared before it
+    is lowered, and unverified on device.
 
     Example: libkd-sdk export run/ --target openvino --precision int8
     """
-    find_lowering(target, precision)  # before any image is read
+    find_lowering(target, precision, backend)  # before any image is read
     if sign:
         read_private(sign)
     if calibrate and precision != "int8":
@@ -149,9 +160,10 @@ def export(
             proving = test_images(Path(source), bars)
         bundle = lower_and_prove(
             net,
-            out or _default_place(source, teacher, target, precision),
+            out or _default_place(source, teacher, target, backend, precision),
             bars,
             target=target,
+            backend=backend,
             precision=precision,
             validation=proving,
             calibration=seen,
@@ -162,8 +174,9 @@ def export(
     _report(bundle, json)
 
 
-def _default_place(source: str, teacher: str | None, target: str, precision: str) -> Path:
-    name = target if precision == "fp32" else f"{target}-{precision}"
+def _default_place(source: str, teacher: str | None, target: str, backend: str | None, precision: str) -> Path:
+    chosen = [] if backend in (None, find_backend(target, None)) else [backend]
+    name = "-".join([target, *chosen, *([] if precision == "fp32" else [precision])])
     if source.startswith(TIMM):
         return Path(f"{source.removeprefix(TIMM)}-{name}")
     return Path(source) / "bundles" / (name if teacher is None else f"{teacher}-{name}")
@@ -228,6 +241,7 @@ def lower_and_prove(
     bars: Bars,
     *,
     target: str,
+    backend: str | None = None,
     precision: str = "fp32",
     validation: Split | None,
     calibration: Pixels | None = None,
@@ -251,6 +265,7 @@ def lower_and_prove(
     return export_module(
         net.module,
         target=target,
+        backend=backend,
         precision=precision,
         out=out,
         labels=net.labels,
@@ -282,7 +297,10 @@ def _report(bundle: Bundle, json: bool) -> None:
     facts = [("size", f"{bundle.size_bytes / 1e6:.2f} MB")]
     if quantized is not None:
         facts.append(("left in float", ", ".join(quantized.float_layers) or "no layer that can be quantised"))
-    if proof is None:
+    if there := bundle.elsewhere:
+        facts.append(("proof", "unverified on device: its program answers like PyTorch before it is lowered"))
+        facts.append(("runs on", f"{there.devices}, with {there.runtime}"))
+    elif proof is None:
         facts.append(("proof", "unproved: name images by --validation"))
     else:
         facts += [
@@ -292,4 +310,5 @@ def _report(bundle: Bundle, json: bool) -> None:
             ("top-1", f"{percent(proof.top1)} (PyTorch {percent(proof.reference_top1)})"),
         ]
     show_facts(str(bundle.path), facts)
-    remark(f"next: libkd-sdk predict {bundle.path} IMAGE")
+    then = f"verify {bundle.path}" if bundle.elsewhere else f"predict {bundle.path} IMAGE"
+    remark(f"next: libkd-sdk {then}")

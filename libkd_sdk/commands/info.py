@@ -32,7 +32,7 @@ def info(
     facts = [
         ("target", f"{manifest.target} {manifest.precision}"),
         *([("backend", manifest.backend)] if manifest.backend else []),
-        *_here(manifest.target),
+        *_where(opened),
         ("created", manifest.created),
         ("signature", signature(opened.signed)),
         ("model", f"{manifest.model.arch}, {manifest.model.parameters:,} parameters"),
@@ -60,7 +60,8 @@ def info(
         outside = ", ".join(f"{name} x {count}" for name, count in lowered.outside.items())
         facts.append(("delegates", f"{lowered.delegates}; outside: {outside or 'nothing'}"))
     if proof is None:
-        facts.append(("proof", "unproved: it was exported without validation images"))
+        missing = "it was not run when it was made" if opened.elsewhere else "it was exported without validation images"
+        facts.append(("proof", f"unproved: {missing}"))
     else:
         facts.append(
             (
@@ -74,10 +75,12 @@ def info(
     show_facts(manifest.name, facts)
 
 
-def _here(engine: str) -> list[tuple[str, str]]:
+def _where(bundle: Bundle) -> list[tuple[str, str]]:
     """Return how the engine runs on this machine, if there are several ways, or why it does not."""
+    if there := bundle.elsewhere:
+        return [("runs on", f"{there.devices}, with {there.runtime}: unverified on device")]
     try:
-        how = how_it_runs(engine)
+        how = how_it_runs(bundle.target)
     except EngineError as fault:
         return [("runs here with", f"nothing ({fault})")]
     return [("runs here with", how)] if how else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE, check_runs_here
 from sdk.errors import UsageError
 from sdk.exporting.request import find_lowering
 from trainer.units import duration
@@ -67,7 +67,7 @@ def plan(
         typer.Option("--latency-ms", min=0.0, help="Look for students that take no longer than this for an image."),
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", autocompletion=lambda: list(ENGINES), help="With --latency-ms: the engine.")
+        str, typer.Option("--target", autocompletion=lambda: list(RUNNABLE), help="With --latency-ms: the engine.")
     ] = "onnx",
     precision: Annotated[
         str,
@@ -95,6 +95,7 @@ def plan(
     """
     if latency_ms is not None:
         find_lowering(target, precision)
+        check_runs_here(target, None, f"--target {target}")
         images = images or (2 if data is None else None)  # their number does not matter
     elif measured is not None:
         raise UsageError("--measured goes with --latency-ms")

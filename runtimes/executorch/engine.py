@@ -1,6 +1,6 @@
 """The facts about ExecuTorch that are known without importing it."""
 
-from runtimes.base import Engine
+from runtimes.base import Backend, Elsewhere, Engine
 
 ENGINE = Engine(
     title="ExecuTorch",
@@ -12,5 +12,18 @@ ENGINE = Engine(
     lower_extra="[export,executorch]",
     requirements=("executorch",),
     colour="green",
-    backends=("xnnpack",),
+    backends={
+        "xnnpack": Backend(precisions=("fp32", "fp16", "int8"), lower_extra="[export,executorch]"),
+        "vulkan": Backend(
+            precisions=("fp32", "fp16"),
+            lower_extra="[export,executorch]",
+            elsewhere=Elsewhere("devices with a Vulkan GPU", "ExecuTorch's runtime and its Vulkan backend"),
+        ),
+        "coreml": Backend(
+            precisions=("fp32", "fp16"),
+            lower_extra="[export,executorch,coreml]",
+            requirements=("coremltools",),
+            elsewhere=Elsewhere("iOS 16 and macOS 13 or later", "ExecuTorch's runtime and its Core ML backend"),
+        ),
+    },
 )

@@ -1,30 +1,35 @@
-"""The lowering to `model.pte`: a static batch of one, with as much as possible delegated to XNNPACK."""
+"""The lowering to `model.pte`: a static batch of one, with as much as possible delegated to a backend."""
 
 from __future__ import annotations
 
 import copy
+import importlib
+import io
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from runtimes.base import METADATA_KEY, Delegation, Quantization, Signature, lowering_refusals
-from runtimes.fx import is_convolutional, layer_of, program_for_one
-from runtimes.rewrites import XNNPACK, XNNPACK_FP16
+from runtimes.base import METADATA_KEY, Delegation, ModelFiles, Outcome, Quantization, Signature, lowering_refusals
+from runtimes.errors import ExportError
+from runtimes.fx import ProgramSession, is_convolutional, layer_of, program_for_one
+from runtimes.logs import unchanged_logging
 
-from .session import FILE, quiet
+from .backends import Preparation
+from .engine import ENGINE
+from .session import FILE, carried_by, quiet
 
-with quiet(), warnings.catch_warnings():  # importing it warns about pandas, pytrees and the CPU
+with quiet(), unchanged_logging(), warnings.catch_warnings():  # importing it warns about pandas, pytrees and the CPU
     warnings.simplefilter("ignore")
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
-    from executorch.backends.xnnpack.utils.configs import get_transform_passes
     from executorch.devtools.backend_debug import get_delegation_info
     from executorch.exir import to_edge_transform_and_lower
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
@@ -38,27 +43,46 @@ def lower(
     *,
     signature: Signature,
     precision: str,
+    backend: str | None,
     quantization: Quantization | None,
     manifest: str,
     folder: Path,
-) -> Delegation:
+) -> Outcome:
     """Write `model.pte`; see `runtimes.base.Lowering`."""
-    module = copy.deepcopy(module).half() if precision == "fp16" else module
-    with lowering_refusals("ExecuTorch", precision), quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _silence(), lowering_refusals("ExecuTorch", precision):
+        how: Preparation = importlib.import_module(f"{__package__}.backends.{backend}").preparation(precision)
+        module = copy.deepcopy(module).half() if how.halved else module
         program = program_for_one(module, signature)
         if quantization is not None:
             program = _quantized(program, quantization)
-        program = program.run_decompositions(XNNPACK_FP16 if precision == "fp16" else XNNPACK)
+        if how.rewrites is not None:
+            program = _constants_folded(program.run_decompositions(dict(how.rewrites)))
         edge = to_edge_transform_and_lower(
-            _constants_folded(program),
-            transform_passes=get_transform_passes(),
-            partitioner=[XnnpackPartitioner()],
+            program,
+            transform_passes=how.passes,
+            partitioner=[how.partitioner],
             constant_methods={METADATA_KEY: manifest},
         )
-        delegation = _delegation(edge.exported_program().graph_module)
+        partitioned = edge.exported_program()
+        delegation = _delegation(partitioned.graph_module)
+        is_elsewhere = ENGINE.backends[str(backend)].elsewhere is not None
+        if is_elsewhere and not delegation.delegates:
+            raise ExportError(f"the backend {backend} takes none of its operators")
+        # In PyTorch, a delegate computes with the operators that were given to its backend.
+        undelegated = partitioned.module() if is_elsewhere else None
         (folder / FILE).write_bytes(edge.to_executorch().buffer)
-    return delegation
+    if undelegated is None:
+        return Outcome(delegation)
+    written = carried_by(ModelFiles.in_folder(folder, [FILE]), signature)
+    return Outcome(delegation, ProgramSession(undelegated, written))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Hide what libraries say while they work: logs, warnings, bars, and what native code writes."""
+    with quiet(), unchanged_logging(), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _quantized(program: ExportedProgram, quantization: Quantization) -> ExportedProgram:

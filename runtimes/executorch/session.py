@@ -126,6 +126,21 @@ class Session:
         _pool.leave(self)
 
 
+def carried_by(files: ModelFiles, signature: Signature) -> str:
+    """Return the JSON that a `.pte` carries, after a check of its input and output, whatever its backend.
+
+    Raises:
+        BundleError: its input or output is another.
+        EngineError: the engine can't read it.
+    """
+    with _loading(files):
+        program = _engine.open(files.contents[FILE])
+        check_ports(files.place, *program.ports(), signature)
+        manifest = program.text(METADATA_KEY)
+        program.close()
+    return manifest
+
+
 class _Pool:
     """The only thread pool of the process. Its size is set by the first open session: a reset is unsafe later."""
 

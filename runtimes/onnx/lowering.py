@@ -41,6 +41,7 @@ def lower(
     *,
     signature: Signature,
     precision: str,
+    backend: str | None,
     quantization: Quantization | None,
     manifest: str,
     folder: Path,

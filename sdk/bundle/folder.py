@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runtimes.base import ModelFiles, Session, Signature
-from runtimes.engines import ENGINES, open_session
+from runtimes.base import Elsewhere, ModelFiles, Session, Signature
+from runtimes.engines import ENGINES, elsewhere, open_session
 
 from ..errors import BundleError, UsageError
 from ..images import Input
@@ -104,6 +104,11 @@ class Bundle:
         return self.manifest.proof is not None
 
     @property
+    def elsewhere(self) -> Elsewhere | None:
+        """The place where it runs if not here: it is *unverified on device*. None if a `Classifier` runs it."""
+        return elsewhere(self.target, self.manifest.backend)
+
+    @property
     def size_bytes(self) -> int:
         """The size of the engine's files, which a device has to store."""
         return sum(self.manifest.files[name].bytes for name in ENGINES[self.target].files)
@@ -117,14 +122,16 @@ class Bundle:
         Raises:
             UsageError: fewer than one thread.
             BundleError: the model's input or output is not that of the manifest, or its file carries another manifest.
-            EngineMissing, EngineError: the engine is not installed, or can't load the file.
+            EngineMissing, EngineError: the engine is not installed, can't load the file, or only runs elsewhere.
         """
         if threads is not None and threads < 1:
             raise UsageError(f"threads={threads}: at least 1, or None for all cores")
         input, names = self.manifest.input, ENGINES[self.target].files
         files = ModelFiles(str(self.path), {name: self.read(name) for name in names})
         signature = Signature(input.height, input.width, len(self.labels))
-        session, carried = open_session(self.target, files, signature, threads, precision=self.precision)
+        session, carried = open_session(
+            self.target, files, signature, threads, precision=self.precision, backend=self.manifest.backend
+        )
         if carried_by(carried) != self.manifest.description():
             session.close()
             raise BundleError(

@@ -110,7 +110,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         backends = ENGINES[self.target].backends
         if self.backend is not None and self.backend not in backends:
             raise ValueError(
-                f"backend {self.backend!r} is none of {self.target}'s: {', '.join(backends) or 'it has one'}"
+                f"backend {self.backend!r} is none of {self.target}'s: {', '.join(backends) or 'it has none'}"
             )
 
 

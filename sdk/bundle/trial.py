@@ -184,7 +184,7 @@ def main() -> None:
 
 def _answer(bundle: Bundle, task: dict[str, Any]) -> dict[str, Any]:
     try:
-        load_runtime(bundle.target)
+        load_runtime(bundle.target, bundle.manifest.backend)
         _limit(task["timeout_s"], task["memory_gb"])
         return {"difference": _difference(bundle, task["threads"])}
     except LibkdError as fault:

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 
 import msgspec
 
+from runtimes.base import Elsewhere
+
+from ..errors import EngineMissing
 from .folder import Bundle
-from .golden import TOLERANCE
+from .golden import GOLDEN, TOLERANCE
 from .keys import Key
 from .signature import Signed
 from .trial import TIMEOUT_S, Limits, try_in_child
@@ -55,11 +58,15 @@ def verify(
         BundleError: a file is damaged, or the model file carries another manifest.
         SignatureError: no trusted key signed it.
         ProofError: the golden answers are not reproduced here, or the engine crashed or reached a limit.
-        EngineError: the engine is missing or fails.
+        EngineMissing: the engine is not installed, or the bundle only runs elsewhere; then the message says how to
+            verify it there.
+        EngineError: the engine fails.
         UsageError: an argument makes no sense.
     """
     bundle = Bundle.open(bundle.path if isinstance(bundle, Bundle) else bundle, trusted=trusted)
     golden = bundle.golden()
+    if there := bundle.elsewhere:
+        raise EngineMissing(f"{bundle.path}: unverified on device: {_how_to_verify(bundle, there)}")
     difference = try_in_child(bundle, threads, Limits(timeout_s, memory_gb))
     return Verification(
         files=len(bundle.manifest.files),
@@ -67,4 +74,14 @@ def verify(
         max_abs_difference=difference,
         tolerance=None if golden is None else TOLERANCE[bundle.precision],
         signed=bundle.signed,
+    )
+
+
+def _how_to_verify(bundle: Bundle, there: Elsewhere) -> str:
+    whole = f"its {len(bundle.manifest.files)} files are whole, but it runs on {there.devices}"
+    if GOLDEN not in bundle.manifest.files:
+        return f"{whole}, and it has no golden images to verify it with; export again and include some"
+    return (
+        f"{whole}; verify it there: predict `pixels` of {GOLDEN} with {there.runtime}, and compare with its "
+        f"`probabilities`, from which none may differ by more than {TOLERANCE[bundle.precision]:g}"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from runtimes.engines import elsewhere, full_title
+
 from ..bundle.manifest import Manifest
 
 CARD = "model_card.md"
@@ -19,7 +21,7 @@ def model_card(manifest: Manifest) -> str:
         [
             f"# {_plain(manifest.name)}",
             "",
-            f"A classifier of images into {len(labels)} classes, for {manifest.target}, in "
+            f"A classifier of images into {len(labels)} classes, for {_target(manifest)}, in "
             f"{NUMBERS[manifest.precision]}. Made {manifest.created}.",
             "",
             "## Where it comes from",
@@ -42,6 +44,11 @@ def model_card(manifest: Manifest) -> str:
     )
 
 
+def _target(manifest: Manifest) -> str:
+    chosen = full_title(manifest.target, manifest.backend) != full_title(manifest.target, None)
+    return f"{manifest.target} with {manifest.backend}" if chosen else manifest.target
+
+
 def _origin(manifest: Manifest) -> Iterable[str]:
     model = manifest.model
     yield f"Net: {model.arch}, {model.parameters:,} parameters."
@@ -54,6 +61,12 @@ def _origin(manifest: Manifest) -> Iterable[str]:
 
 def _accuracy(manifest: Manifest) -> Iterable[str]:
     proof = manifest.proof
+    if there := elsewhere(manifest.target, manifest.backend):
+        yield (
+            f"**Unverified on device**: it runs on {there.devices}, and was not run when it was made. Before it was "
+            "lowered, its program answered like PyTorch. `libkd-sdk verify` says how to verify it on the device."
+        )
+        return
     if proof is None:
         yield "**Unproved**: no validation images were given at export."
         return

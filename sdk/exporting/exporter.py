@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from msgspec.structs import replace
 
-from runtimes.base import Lowering, ModelFiles, Quantization, Session, Signature
-from runtimes.engines import ENGINES, open_session
+from runtimes.base import Lowering, ModelFiles, Outcome, Quantization, Session, Signature
+from runtimes.checked import CheckedSession
+from runtimes.engines import ENGINES, OpenSession, elsewhere, open_session
 
 from ..bundle import Bundle
 from ..bundle.golden import TOLERANCE, Golden
@@ -26,7 +27,7 @@ from ..images import ImageSource, Pixels, Preprocessing, pixels
 from ..traces import remove_unused_compiler_cache
 from . import proof
 from .card import CARD, model_card
-from .request import ExportRequest, GoldenKind, find_lowering
+from .request import ExportRequest, GoldenKind, find_backend, find_lowering
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,7 @@ def export(
     module: torch.nn.Module,
     *,
     target: str,
+    backend: str | None = None,
     precision: str = "fp32",
     out: str | os.PathLike[str],
     labels: Sequence[str],
@@ -68,7 +70,10 @@ def export(
     Args:
         module: maps float32 [batch, 3, height, width], normalised, to logits [batch, classes]. It is not changed. If
             it has a `temperature`, it must apply it; the manifest records the value.
-        target: the name of an engine: "onnx", "openvino" or "executorch".
+        target: the name of an engine: "onnx", "openvino", "executorch" or "coreml".
+        backend: for "executorch", what it delegates to: "xnnpack", the default, "vulkan" or "coreml". The last two, and
+            the target "coreml", run on other devices only: the bundle is *unverified on device*. Then the program that
+            was given to the backend is compared in PyTorch, and the bundle is not `proved`.
         precision: "fp32"; "fp16": weights of half the size, and 16-bit arithmetic if the engine is faster with it;
             "int8": a quarter of the size.
         out: the bundle's folder. An existing bundle is replaced when the new one is complete.
@@ -96,10 +101,11 @@ def export(
         ImageError: a validation or calibration image can't be read.
         FileError: the disk is full, or the folder can't be written.
     """
-    lowering = find_lowering(target, precision)
+    lowering = find_lowering(target, precision, backend)
     request = ExportRequest(
         module=module,
         target=target,
+        backend=find_backend(target, backend),
         precision=precision,
         out=Path(out),
         labels=labels,
@@ -126,6 +132,8 @@ def export(
         made = attempt.run() if calibrating is None else _quantized_within(attempt, calibrating, max_drop)
         if made.proof is not None and made.proof.drop > max_drop:
             raise ProofError(_lost(made, max_drop))
+        if elsewhere(target, request.backend):
+            made = replace(made, proof=None)  # it is that of the stand-in
         (folder / CARD).write_text(model_card(made), encoding="utf-8")
         seal(folder, made)
         if key is None:
@@ -157,22 +165,33 @@ class _Attempt:
             )
             manifest = replace(manifest, quantized=quantized)
         self.tell("lowering", 0, 1)
-        lowered = self._lower(manifest, quantization)
+        outcome = self._lower(manifest, quantization)
         self.tell("lowering", 1, 1)
-        return replace(manifest, lowered=lowered, proof=self._prove(manifest))
+        if delegation := outcome.delegation:
+            manifest = replace(manifest, lowered=Lowered(**delegation._asdict()))
+        return replace(manifest, proof=self._prove(manifest, outcome))
 
-    def _lower(self, manifest: Manifest, quantization: Quantization | None) -> Lowered | None:
-        delegation = self.lowering.lower(
+    def _lower(self, manifest: Manifest, quantization: Quantization | None) -> Outcome:
+        outcome = self.lowering.lower(
             self.deployed,
             signature=_signature(manifest),
             precision=manifest.precision,
+            backend=manifest.backend,
             quantization=quantization,
             manifest=embedded(manifest),
             folder=self.folder,
         )
-        return None if delegation is None else Lowered(delegates=delegation.delegates, outside=delegation.outside)
+        return outcome or Outcome()
 
-    def _prove(self, manifest: Manifest) -> Proof | None:
+    def _opened(self, manifest: Manifest, outcome: Outcome) -> OpenSession:
+        """Return the lowered files as a session; what stands for them if they only run elsewhere."""
+        signature, place = _signature(manifest), f"{manifest.target} {manifest.precision}"
+        if stand_in := outcome.stand_in:
+            return OpenSession(CheckedSession(stand_in, signature, place), stand_in.manifest)
+        files = ModelFiles.in_folder(self.folder, ENGINES[manifest.target].files)._replace(place=place)
+        return open_session(manifest.target, files, signature, precision=manifest.precision, backend=manifest.backend)
+
+    def _prove(self, manifest: Manifest, outcome: Outcome) -> Proof | None:
         """Compare the lowered files with PyTorch, and write the golden images into the folder."""
         from .deployed import Reference
 
@@ -184,9 +203,7 @@ class _Attempt:
             blend=self.golden != "pictures",
             contrasty=manifest.precision != "int8",  # far from the calibration images, 8 bits differ between CPUs
         )
-        place = f"{manifest.target} {manifest.precision}"
-        files = ModelFiles.in_folder(self.folder, ENGINES[manifest.target].files)._replace(place=place)
-        session, carried = open_session(manifest.target, files, _signature(manifest), precision=manifest.precision)
+        session, carried = self._opened(manifest, outcome)
         try:
             if carried != embedded(manifest):
                 raise ExportError(f"{manifest.target} loses the manifest; use plain characters in name and labels")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 import msgspec
 
 from runtimes.base import Lowering, first_line
-from runtimes.engines import ENGINES, load_lowering
+from runtimes.engines import ENGINES, full_title, load_lowering
 
 from ..bundle.manifest import FORMAT, Label, Manifest, Model, Output
 from ..errors import ExportError, UsageError, did_you_mean
@@ -34,6 +34,7 @@ class ExportRequest:
 
     module: torch.nn.Module
     target: str
+    backend: str | None
     precision: str
     out: Path
     labels: Sequence[str]
@@ -101,7 +102,7 @@ class ExportRequest:
             "name": self.name or self.out.resolve().name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "target": self.target,
-            "backend": next(iter(ENGINES[self.target].backends), None),
+            "backend": self.backend,
             "precision": self.precision,
             "files": {},
             "labels": list(self.labels),
@@ -109,25 +110,49 @@ class ExportRequest:
             "output": msgspec.to_builtins(Output(temperature=temperature_of(self.module))),
             "model": msgspec.to_builtins(_converted({**found, **self.model}, Model, "model")),
             "proof": None,
-            "versions": _versions("libkd-sdk", "torch", *ENGINES[self.target].requirements),
+            "versions": _versions("libkd-sdk", "torch", *_requirements(self.target, self.backend)),
         }
         return cast(Manifest, _converted(described, Manifest, "the manifest"))
 
 
-def find_lowering(target: str, precision: str) -> Lowering:
+def find_lowering(target: str, precision: str, backend: str | None = None) -> Lowering:
     """Return the module that lowers for an engine. An export that can't work fails here, before any long work.
 
     Raises:
-        UsageError: an unknown target.
+        UsageError: an unknown target or backend.
         ExportError: an unknown precision.
-        EngineMissing: the engine, or torch, is not installed.
+        EngineMissing: the engine, a library for the backend, or torch, is not installed.
     """
     if target not in ENGINES:
         raise UsageError(f"target {target!r} is unknown; {did_you_mean(target, ENGINES)}")
-    precisions = ENGINES[target].precisions
+    backend = find_backend(target, backend)
+    engine = ENGINES[target]
+    precisions = engine.backends[backend].precisions if backend else engine.precisions
     if precision not in precisions:
-        raise ExportError(f"{target} is lowered at {', '.join(precisions)}, not at {precision!r}")
-    return load_lowering(target)
+        raise ExportError(f"{full_title(target, backend)} is lowered at {', '.join(precisions)}, not at {precision!r}")
+    return load_lowering(target, backend)
+
+
+def find_backend(target: str, backend: str | None) -> str | None:
+    """Return the backend to lower for: this one, or the default one of an engine that has backends.
+
+    Raises:
+        UsageError: the engine has no backend of this name.
+    """
+    known = ENGINES[target].backends
+    if backend is None:
+        return next(iter(known), None)
+    if not known:
+        having = ", ".join(name for name, engine in ENGINES.items() if engine.backends)
+        raise UsageError(f"backend {backend!r}: {target} has no backends, only {having} has; leave it out")
+    if backend not in known:
+        raise UsageError(f"backend {backend!r} is unknown; {did_you_mean(backend, known)}")
+    return backend
+
+
+def _requirements(target: str, backend: str | None) -> tuple[str, ...]:
+    engine = ENGINES[target]
+    return engine.requirements + (engine.backends[backend].requirements if backend else ())
 
 
 def _check_logits(logits: object, classes: int) -> None:

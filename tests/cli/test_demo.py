@@ -10,7 +10,7 @@ import pytest
 import sdk
 from clothes import CLASSES
 from libkd_sdk.commands.demo import BundleFigures, DemoResult, run_demo, show
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_the_demo_does_the_whole_job(clothes, tiny_recipe_file, tmp_path, capfd)
     ]
     for net in result["accuracy"].values():
         assert list(net) == ["parameters", "seconds", "images", "top1", "nll", "ece"]
-    assert list(result["bundles"]) == ["onnx", "openvino", "executorch"] == list(ENGINES)
+    assert list(result["bundles"]) == ["onnx", "openvino", "executorch"] == list(RUNNABLE)
     for bundle in result["bundles"].values():
         assert sdk.Bundle.open(bundle["path"]).proved
         assert bundle["proof"]["images"] == 24

@@ -12,7 +12,7 @@ import pytest
 
 import trainer.run
 from libkd_sdk.run_bundles import ABOUT
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 
 pytestmark = pytest.mark.slow
 
@@ -46,10 +46,10 @@ def test_the_only_bundle_of_a_run_is_taken_without_a_word(distilled, bundle, clo
 
 
 def test_of_several_the_first_engine_is_taken_and_said(run, clothes, shell):
-    first = run / "bundles" / next(iter(ENGINES))
+    first = run / "bundles" / next(iter(RUNNABLE))
     for arguments in (("predict", run, clothes / "test/Bag/0.png"), ("info", run), ("verify", run)):
         done = shell.run(*arguments)
-        assert (done.code, done.err) == (0, f"{run}: took {first}, one of {len(ENGINES)} bundles\n")
+        assert (done.code, done.err) == (0, f"{run}: took {first}, one of {len(RUNNABLE)} bundles\n")
     assert shell.run("predict", run, clothes / "test/Bag/0.png", "-q").err == ""
 
 
@@ -61,7 +61,7 @@ def test_fp32_comes_first_and_the_student_before_its_teachers(run, clothes, shel
     teacher = Path(shutil.copytree(bundles / "z", bundles / "0"))
     change(teacher, model={**json.loads((teacher / "bundle.json").read_text())["model"], "teachers": []})
     done = shell.run("predict", run, clothes / "test/Bag/0.png")
-    assert (done.code, done.err) == (0, f"{run}: took {bundles / 'z'}, one of {len(ENGINES) + 3} bundles\n")
+    assert (done.code, done.err) == (0, f"{run}: took {bundles / 'z'}, one of {len(RUNNABLE) + 3} bundles\n")
 
 
 def test_an_engine_that_is_not_installed_is_passed_over(run, clothes):
@@ -83,7 +83,7 @@ sys.exit(run(sys.argv[1:]))
 
     done = without("onnxruntime")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == f"{run}: took {run}/bundles/openvino, one of {len(ENGINES)} bundles\n"
+    assert done.stderr == f"{run}: took {run}/bundles/openvino, one of {len(RUNNABLE)} bundles\n"
     done = without("onnxruntime,openvino,executorch")
     assert done.returncode == 2
     line = "libkd-sdk: ONNX Runtime: onnxruntime is not installed; pip install 'libkd-sdk' [engine-missing]\n"
@@ -105,7 +105,7 @@ def test_a_damaged_bundle_is_named_and_left_out(run, clothes, shell):
     assert done.code == 0
     first, second = done.err.splitlines()
     assert first.startswith(f"left out: {run}/bundles/onnx/bundle.json: not understood")
-    assert second == f"{run}: took {run}/bundles/openvino, one of {len(ENGINES) - 1} bundles"
+    assert second == f"{run}: took {run}/bundles/openvino, one of {len(RUNNABLE) - 1} bundles"
     for name in ("openvino", "executorch"):
         shutil.rmtree(run / "bundles" / name)
     assert "not understood" in shell.refused("predict", run, clothes / "test/Bag/0.png")
@@ -113,4 +113,4 @@ def test_a_damaged_bundle_is_named_and_left_out(run, clothes, shell):
 
 def test_all_bundles_of_a_run_are_measured(run, shell):
     found = json.loads(shell.succeeded("benchmark", run, "--rounds", 1, "--calls", 1, "--threads", 1, "--json"))
-    assert [row["bundle"] for row in found] == [str(run / "bundles" / target) for target in ENGINES]
+    assert [row["bundle"] for row in found] == [str(run / "bundles" / target) for target in RUNNABLE]

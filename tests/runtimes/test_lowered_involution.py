@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from runtimes.base import ModelFiles, Quantization, Signature
-from runtimes.engines import ENGINES, load_lowering, open_session
+from runtimes.engines import RUNNABLE, load_lowering, open_session
 from sdk.exporting.deployed import Deployed
 from sdk.images import Input, Preprocessing, Resize
 from trainer.models import Involution
@@ -55,20 +55,26 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (16, HEIGHT, WIDTH, 3), np.ui
 def answers(module, target, precision, folder):
     """Return what an engine answers for the images and what PyTorch answers, and how much was delegated."""
     quantization = Quantization(IMAGES) if precision == "int8" else None
-    delegation = load_lowering(target).lower(
-        module, signature=SIGNATURE, precision=precision, quantization=quantization, manifest=MANIFEST, folder=folder
+    outcome = load_lowering(target).lower(
+        module,
+        signature=SIGNATURE,
+        precision=precision,
+        backend=next(iter(RUNNABLE[target].backends), None),
+        quantization=quantization,
+        manifest=MANIFEST,
+        folder=folder,
     )
-    files = ModelFiles.in_folder(folder, ENGINES[target].files)
+    files = ModelFiles.in_folder(folder, RUNNABLE[target].files)
     session, _ = open_session(target, files, SIGNATURE, precision=precision)
     found = session.run(IMAGES)
     session.close()
     with torch.no_grad():
         expected = module(torch.from_numpy(IMAGES)).numpy()
     assert np.ptp(expected) > 0.2
-    return found, expected, delegation
+    return found, expected, outcome and outcome.delegation
 
 
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_involution_answers_like_pytorch(involutions, target, tmp_path):
     found, expected, delegation = answers(involutions, target, "fp32", tmp_path)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
@@ -79,7 +85,7 @@ def test_involution_answers_like_pytorch(involutions, target, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "precision"), [(t, p) for t in ENGINES for p in ENGINES[t].precisions if p != "fp32"]
+    ("target", "precision"), [(t, p) for t in RUNNABLE for p in RUNNABLE[t].precisions if p != "fp32"]
 )
 def test_involution_answers_almost_the_same_in_fewer_bits(involutions, target, precision, tmp_path):
     found, expected, _ = answers(involutions, target, precision, tmp_path)

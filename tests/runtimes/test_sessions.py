@@ -13,7 +13,7 @@ import pytest
 
 from patterns import LABELS, SIZE, patterns
 from runtimes.base import ModelFiles, Signature
-from runtimes.engines import ENGINES, OpenSession, open_session
+from runtimes.engines import RUNNABLE, OpenSession, open_session
 from runtimes.errors import BundleError, EngineError
 from sdk.exporting.deployed import Deployed, Reference
 
@@ -21,10 +21,10 @@ SIGNATURE = Signature(SIZE, SIZE, len(LABELS))
 
 
 def opened(engine: str, folder: Path, signature: Signature = SIGNATURE, threads: int | None = 1) -> OpenSession:
-    return open_session(engine, ModelFiles.in_folder(folder, ENGINES[engine].files), signature, threads)
+    return open_session(engine, ModelFiles.in_folder(folder, RUNNABLE[engine].files), signature, threads)
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=RUNNABLE)
 def engine(request):
     return request.param
 
@@ -67,12 +67,12 @@ def test_a_batch_of_any_size_is_answered_like_its_images(session, expected, size
 def test_the_engines_agree_with_each_other(bundles, expected):
     pixels, _ = expected
     answers = {}
-    for engine in ENGINES:
+    for engine in RUNNABLE:
         session, _ = opened(engine, bundles[engine].path)
         answers[engine] = session.run(pixels[:50])
         session.close()
-    for one in ENGINES:
-        for other in ENGINES:
+    for one in RUNNABLE:
+        for other in RUNNABLE:
             np.testing.assert_allclose(answers[one], answers[other], rtol=0, atol=1e-5)
 
 
@@ -131,16 +131,16 @@ def test_pixels_of_another_size_fail_with_a_name(session):
 @pytest.mark.parametrize("seed", range(4))
 def test_garbage_is_refused_before_the_engine_sees_it(engine, own_copy, seed):
     folder = own_copy(engine)
-    file = folder / ENGINES[engine].files[0]
+    file = folder / RUNNABLE[engine].files[0]
     garbage = np.random.default_rng(seed).integers(128, 256, file.stat().st_size, np.uint8)  # no UTF-8, no known head
     file.write_bytes(garbage.tobytes())
-    with pytest.raises(BundleError, match=f"{file.name} is not a file of {ENGINES[engine].title}"):
+    with pytest.raises(BundleError, match=f"{file.name} is not a file of {RUNNABLE[engine].title}"):
         opened(engine, folder)
 
 
 def test_a_truncated_file_fails_with_a_name(engine, own_copy):
     folder = own_copy(engine)
-    file = folder / ENGINES[engine].files[0]
+    file = folder / RUNNABLE[engine].files[0]
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(EngineError, match=f"loading {file.name} failed: ."):
         opened(engine, folder)
@@ -157,7 +157,7 @@ def test_engines_are_silent(engine, bundles):
     program = (
         "import sys; from pathlib import Path; import numpy as np; from runtimes.base import *;"
         "from runtimes.engines import *;"
-        f"files = ModelFiles.in_folder(Path({str(bundles[engine].path)!r}), ENGINES[{engine!r}].files);"
+        f"files = ModelFiles.in_folder(Path({str(bundles[engine].path)!r}), RUNNABLE[{engine!r}].files);"
         f"session, _ = open_session({engine!r}, files, Signature{tuple(SIGNATURE)}, 1);"
         f"session.run(np.zeros((1, {SIZE}, {SIZE}, 3), np.uint8)); session.close()"
     )
@@ -170,7 +170,7 @@ def test_nothing_is_reported_to_the_makers_of_an_engine(engine, bundles, tmp_pat
     """OpenVINO, left alone, keeps an identity in the home folder and sends events under it."""
     program = (
         "import sys; from pathlib import Path; from runtimes.base import *; from runtimes.engines import *;"
-        f"files = ModelFiles.in_folder(Path({str(bundles[engine].path)!r}), ENGINES[{engine!r}].files);"
+        f"files = ModelFiles.in_folder(Path({str(bundles[engine].path)!r}), RUNNABLE[{engine!r}].files);"
         f"open_session({engine!r}, files, Signature{tuple(SIGNATURE)}, 1)[0].close();"
         f"load_lowering({engine!r});"
         "print(sys.modules.get('openvino_telemetry'))"

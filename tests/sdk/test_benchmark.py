@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from programs import needs_compiler
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk import BundleError, Classifier, EngineError, UsageError
 from sdk.benchmark import measure, top1
 
@@ -49,7 +49,7 @@ def test_an_engine_whose_own_call_needs_torch_is_measured_without_that_call(bund
     assert other.bare.calls == 2
 
 
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_the_engine_alone_answers_the_same(target, bundles, validation, tmp_path):
     """Each runs in a process of its own, as `open_bare` demands."""
     images, bundle = validation[0][:5], bundles[target]

@@ -13,7 +13,7 @@ import sdk
 from bundle_edits import manifest, reseal, rewrite
 from patterns import LABELS, SIZE
 from runtimes.base import ModelFiles, Signature
-from runtimes.engines import ENGINES, open_session
+from runtimes.engines import RUNNABLE, open_session
 from sdk import Bundle, BundleError, ProofError, verify
 from sdk.bundle.golden import GOLDEN
 from sdk.bundle.manifest import MANIFEST, embedded
@@ -22,7 +22,7 @@ from sdk.exporting.card import CARD
 
 
 class TestWhatABundleSays:
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     def test_its_attributes(self, bundles, target):
         bundle = Bundle.open(bundles[target].path)
         assert bundle == bundles[target]
@@ -59,7 +59,7 @@ class TestWhatABundleSays:
 
 
 class TestVerify:
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     def test_a_good_bundle(self, bundles, target):
         found = verify(bundles[target], threads=1)
         assert found.files == len(bundles[target].manifest.files)
@@ -67,7 +67,7 @@ class TestVerify:
         assert found.max_abs_difference < 1e-5
         assert found.tolerance == 1e-4
 
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     def test_the_model_file_of_another_export(self, bundles, own_copy, target):
         folder = own_copy(target)
         rewrite(folder, labels=[*LABELS[:-1], "jacket"])
@@ -78,7 +78,7 @@ class TestVerify:
         with pytest.raises(BundleError, match="was made for another"):
             verify(folder)
 
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     @pytest.mark.parametrize(
         ("where", "value"),
         [
@@ -93,14 +93,14 @@ class TestVerify:
         with pytest.raises(BundleError, match=r"was made for another bundle\.json"):
             sdk.Classifier(folder)
 
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     def test_shuffled_labels_are_seen_at_every_load(self, own_copy, target):
         folder = own_copy(target)
         rewrite(folder, labels=list(reversed(LABELS)))
         with pytest.raises(BundleError, match=r"was made for another bundle\.json"):
             sdk.Classifier(folder)
 
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     def test_what_is_known_only_afterwards_does_not_ride_inside(self, bundles, target):
         bundle = bundles[target]
         signature = Signature(SIZE, SIZE, len(LABELS))

@@ -12,7 +12,7 @@ from torch import nn
 
 import sdk
 from patterns import patterns
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk import EngineError, ExportError, ProofError, UsageError
 
 SIZE, LABELS = 32, tuple("abcde")
@@ -115,7 +115,7 @@ class TestOverflow:
 
 
 class TestWhatIsNoPlainModule:
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     @pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
     @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
     @pytest.mark.slow
@@ -189,7 +189,7 @@ class TestTheBatch:
         with sdk.Classifier(bundle.path) as classifier:
             assert len(classifier.predict_batch(list(images))) == 5
 
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     def test_a_decision_by_the_pixels_says_what_to_change(self, tmp_path, target):
         with pytest.raises(
             ExportError, match=r"depends on the values of a tensor \(an `if` or a loop\); use torch\.where"
@@ -208,7 +208,7 @@ def test_attention_with_halos_is_lowered_for_executorch(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_a_constant_that_the_net_computes_keeps_its_shape(tmp_path, target):
     class Biased(nn.Module):
         """Attention of one head whose bias comes from a net of its own, as in MaxViT: its strides are odd."""

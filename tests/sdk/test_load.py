@@ -16,7 +16,7 @@ import pytest
 
 from patterns import SIZE, patterns
 from programs import run
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk import Classifier, EngineError, ImageError, Preprocessing, UsageError
 from sdk.testing import FakeSession
 
@@ -80,7 +80,7 @@ class TestClosing:
         classifier.close()
         assert session.closed
 
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     def test_while_threads_predict_all_get_an_answer_or_a_refusal(self, target, bundles):
         image = patterns(1, 0)[0]
         for _ in range(5):
@@ -177,7 +177,7 @@ class TestStreamsThatAreLeft:
 
 
 @pytest.mark.parametrize("opened_in", ["main", "other"])
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_a_signal_arrives_after_another_thread_has_freed_the_engine(target, opened_in, bundles):
     """An engine that lends its thread a stack for signals must not free it under that thread."""
     program = """
@@ -207,7 +207,7 @@ print(*arrived)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_a_soak_of_a_few_seconds(target, bundles):
     """Eight threads, images good and bad, streams that are left, forks, and other classifiers closed in use."""
     program = Path(__file__).parents[2] / "benchmarks" / "soak.py"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from runtimes.executorch.library import native_runtime
 
 pytestmark = [
@@ -105,7 +105,7 @@ def test_importing(tmp_path):
     check(traces(python("import sdk, libkd_sdk, libkd_sdk.main, sdk.classifier, sdk.benchmark, trainer"), tmp_path))
 
 
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_predicting(target, bundles, tmp_path):
     code = (
         "import numpy, sdk, time\n"
@@ -117,14 +117,14 @@ def test_predicting(target, bundles, tmp_path):
     check(traces(python(code), tmp_path))
 
 
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_verifying(target, bundles, tmp_path):
     check(traces(libkd("verify", bundles[target].path, "--json"), tmp_path))
 
 
 def test_measuring_with_a_page(bundles, tmp_path):
     (tmp_path / "given").mkdir()
-    every = [bundles[target].path for target in ENGINES]
+    every = [bundles[target].path for target in RUNNABLE]
     options = ("--rounds", 1, "--calls", 1, "--report", tmp_path / "given" / "speed.html")
     check(traces(libkd("benchmark", *every, *options), tmp_path), tmp_path / "given", tmp_path / "temporary")
 
@@ -135,7 +135,7 @@ def test_distilling(clothes, tiny_recipe_file, tmp_path):
     check(traces(command, tmp_path), run.parent, tmp_path / "temporary")
 
 
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_exporting(target, distilled, tmp_path):
     given = tmp_path / "given"
     shutil.copytree(distilled, given / "run")

@@ -9,7 +9,7 @@ import pytest
 
 from patterns import LABELS, SIZE, patterns
 from programs import run
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk import Classifier, ImageError, Preprocessing, UsageError
 from sdk.testing import FakeSession
 
@@ -21,7 +21,7 @@ def fake(session: FakeSession | None = None) -> Classifier:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_a_pickled_classifier_predicts_there(target, bundles, tmp_path, monkeypatch):
     monkeypatch.chdir(bundles[target].path.parent)
     image, allowed = patterns(1, 0)[0], (label for label in LABELS[:3])
@@ -52,7 +52,7 @@ def test_a_session_of_ones_own_stays_here():
         pickle.dumps(fake())
 
 
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.slow
 def test_a_forked_one_predicts_or_is_told(target, busy, bundles):

@@ -9,7 +9,7 @@ from torch import nn
 
 import sdk
 from patterns import LABELS, patterns
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk import Classifier, ImageError, Preprocessing, ProofError, verify
 from sdk.exporting.deployed import Deployed
 from sdk.exporting.sensitivity import most_sensitive_first
@@ -44,7 +44,7 @@ def judged() -> tuple[np.ndarray, list[int]]:
         return pixels, Outlier()((torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.2).argmax(1).tolist()
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=RUNNABLE)
 def engine(request):
     return request.param
 

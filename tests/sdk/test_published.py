@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import sdk
 from libkd_sdk.main import run
 from published import LITE, photographs
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk.images import read
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def test_pytorch_knows_what_they_show(expected):
     assert (expected.argmax(1) == truth).sum() >= 15
 
 
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_every_engine_answers_like_pytorch(target, published, labels_file, expected, tmp_path):
     assert export(published, labels_file, "--target", target, "--out", tmp_path / "b") == 0
     bundle = sdk.Bundle.open(tmp_path / "b")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from patterns import LABELS, SIZE
 from programs import run
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from runtimes.errors import import_failure
 from sdk import Bundle, Classifier, EngineError, EngineMissing
 
@@ -19,7 +19,7 @@ NO_FOLDER = "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/nowh
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_without_a_folder_for_temporary_files_it_predicts(target, bundles):
     program = NO_FOLDER + (
         "import sys, numpy, sdk\n"
@@ -30,7 +30,7 @@ def test_without_a_folder_for_temporary_files_it_predicts(target, bundles):
     assert run(program, bundles[target].path, TMPDIR="/nowhere") == "3\n12\n"
 
 
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_an_image_that_may_not_be_written_is_predicted_without_a_word(target, bundles, capfd):
     """This is what `numpy.asarray` of a Pillow image is."""
     image = np.asarray(Image.new("RGB", (SIZE, SIZE)))
@@ -76,7 +76,7 @@ def test_a_failed_import_says_why(fault, kind, text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ENGINES)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_a_path_that_is_not_utf_8(target, bundles, tmp_path):
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     try:

@@ -20,7 +20,7 @@ from test_package import without
 
 import sdk
 from bundle_edits import manifest, rewrite
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk import Bundle, BundleError, Classifier, FileError, SignatureError, UsageError, verify
 from sdk.bundle import Signed, folder
 from sdk.bundle.keys import PASSPHRASE, new_key, read_private, read_public
@@ -58,7 +58,7 @@ def signature(path: Path) -> dict:
 
 
 class TestTrust:
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     def test_a_bundle_that_a_trusted_key_signed(self, own_copy, ours, theirs, target):
         path = own_copy(target)
         before = (path / MANIFEST).read_bytes()
@@ -76,7 +76,7 @@ class TestTrust:
         assert verify(signed).signed == Signed(ours.id, False)
         assert Bundle.open(bundles["onnx"].path).signed is None
 
-    @pytest.mark.parametrize("target", ENGINES)
+    @pytest.mark.parametrize("target", RUNNABLE)
     def test_no_engine_sees_a_byte_of_an_untrusted_bundle(self, own_copy, ours, target, monkeypatch):
         monkeypatch.setattr(folder, "open_session", lambda *_, **__: pytest.fail("an engine was opened"))
         path = own_copy(target)

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from safetensors.numpy import load_file
 
 import reference_pixels
-from runtimes.engines import ENGINES
+from runtimes.engines import RUNNABLE
 from sdk import Bundle, Classifier, images
 from sdk.images import Input, Resize, pixels
 
@@ -82,7 +82,7 @@ def test_the_bundles_answer_as_they_did_where_they_were_made(bundle):
 
 def test_there_is_a_bundle_of_each_engine_and_precision_with_an_answer_to_each_image():
     assert [bundle.name for bundle in BUNDLES] == [
-        f"{engine}-{precision}" for engine in sorted(ENGINES) for precision in ("fp32", "int8")
+        f"{engine}-{precision}" for engine in sorted(RUNNABLE) for precision in ("fp32", "int8")
     ]
     assert ANSWERS.keys() == {f"{bundle.name}/{file.name}" for bundle in BUNDLES for file in IMAGES}
     for bundle in BUNDLES:
