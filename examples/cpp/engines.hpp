@@ -35,15 +35,20 @@ inline Error engine_failure(const std::string& task, const std::string& message)
 inline std::unique_ptr<Session> open_session(const Bundle& bundle, int threads) {
   if (threads < 0) throw Error(code::kUsage, "threads: at least 1");
   if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const Manifest& manifest = bundle.manifest;
+  if (manifest.target == "coreml" || manifest.backend.value_or("xnnpack") != "xnnpack") {
+    throw Error(code::kEngineMissing, bundle.path + ": was made for " + manifest.backend.value_or("Core ML") +
+                                          ", and this program has no such backend; export for executorch or openvino");
+  }
 #ifdef LIBKD_EXECUTORCH
-  if (bundle.manifest.target == "executorch") return open_executorch(bundle, threads);
+  if (manifest.target == "executorch") return open_executorch(bundle, threads);
 #endif
 #ifdef LIBKD_OPENVINO
-  if (bundle.manifest.target != "executorch") return open_openvino(bundle, threads);
+  if (manifest.target != "executorch") return open_openvino(bundle, threads);
 #endif
-  const std::string engine = bundle.manifest.target == "executorch" ? "executorch" : "openvino";
+  const std::string engine = manifest.target == "executorch" ? "executorch" : "openvino";
   throw Error(code::kEngineMissing, bundle.path + ": this program was built without the engine for " +
-                                        facts_of(bundle.manifest.target).title + " bundles; pip install " + engine +
+                                        facts_of(manifest.target).title + " bundles; pip install " + engine +
                                         ", and build it again");
 }
 

@@ -471,7 +471,7 @@ struct Quantized {
 struct Description {
   std::string name;
   std::string created;
-  std::string target;  // the engine: "onnx", "openvino" or "executorch"
+  std::string target;  // the engine: "onnx", "openvino", "executorch" or "coreml"
   std::optional<std::string> backend;
   std::string precision;  // "fp32", "fp16" or "int8"
   std::vector<std::string> labels;
@@ -643,8 +643,9 @@ inline Manifest read_manifest(Json& json, bool embedded) {
       {"format", [&] { json.one_of({kFormat}); }},
       {"name", [&] { read.name = read_label(json); }},
       {"created", [&] { read.created = json.string(); }},
-      {"target", [&] { read.target = json.one_of({"onnx", "openvino", "executorch"}); }},
-      {"backend", [&] { read.backend = json.nullable([&] { return json.one_of({"xnnpack"}); }); }, false},
+      {"target", [&] { read.target = json.one_of({"onnx", "openvino", "executorch", "coreml"}); }},
+      {"backend", [&] { read.backend = json.nullable([&] { return json.one_of({"xnnpack", "vulkan", "coreml"}); }); },
+       false},
       {"precision", [&] { read.precision = json.one_of({"fp32", "fp16", "int8"}); }},
       {"labels", [&] { read.labels = json.array([&] { return read_label(json); }); }},
       {"input", [&] { read.input = read_input(json); }},
@@ -657,7 +658,7 @@ inline Manifest read_manifest(Json& json, bool embedded) {
       {"proof", whole_only([&] { json.nullable([&] { return check_proof(json); }); }), !embedded},
   });
   if (read.labels.size() < 2) json.fail("two labels or more");
-  if (read.backend && read.target != "executorch") json.fail("this engine has one backend");
+  if (read.backend && read.target != "executorch") json.fail("this engine has no backends");
   return read;
 }
 
@@ -817,6 +818,7 @@ inline const EngineFacts& facts_of(const std::string& target) {
       {"onnx", {"ONNX Runtime", {"model.onnx"}, 0, "\x08"}},
       {"openvino", {"OpenVINO", {"model.xml", "model.bin"}, 0, "<?xml"}},
       {"executorch", {"ExecuTorch", {"model.pte"}, 4, "ET12"}},
+      {"coreml", {"Core ML", {"model.mlpackage.zip"}, 0, "PK\x03\x04"}},
   };
   return facts.at(target);
 }

@@ -3,9 +3,9 @@ private let maxFileBytes = 1 << 31
 private let maxLength = 8192
 
 public enum Target: String, CaseIterable {
-    case onnx, openvino, executorch
+    case onnx, openvino, executorch, coreml
 
-    var backends: [String] { self == .executorch ? ["xnnpack"] : [] }
+    var backends: [String] { self == .executorch ? ["xnnpack", "vulkan", "coreml"] : [] }
 }
 
 public enum Precision: String, CaseIterable {

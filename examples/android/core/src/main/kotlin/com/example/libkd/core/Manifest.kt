@@ -5,7 +5,9 @@ private const val MAX_FILE_BYTES = 1L shl 31
 private const val MAX_LENGTH = 8192L
 private val LABEL = Regex("[^\\u0000-\\u001f\\u007f-\\u009f]+")
 private val SHA256 = Regex("[0-9a-f]{64}")
-private val BACKENDS = mapOf("onnx" to setOf(), "openvino" to setOf(), "executorch" to setOf("xnnpack"))
+private val BACKENDS = mapOf(
+    "onnx" to setOf(), "openvino" to setOf(), "executorch" to setOf("xnnpack", "vulkan", "coreml"), "coreml" to setOf()
+)
 
 enum class Precision(val key: String, val tolerance: Double) {
     FP32("fp32", 1e-4),
