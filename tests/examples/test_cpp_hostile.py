@@ -97,7 +97,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown inner key": (inner("input", novelty=1), "$.input.novelty: an unknown key"),
     "missing key": (without("versions"), "the key versions is missing"),
     "other engine": (edited(target="tensorrt"), "$.target"),
-    "other backend": (edited(backend="vulkan"), "$.backend"),
+    "other backend": (edited(backend="cuda"), "$.backend"),
     "other precision": (edited(precision="int3"), "$.precision"),
     "one label": (edited(labels=["alone"]), "two labels or more"),
     "label with control": (edited(labels=["a", "b\x1b[31m"]), "control character"),
@@ -179,6 +179,14 @@ BEYOND_FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
 def folder(tmp_path) -> Path:
     """A bundle for ExecuTorch that may be damaged."""
     return Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("backend", ["vulkan", "coreml"])
+def test_a_backend_of_phones_is_refused(sanitized, folder, backend):
+    edited(backend=backend)(folder)
+    message, code = refusal(sanitized(folder, IMAGES[0]))
+    assert code == "engine-missing"
+    assert f"was made for {backend}" in message
 
 
 @pytest.mark.parametrize("case", HOSTILE)
