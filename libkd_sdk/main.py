@@ -35,6 +35,7 @@ from .commands import (
     sign,
     teach,
     verify,
+    web,
 )
 
 CONTINUED = {"demo", "teach", "precompute", "distill", "compare"}
@@ -62,6 +63,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "benchmark": benchmark.benchmark,
     "verify": verify.verify,
     "info": info.info,
+    "web": web.web,
     "recipe": recipe.recipe,
     "keygen": keygen.keygen,
     "sign": sign.sign,

@@ -41,6 +41,7 @@ for package in (libkd_sdk, sdk, runtimes, trainer):
     assert folder.is_relative_to(sys.prefix), f"{folder}: this is not the wheel"
     assert (folder / "py.typed").is_file(), f"{folder}: py.typed is missing"
 assert Path(runtimes.__file__).with_name("executorch").joinpath("native.cpp").is_file(), "native.cpp is missing"
+assert Path(libkd_sdk.__file__).with_name("pages").joinpath("web", "worker.js").is_file(), "worker.js is missing"
 
 with libkd_sdk.Classifier(sys.argv[1], self_test=True) as classifier:
     prediction = classifier.predict(sys.argv[2])
