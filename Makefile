@@ -8,14 +8,15 @@ WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart 0
 
-.PHONY: demo test check lint docs wheel sbom floor phones arm clean
+.PHONY: demo test check lint docs wheel sbom floor phones arm javascript clean
 
 # The whole job on images that come with the package.
 demo: .venv/ready
 	$(BIN)/libkd-sdk demo
 
-# Everything that a continuous integration would test.
-test: .venv/ready
+# Everything that a continuous integration would test; the parts in JavaScript only where there is npm.
+NODE_MODULES := bindings/js/node_modules/.ready
+test: .venv/ready $(if $(shell which npm 2>/dev/null),$(NODE_MODULES))
 	$(PYTEST)
 
 # What one runs while working: style, types, and the tests that are not marked `slow`.
@@ -65,6 +66,14 @@ floor: .venv/ready .venv-floor/ready .venv-floor-base/ready
 arm: .venv/ready
 	PYTHONPATH=. $(BIN)/python tools/arm.py
 
+# The npm package, in bindings/js/dist.
+javascript: $(NODE_MODULES)
+	npm --prefix bindings/js run build
+
+$(NODE_MODULES): bindings/js/package-lock.json
+	npm --prefix bindings/js ci --ignore-scripts
+	touch $@
+
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --editable '.[dev]'
@@ -91,3 +100,4 @@ phones: .phones/kotlin/ready .phones/swift/ready
 
 clean:
 	rm -rf .venv .venv-floor .venv-floor-base .venv-sbom .phones libkd-demo dist .arm docs/_build
+	rm -rf bindings/js/node_modules bindings/js/dist

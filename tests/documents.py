@@ -13,8 +13,9 @@ PAGES = tuple(
             *ROOT.glob("*.md"),
             *ROOT.glob("docs/*.md"),
             *ROOT.glob("spec/*.md"),
-            *ROOT.glob("examples/**/*.md"),
+            *(page for page in ROOT.glob("examples/**/*.md") if "node_modules" not in page.parts),
             *ROOT.glob("benchmarks/**/*.md"),
+            *ROOT.glob("bindings/*/*.md"),
         )
     )
 )

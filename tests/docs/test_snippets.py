@@ -43,7 +43,7 @@ def of(*languages: str) -> list[Any]:
 
 def test_there_are_many_and_each_says_its_language():
     assert len(of("bash")) > 25
-    assert {block.language for block in BLOCKS} <= {"bash", "python", "toml", "text", "json", "cpp"}
+    assert {block.language for block in BLOCKS} <= {"bash", "python", "javascript", "cpp", "toml", "text", "json"}
 
 
 @pytest.mark.parametrize("block", [pytest.param(block, id=place(block)) for block in BLOCKS if block.mark])
@@ -85,6 +85,10 @@ def check_command(words: list[str]) -> None:
         source = ROOT / "examples" / program.split("/")[1] / "main.cpp"
         options = set(re.findall(r"\"(--[\w-]+)\"", source.read_text(encoding="utf-8")))
         assert {word for word in arguments if word.startswith("--")} <= options, words
+    elif program == "node":
+        assert (ROOT / arguments[0]).is_file(), words
+    elif program == "npm":
+        assert (ROOT / arguments[arguments.index("--prefix") + 1] / "package.json").is_file(), words
     else:
         assert program in ("git", "diff", "tensorboard", "apt-get"), words
 
