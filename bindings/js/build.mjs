@@ -8,18 +8,21 @@ import { build } from "esbuild";
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const OUT = here("../../libkd_sdk/pages/web/");
 
-const { outputFiles } = await build({
-  entryPoints: ["app", "worker", "service"].map((name) => here(`app/${name}.ts`)),
-  outdir: OUT,
-  bundle: true,
-  format: "esm",
-  target: "es2022",
-  minify: true,
-  legalComments: "none",
-  charset: "utf8",
-  write: false,
-});
-const files = new Map(outputFiles.map(({ path, text }) => [path, text]));
+const files = new Map();
+for (const [name, format] of [["app", "iife"], ["worker", "esm"], ["service", "iife"]]) {
+  const { outputFiles } = await build({
+    entryPoints: [here(`app/${name}.ts`)],
+    outdir: OUT,
+    bundle: true,
+    format,
+    target: "es2022",
+    minify: true,
+    legalComments: "none",
+    charset: "utf8",
+    write: false,
+  });
+  for (const { path, text } of outputFiles) files.set(path, text);
+}
 for (const name of ["index.html", "style.css"]) files.set(OUT + name, readFileSync(here(`app/${name}`), "utf8"));
 
 const stale = [...files].filter(([path, text]) => read(path) !== text).map(([path]) => path);

@@ -86,6 +86,19 @@ def test_the_page_keeps_all_that_it_needs_and_its_version_changes_with_the_bundl
     assert len(versions) == 2
 
 
+def test_a_signature_comes_along_and_a_key_that_did_not_sign_is_refused(shell, tmp_path):
+    package, bundle = installed(tmp_path / PACKAGE), shutil.copytree(FP32, tmp_path / "bundle")
+    for key in ("mine", "other"):
+        shell.succeeded("keygen", tmp_path / key)
+    shell.succeeded("sign", bundle, "--key", tmp_path / "mine")
+    app = (tmp_path / "app", "--runtime", package, "--key")
+    assert "[signature-refused]" in shell.refused("web", bundle, "--out", *app, tmp_path / "other.pub")
+    assert not (tmp_path / "app").exists()
+    shell.succeeded("web", bundle, "--out", *app, tmp_path / "mine.pub")
+    signature = (tmp_path / "bundle" / "bundle.sig").read_bytes()
+    assert (tmp_path / "app" / "bundle" / "bundle.sig").read_bytes() == signature
+
+
 def test_the_runtime_is_fetched_once_and_a_damaged_copy_is_fetched_again(shell, registry, tmp_path):
     out = tmp_path / "app"
     shell.succeeded("web", FP32, "--out", out)

@@ -17,8 +17,8 @@ const [choose, camera, file, drop] = [
 ];
 const [video, answers] = [element<HTMLVideoElement>("video"), element("answers")];
 
-const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const cards = new Map<number, HTMLElement>();
+let worker: Worker;
 let isReady = false;
 let asked = 0;
 
@@ -26,14 +26,24 @@ function send(request: Request): void {
   worker.postMessage(request);
 }
 
-worker.onmessage = ({ data }: MessageEvent<Reply>) => {
-  if (data.kind === "ready") showReady(data.ready);
-  else if (data.kind === "failed") showFailure(data.failure);
-  else if (data.kind === "kept") showKept(data.failure);
-  else if (data.kind === "answer") showAnswer(data.id, data.prediction.top, data.milliseconds);
-  else showRefused(data.id, data.failure);
-};
-worker.onerror = () => showFailure({ code: "engine-failed", message: "the worker could not be started; reload the page" });
+function receive(reply: Reply): void {
+  if (reply.kind === "ready") showReady(reply.ready);
+  else if (reply.kind === "failed") showFailure(reply.failure);
+  else if (reply.kind === "kept") showKept(reply.failure);
+  else if (reply.kind === "answer") showAnswer(reply.id, reply.prediction.top, reply.milliseconds);
+  else showRefused(reply.id, reply.failure);
+}
+
+function start(): void {
+  if (location.protocol === "file:") {
+    const message = "a browser runs this page only from a server: python -m http.server in this folder is one";
+    showFailure({ code: "usage", message });
+    return;
+  }
+  worker = new Worker("worker.js", { type: "module" });
+  worker.onmessage = ({ data }: MessageEvent<Reply>) => receive(data);
+  worker.onerror = () => showFailure({ code: "engine-failed", message: "the worker could not be started; reload the page" });
+}
 
 // --------------------------------------------------------------------------------------------------------------- model
 
@@ -61,7 +71,7 @@ function showReady(ready: Ready): void {
     element("threads").hidden = true;
   } else {
     showThreads();
-    element("gpu").hidden = !("gpu" in navigator);
+    void offerGpu();
   }
   document.documentElement.dataset.state = provider;
   void workOffline();
@@ -109,11 +119,24 @@ function showThreads(): void {
       "Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp.";
 }
 
+/** TypeScript's types of pages do not have this part of WebGPU yet. */
+interface Gpu {
+  requestAdapter(): Promise<object | null>;
+}
+
+async function offerGpu(): Promise<void> {
+  const { gpu } = navigator as { gpu?: Gpu };
+  element("gpu").hidden = !(await gpu?.requestAdapter());
+}
+
 async function workOffline(): Promise<void> {
-  if (!navigator.serviceWorker) return;
-  await navigator.serviceWorker.register("service.js");
-  await navigator.serviceWorker.ready;
-  document.documentElement.dataset.offline = "ready";
+  try {
+    await navigator.serviceWorker.register("service.js");
+    await navigator.serviceWorker.ready;
+    document.documentElement.dataset.offline = "ready";
+  } catch {
+    // Some private windows have no service workers. Everything else works there.
+  }
 }
 
 element("reload").onclick = () => location.reload();
@@ -280,3 +303,5 @@ function textElement(kind: string, text: string): HTMLElement {
   made.textContent = text;
   return made;
 }
+
+start();

@@ -4,7 +4,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
+import { pathToFileURL } from "node:url";
 
+import sharp from "sharp";
+
+import { decodePng } from "../dist/png.js";
 import { answers, browser, give, kept, open, serve, state } from "./pages.mjs";
 import { image, IMAGES, imagePath, tensors } from "./vectors.mjs";
 
@@ -48,6 +52,13 @@ async function violations(page) {
   return found.violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]);
 }
 
+/** A WebP with the pixels of turn-6.png, and its orientation. */
+async function turnedWebp() {
+  const { width, height, data } = await decodePng(image("turn-6.png"));
+  const webp = sharp(data, { raw: { width, height, channels: 3 } }).webp({ lossless: true });
+  return webp.withMetadata({ orientation: 6 }).toBuffer();
+}
+
 function fits(page) {
   return page.evaluate(() => document.documentElement.scrollWidth <= innerWidth);
 }
@@ -57,8 +68,10 @@ test("images that are dropped get the expected probabilities, on a light phone",
     assert.equal(await state(page), "wasm");
     assert.match(await page.innerText("#facts"), /(\d+) of \1 as at export/);
     const chosen = IMAGES.filter((name) => name.endsWith(".png") || /cmyk|turn|odd|whole/.test(name));
-    await give(page, "drop", [...chosen.map((name) => [name, image(name)]), ["text.png", "no image"]]);
-    const found = await answers(page, chosen.length + 1);
+    const webp = ["turned.webp", await turnedWebp()];
+    await give(page, "drop", [...chosen.map((name) => [name, image(name)]), webp, ["text.png", "no image"]]);
+    const found = await answers(page, chosen.length + 2);
+    check(found.get("turned.webp"), "onnx-fp32/turn-6.png", 1e-3);
     for (const name of chosen) {
       assert.equal(found.get(name).length, 5);
       check(found.get(name), `onnx-fp32/${name}`, name.endsWith(".png") ? 1e-3 : 0.03);
@@ -73,10 +86,9 @@ test("once loaded it has threads and works offline, and a new version replaces i
     await state(page);
     assert.match(await page.innerText("#threads"), /computes with one thread/);
     await kept(page);
-    await Promise.all([page.waitForEvent("load"), page.click("#reload")]);
     site.folder = "/nowhere";
     await page.context().setOffline(true);
-    await page.reload();
+    await Promise.all([page.waitForEvent("load"), page.click("#reload")]);
     assert.equal(await state(page), "wasm");
     assert.match(await page.innerText("#facts"), /WASM, [2-4] threads/);
     assert.ok(!(await page.isVisible("#threads")));
@@ -87,7 +99,7 @@ test("once loaded it has threads and works offline, and a new version replaces i
     site.folder = APP_INT8;
     const versions = () => page.evaluate(async () => (await caches.keys()).join());
     const old = await versions();
-    await page.reload();
+    await page.evaluate(async () => (await navigator.serviceWorker.ready).update()); // as a browser does at each load
     while ((await versions()) === old || (await versions()).includes(",")) await page.waitForTimeout(50);
     await page.reload();
     assert.equal(await state(page), "wasm");
@@ -125,6 +137,8 @@ test("at int8 it answers as expected, and stays with WASM where there is no WebG
     async (page) => {
       assert.equal(await state(page), "wasm");
       assert.match(await page.innerText("#facts"), /(\d+) of \1 as at export/);
+      assert.ok(await page.isHidden("#gpu")); // this browser has none
+      await page.evaluate(() => (document.getElementById("gpu").hidden = false));
       await give(page, "drop", [GREY]);
       check((await answers(page, 1)).get("grey.png"), "onnx-int8/grey.png", 0.1);
       assert.deepEqual(await violations(page), []);
@@ -135,6 +149,14 @@ test("at int8 it answers as expected, and stays with WASM where there is no WebG
     },
     { colorScheme: "dark" },
   ));
+
+test("as a file, the page says that it has to be served", async () => {
+  const page = await chromium.newPage();
+  await page.goto(pathToFileURL(`${APP_FP32}/index.html`).href);
+  assert.equal(await state(page), "failed");
+  assert.match(await page.getByRole("alert").innerText(), /only from a server: .*\[usage\]$/);
+  await page.close();
+});
 
 test("a damaged bundle shows its error, and takes no images", () =>
   withApp(APP_DAMAGED, async (page) => {

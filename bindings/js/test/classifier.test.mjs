@@ -1,6 +1,7 @@
 /** Bundles answer as expected, and what is not right is refused with the code of Python's error. */
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -142,6 +143,15 @@ for (const [what, change, message] of [
   test(`a model with ${what} belongs to another bundle`, () =>
     assert.rejects(Classifier.open(changed(change)), refused("bundle-invalid", message)));
 }
+
+test("a model that is cut off is refused by the engine, if its hash was made right", async () => {
+  const copy = changed((manifest, place) => {
+    const content = readFileSync(join(place, "model.onnx")).subarray(0, -2000);
+    writeFileSync(join(place, "model.onnx"), content);
+    manifest.files["model.onnx"] = { bytes: content.length, sha256: createHash("sha256").update(content).digest("hex") };
+  });
+  await assert.rejects(Classifier.open(copy), refused("engine-failed", /loading model.onnx failed: /));
+});
 
 test("golden images that the model does not reproduce are an error", async () => {
   const opened = await Bundle.open(files(changed(() => {})));

@@ -36,7 +36,7 @@ export async function serve(folder, headers = {}) {
 export function browser() {
   return chromium.launch({
     executablePath: process.env.CHROMIUM,
-    args: ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
+    args: ["--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
   });
 }
 
@@ -46,7 +46,7 @@ export async function open(context, address) {
   page.setDefaultTimeout(120_000);
   const complaints = [];
   page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) complaints.push(message.text());
+    if (message.type() === "error") complaints.push(message.text());
   });
   page.on("pageerror", (fault) => complaints.push(String(fault)));
   await page.goto(address);
