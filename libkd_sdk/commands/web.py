@@ -43,6 +43,10 @@ def web(
     opened = Bundle.open(bundle_of(bundle), trusted=key or None)
     if opened.target != "onnx":
         raise UsageError(f"{opened.path}: a bundle for {opened.target}; browsers run those for onnx, so export one")
+    if opened.path.resolve() in out.resolve().parents:
+        raise UsageError(
+            f"{out}: lies in the bundle, which would then hold a stranger; choose another place for the app"
+        )
     files = write_app(opened, runtime_files(runtime), out)
     size = sum(map(len, files.values()))
     if json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,12 @@ import sdk
 import sdk.errors
 from bundle_edits import manifest, rewrite
 from documents import PAGES, blocks
-from javascript import PACKAGE, ROOT, VECTORS, compiled, needs_packages, node, passes
+from javascript import PACKAGE, ROOT, VECTORS, needs_packages, node, passes
 from shell import libkd
 
-pytestmark = needs_packages
+pytestmark = [needs_packages, pytest.mark.usefixtures("package")]
 
 FP32 = VECTORS / "bundles" / "onnx-fp32"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def package() -> None:
-    compiled()
 
 
 @pytest.mark.slow
@@ -43,6 +39,12 @@ def test_the_committed_app_is_what_the_sources_build():
     assert done.returncode == 0, done.stderr
     done = node("node_modules/typescript/bin/tsc", "--project", "tsconfig.app.json")
     assert done.returncode == 0, done.stdout
+
+
+def test_the_package_has_the_version_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for file in ("package.json", "package-lock.json"):
+        assert json.loads((PACKAGE / file).read_text(encoding="utf-8"))["version"] == project["version"]
 
 
 def test_the_codes_are_those_of_the_python_errors():

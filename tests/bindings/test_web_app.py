@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from javascript import CHROMIUM, RUNTIME, VECTORS, compiled, needs_browser, needs_packages, passes
+from javascript import CHROMIUM, RUNTIME, VECTORS, needs_browser, needs_packages, passes
 from shell import libkd, succeeded
 
-pytestmark = [pytest.mark.slow, needs_packages, needs_browser]
+pytestmark = [pytest.mark.slow, needs_packages, needs_browser, pytest.mark.usefixtures("package")]
 
 
 def app(name: str, out: Path) -> Path:
@@ -19,7 +19,6 @@ def app(name: str, out: Path) -> Path:
 
 
 def test_the_app_in_chromium(tmp_path):
-    compiled()
     fp32, int8 = app("onnx-fp32", tmp_path / "fp32"), app("onnx-int8", tmp_path / "int8")
     damaged = Path(shutil.copytree(fp32, tmp_path / "damaged", ignore=shutil.ignore_patterns("*.wasm")))
     model = damaged / "bundle" / "model.onnx"

@@ -33,6 +33,7 @@ NAMES = (
     "benchmark",
     "verify",
     "info",
+    "web",
     "recipe",
     "keygen",
     "sign",

@@ -188,6 +188,9 @@ def test_a_folder_with_something_else_in_it_is_left_alone(shell, tmp_path):
     assert "holds thesis.txt, which is not part of an app" in line
     assert (tmp_path / "app" / "thesis.txt").exists()
     assert "not a folder" in shell.refused("web", FP32, "--out", package / "package.json", "--runtime", package)
+    bundle = shutil.copytree(FP32, tmp_path / "bundle")
+    assert "holds bundle.json" in shell.refused("web", bundle, "--out", bundle, "--runtime", package)
+    assert "lies in the bundle" in shell.refused("web", bundle, "--out", bundle / "app", "--runtime", package)
     empty = tmp_path / "empty"
     empty.mkdir()
     shell.succeeded("web", FP32, "--out", empty, "--runtime", package)

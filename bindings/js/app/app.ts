@@ -57,7 +57,7 @@ function showReady(ready: Ready): void {
       ? {
           name: "Golden images",
           value: `${golden.images} of ${golden.images} as at export`,
-          note: `off by at most ${golden.difference.toExponential(1)}; ${golden.tolerance} is allowed`,
+          note: `off by at most ${golden.difference.toExponential(1).replace("-", "\u2212")}; ${golden.tolerance} is allowed`,
           isGood: true,
         }
       : { name: "Golden images", value: "none", note: "so its answers were not checked here" },

@@ -59,8 +59,11 @@ function joined(parts: readonly Bytes[]): Bytes {
 
 // ---------------------------------------------------------------------------------------------------------------- JPEG
 
-const SCAN = 0xda;
+const [START, END, SCAN] = [0xd8, 0xd9, 0xda];
 const NO_FRAMES = [0xc4, 0xc8, 0xcc];
+const PROGRESSIVE = [0xc2, 0xc6, 0xca, 0xce];
+/** A JPEG may have so many passes over its pixels. Encoders write about 10, and each takes time. */
+const MAX_SCANS = 200;
 const EXIF = "Exif\0\0";
 const XMP = "http://ns.adobe.com/xap/1.0/\0";
 
@@ -74,30 +77,53 @@ function jpeg(file: Bytes): Stripped {
   const kept = [file.subarray(0, 2)];
   const exif: Bytes[] = [];
   let xmp = "";
-  let [width, height] = [0, 0];
-  for (let position = 2; ; ) {
-    while (view.getUint8(position) !== 0xff || [0x00, 0x01, 0xff].includes(view.getUint8(position + 1))) position++;
-    const marker = view.getUint8(position + 1);
-    const end = position + 2 + view.getUint16(position + 2);
+  let [width, height, channels, frame] = [0, 0, 0, 0];
+  for (const { marker, start, end } of segments(file, 2)) {
     if (marker === SCAN) {
-      kept.push(file.subarray(position));
+      const inScans = PROGRESSIVE.includes(frame) || view.getUint8(start + 4) < channels;
+      if (inScans && scans(file, start) > MAX_SCANS) throw new Error(`a JPEG of more than ${MAX_SCANS} scans`);
+      kept.push(file.subarray(start));
       return { data: joined(kept), width, height, orientation: orientationOf(joined(exif), xmp) };
     }
-    if (marker === 0xd8 || marker === 0xd9 || end > file.length) throw new Error("a JPEG whose header is damaged");
-    const body = file.subarray(position + 4, end);
-    if (!isMetadata(marker)) kept.push(file.subarray(position, end));
+    const body = file.subarray(start + 4, end);
+    if (!isMetadata(marker)) kept.push(file.subarray(start, end));
     if (marker >= 0xc0 && marker <= 0xcf && !NO_FRAMES.includes(marker)) {
-      [height, width] = [view.getUint16(position + 5), view.getUint16(position + 7)];
+      [frame, height, width] = [marker, view.getUint16(start + 5), view.getUint16(start + 7)];
+      channels = view.getUint8(start + 9);
     } else if (marker === 0xe1 && ascii(body.subarray(0, EXIF.length)) === EXIF) {
       exif.push(body.subarray(EXIF.length));
     } else if (marker === 0xe1 && ascii(body.subarray(0, XMP.length)) === XMP) {
       xmp = new TextDecoder().decode(body.subarray(XMP.length));
     }
-    position = end;
+  }
+  throw new Error("a JPEG without pixels");
+}
+
+function scans(file: Bytes, position: number): number {
+  let count = 0;
+  for (const { marker } of segments(file, position)) count += marker === SCAN ? 1 : 0;
+  return count;
+}
+
+/** Yield each segment of a JPEG, and where it starts and ends; coded pixels are passed over. */
+function* segments(file: Bytes, position: number): Generator<{ marker: number; start: number; end: number }> {
+  for (;;) {
+    const start = file.indexOf(0xff, position);
+    const marker = file[start + 1];
+    if (start < 0 || marker === undefined || marker === END) return;
+    if (marker <= 0x01 || (marker >= 0xd0 && marker <= 0xd7) || marker === 0xff) {
+      position = start + 1;
+      continue;
+    }
+    position = start + 2 + (file[start + 2]! << 8) + file[start + 3]!;
+    if (marker === START || !(position <= file.length)) throw new Error("a JPEG whose header is damaged");
+    yield { marker, start, end: position };
   }
 }
 
 // ----------------------------------------------------------------------------------------------------------------- PNG
+
+const XMP_KEY = "XML:com.adobe.xmp\0";
 
 /** Only the orientation is read. Our own decoder takes no notice of the rest. */
 function png(file: Bytes): Stripped {
@@ -113,7 +139,7 @@ function png(file: Bytes): Stripped {
     }
     const body = file.subarray(position + 8, end);
     if (kind === "eXIf") exif = body;
-    if (kind === "iTXt") xmp ||= new TextDecoder().decode(body);
+    if (kind === "iTXt" && ascii(body.subarray(0, XMP_KEY.length)) === XMP_KEY) xmp = new TextDecoder().decode(body);
     position = end + 4;
   }
   return { data: file, width: view.getUint32(16), height: view.getUint32(20), orientation: orientationOf(exif, xmp) };

@@ -209,11 +209,19 @@ function sized(width, height) {
   return file;
 }
 
+/** Return a JPEG that passes over its pixels so many times more. */
+function scanned(times) {
+  const file = image("progressive.jpg");
+  const scan = Uint8Array.of(0xff, 0xda, 0, 8, 1, 1, 0, 0, 0, 0, 1);
+  return new Uint8Array(Buffer.concat([file.subarray(0, -2), ...Array(times).fill(scan), file.subarray(-2)]));
+}
+
 for (const [what, given, message] of [
   ["empty", new Uint8Array(), /<0 bytes>: empty/],
   ["text", new TextEncoder().encode("no image"), /no supported image format/],
   ["a PNG that is cut off", image("rgba.png").slice(0, 900), /not a readable image/],
   ["a JPEG that is cut off", image("odd.jpg").slice(0, 2500), /not a readable image/],
+  ["a JPEG of many scans", scanned(300), /a JPEG of more than 200 scans/],
   ["a JPEG without pixels", image("odd.jpg").slice(0, 60), /a JPEG whose header is damaged/],
   ["a PNG of too many pixels", sized(50_000, 50_000), /50000x50000 pixels, 80000000 are allowed/],
   ["a PNG with a long side", sized(70_000, 1), /a side may have 65535/],
