@@ -17,6 +17,7 @@ import sdk.errors
 from bundle_edits import manifest, rewrite
 from documents import PAGES, blocks
 from javascript import PACKAGE, ROOT, VECTORS, needs_packages, node, passes
+from runtimes.engines import ENGINES
 from shell import libkd
 
 pytestmark = [needs_packages, pytest.mark.usefixtures("package")]
@@ -45,6 +46,12 @@ def test_the_package_has_the_version_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for file in ("package.json", "package-lock.json"):
         assert json.loads((PACKAGE / file).read_text(encoding="utf-8"))["version"] == project["version"]
+
+
+def test_the_engines_are_those_of_the_project():
+    program = 'import { TARGETS } from "./dist/manifest.js"; console.log(JSON.stringify(TARGETS))'
+    done = node("--input-type=module", "--eval", program)
+    assert json.loads(done.stdout) == {name: list(engine.backends) for name, engine in ENGINES.items()}
 
 
 def test_the_codes_are_those_of_the_python_errors():

@@ -4,11 +4,11 @@ import { Misfit, parse } from "./checked.js";
 import { firstLine, invalid, LibkdError } from "./errors.js";
 import { type Golden, GOLDEN, readGolden } from "./golden.js";
 import {
-  FORMAT, type Input, type Manifest, MANIFEST, MAX_MANIFEST_BYTES, readManifest, SIGNATURE, TARGETS,
+  FORMAT, type Input, type Manifest, MANIFEST, MAX_MANIFEST_BYTES, readManifest, SIGNATURE,
 } from "./manifest.js";
 import type { Bytes, Source } from "./source.js";
 
-const MODEL = TARGETS.onnx.files[0];
+const MODEL = "model.onnx";
 const ONNX_BEGINS = 0x08;
 const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
 

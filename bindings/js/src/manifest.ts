@@ -11,12 +11,13 @@ export const MAX_MANIFEST_BYTES = 16 * 2 ** 20;
 const MAX_FILE_BYTES = 2 * 2 ** 30;
 const MAX_LENGTH = 8192;
 
-/** The files of each engine, the model file first, and its backends. */
+/** The engines, each with the backends that it delegates to. */
 export const TARGETS = {
-  onnx: { files: ["model.onnx"], backends: [] },
-  openvino: { files: ["model.xml", "model.bin"], backends: [] },
-  executorch: { files: ["model.pte"], backends: ["xnnpack"] },
-} as const satisfies Record<string, { files: readonly string[]; backends: readonly string[] }>;
+  onnx: [],
+  openvino: [],
+  executorch: ["xnnpack", "vulkan", "coreml"],
+  coreml: [],
+} as const satisfies Record<string, readonly string[]>;
 
 export type Target = keyof typeof TARGETS;
 
@@ -135,7 +136,7 @@ function comparable(given: Description): unknown[] {
 }
 
 function known<D extends Description>(read: D): D {
-  const backends: readonly string[] = TARGETS[read.target].backends;
+  const backends: readonly string[] = TARGETS[read.target];
   if (read.backend !== null && !backends.includes(read.backend)) {
     throw new Misfit(`backend ${JSON.stringify(read.backend)} is none of ${read.target}'s - at $.backend`);
   }
