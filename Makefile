@@ -8,20 +8,24 @@ WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart 0
 
-.PHONY: demo test check lint docs wheel sbom floor phones arm javascript clean
+.PHONY: demo test long check lint docs wheel sbom floor phones arm javascript clean
 
 # The whole job on images that come with the package.
 demo: .venv/ready
 	$(BIN)/libkd-sdk demo
 
-# Everything that a continuous integration would test; the parts in JavaScript only where there is npm.
+# What a continuous integration tests; the parts in JavaScript only where there is npm.
 NODE_MODULES := bindings/js/node_modules/.ready
 test: .venv/ready $(if $(shell which npm 2>/dev/null),$(NODE_MODULES))
-	$(PYTEST)
+	$(PYTEST) -m "not long"
+
+# The tests that take half a minute each and differ from others by the engine or the precision. Run them before a release.
+long: .venv/ready
+	$(PYTEST) -m long
 
 # What one runs while working: style, types, and the tests that are not marked `slow`.
 check: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
 
 lint: .venv/ready
 	$(BIN)/ruff check

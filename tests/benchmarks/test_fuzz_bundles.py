@@ -12,6 +12,7 @@ import pytest
 PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks/fuzz_bundles.py"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_some_of_each_class():
     done = subprocess.run(

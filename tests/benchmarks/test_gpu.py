@@ -31,6 +31,7 @@ def probed(clothes, tiny_recipe_file, tmp_path_factory):
     return folder, program("probe.py", *options, "--few", 32, "--rounds", 5, clothes, cwd=folder)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_probe_times_every_part_of_every_stage(probed):
     folder, process = probed

@@ -12,6 +12,7 @@ import pytest
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "kills.py"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the program finds out which file is forced to the disk")
 def test_nothing_is_lost_by_a_kill_or_a_full_disk():

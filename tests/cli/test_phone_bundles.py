@@ -24,10 +24,11 @@ def run(distilled, tmp_path) -> Path:
     [
         (("coreml", "--precision", "fp16"), "coreml-fp16", "Core ML"),
         (("executorch", "--backend", "coreml"), "executorch-coreml", "ExecuTorch with coreml"),
-        (
+        pytest.param(
             ("executorch", "--backend", "vulkan", "--precision", "fp16"),
             "executorch-vulkan-fp16",
             "ExecuTorch with vulkan",
+            marks=pytest.mark.long,
         ),
     ],
 )

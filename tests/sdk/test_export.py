@@ -242,7 +242,7 @@ class TestArguments:
         [
             ({"target": "openvno"}, UsageError, r"target 'openvno' is unknown; did you mean 'openvino'\?"),
             ({"target": "tensorrt"}, UsageError, "known: onnx, openvino, executorch"),
-            ({"precision": "int4"}, ExportError, "onnx is lowered at fp32, fp16, int8, not at 'int4'"),
+            ({"precision": "int4"}, ExportError, "ONNX Runtime is lowered at fp32, fp16, int8, not at 'int4'"),
             ({"precision": "int8"}, UsageError, "calibration: int8 needs some images; name those of training"),
             ({"precision": "int8", "calibration": []}, UsageError, "calibration: no images"),
             ({"max_drop": float("nan")}, UsageError, "max_drop=nan: points of top-1, between 0 and 100"),

@@ -232,8 +232,8 @@ def test_a_constant_that_the_net_computes_keeps_its_shape(tmp_path, target):
 
 
 @pytest.mark.slow
-def test_ranges_that_agree_more_are_kept_for_nets_of_convolutions(tmp_path):
-    # With NNCF's default ranges alone, 2.3 % of the answers change, and a probability by up to 0.063.
+def test_ranges_that_answer_nearer_are_kept_for_nets_of_convolutions(tmp_path):
+    # With NNCF's default ranges, 3.1 % of the answers change, and the probabilities are half as far again on average.
     torch.manual_seed(0)
     blocks = [
         nn.Sequential(nn.Conv2d(wide, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU())
@@ -256,5 +256,6 @@ def test_ranges_that_agree_more_are_kept_for_nets_of_convolutions(tmp_path):
         validation=(patterns(256, seed=1), None),
         max_drop=100,
     )
-    assert bundle.manifest.proof.top1_agreement > 0.98
-    assert "activations_range_estimator_params" in (bundle.path / "model.xml").read_text()
+    assert bundle.manifest.proof.top1_agreement > 0.97
+    chosen = (bundle.path / "model.xml").read_text().split("activations_range_estimator_params")[1]
+    assert "'statistics_type': 'min'" in chosen[:100]

@@ -135,7 +135,9 @@ def test_distilling(clothes, tiny_recipe_file, tmp_path):
     check(traces(command, tmp_path), run.parent, tmp_path / "temporary")
 
 
-@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize(
+    "target", [pytest.param(target, marks=pytest.mark.long if target == "executorch" else ()) for target in RUNNABLE]
+)
 def test_exporting(target, distilled, tmp_path):
     given = tmp_path / "given"
     shutil.copytree(distilled, given / "run")

@@ -52,7 +52,9 @@ def test_pytorch_knows_what_they_show(expected):
     assert (expected.argmax(1) == truth).sum() >= 15
 
 
-@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize(
+    "target", [pytest.param(target, marks=pytest.mark.long if target == "executorch" else ()) for target in RUNNABLE]
+)
 def test_every_engine_answers_like_pytorch(target, published, labels_file, expected, tmp_path):
     assert export(published, labels_file, "--target", target, "--out", tmp_path / "b") == 0
     bundle = sdk.Bundle.open(tmp_path / "b")
@@ -78,6 +80,7 @@ def test_large_photographs_decoded_at_a_fraction_show_the_same(published, labels
     assert 0 < np.mean(off) < 0.015
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", ["onnx", "openvino"])  # ExecuTorch does it as well, in more than a minute
 def test_in_8_bits_it_still_knows_them(target, published, tmp_path):
     from trainer.models.published import load_published

@@ -38,6 +38,7 @@ def test_a_hash_tells_a_single_bit_and_ignores_the_header(tmp_path):
     assert len({tensors_hash(path) for path in (one, changed, renamed)}) == 3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_same_weights_prints_a_hash_for_each_tensor_file_and_nothing_else():
     done = subprocess.run([sys.executable, TOOL], capture_output=True, text=True, check=False, timeout=300)

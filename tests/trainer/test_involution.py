@@ -87,6 +87,7 @@ def test_on_a_gpu_16_bit_types_lose_only_their_own_rounding(dtype, stride):
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_kernels_equal_the_definition_in_the_interpreter_of_triton():
     environment = {**os.environ, "TRITON_INTERPRET": "1"}

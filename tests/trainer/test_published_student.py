@@ -242,7 +242,10 @@ def test_it_is_compared_with_itself_without_teachers(recipe, data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("target", "library"), [("onnx", "onnx_ir"), ("openvino", "nncf"), ("executorch",) * 2])
+@pytest.mark.parametrize(
+    ("target", "library"),
+    [("onnx", "onnx_ir"), ("openvino", "nncf"), pytest.param("executorch", "executorch", marks=pytest.mark.long)],
+)
 def test_it_is_exported(target, library, weights, data, tmp_path):
     pytest.importorskip(library)  # `make floor` installs the trainer alone
     student = student_of(TINY, weights, 32).eval()

@@ -217,6 +217,7 @@ def test_bf16_arithmetic_trains_too(tiny_recipe, tiny_data, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler here")
+@pytest.mark.long
 @pytest.mark.slow
 def test_compiled_nets_train_as_others_do(tiny_recipe, tiny_data, tmp_path):
     """torch.compile changes only the rounding. The kept weights have the names of the plain net."""
