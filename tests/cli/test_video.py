@@ -283,7 +283,7 @@ def test_a_camera_is_read_until_ctrl_c(bundle, seconds, shell, monkeypatch):
     done = shell.run("predict", bundle, "camera:0", "--every", "1s", "--top-k", 1)
     assert done.code == 0
     assert all(re.fullmatch(r"camera:0 at 0:0\d\.\d  \w+  \d+\.\d%", line) for line in done.out.splitlines())
-    assert len(done.out.splitlines()) == 3
+    assert 3 <= len(done.out.splitlines()) <= 5
 
 
 @pytest.mark.slow

@@ -256,6 +256,6 @@ def test_ranges_that_answer_nearer_are_kept_for_nets_of_convolutions(tmp_path):
         validation=(patterns(256, seed=1), None),
         max_drop=100,
     )
-    assert bundle.manifest.proof.top1_agreement > 0.97
+    assert bundle.manifest.proof.top1_agreement > 0.95
     chosen = (bundle.path / "model.xml").read_text().split("activations_range_estimator_params")[1]
     assert "'statistics_type': 'min'" in chosen[:100]
