@@ -208,7 +208,7 @@ print(*arrived)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    # On a busy machine, a child that was forked while ExecuTorch computed may wait for ever. This is not mended yet.
+    # On a busy machine, a child that was forked while ExecuTorch computed may hang; docs/predicting.md says so too.
     "target",
     [pytest.param(target, marks=pytest.mark.long if target == "executorch" else ()) for target in RUNNABLE],
 )
