@@ -1,6 +1,6 @@
 """ONNX Runtime for browsers: its files come from the npm registry, or from a folder or an archive that the user has.
 
-They are 43 MB, so they are no part of this package. The archive is known by its hash, fetched once, and kept.
+They are 41 MB, so they are no part of this package. The archive is known by its hash, fetched once, and kept.
 """
 
 from __future__ import annotations

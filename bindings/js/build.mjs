@@ -1,4 +1,5 @@
-/** Bundle the browser app into the Python package. With --check, show that what lies there is what the sources build. */
+/** Bundle the scripts of the browser app into the Python package, where its page and its style lie. With --check, show that
+ * what lies there is what the sources build. */
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -23,7 +24,6 @@ for (const [name, format] of [["app", "iife"], ["worker", "esm"], ["service", "i
   });
   for (const { path, text } of outputFiles) files.set(path, text);
 }
-for (const name of ["index.html", "style.css"]) files.set(OUT + name, readFileSync(here(`app/${name}`), "utf8"));
 
 const stale = [...files].filter(([path, text]) => read(path) !== text).map(([path]) => path);
 if (process.argv.includes("--check")) {

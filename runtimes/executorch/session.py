@@ -114,7 +114,8 @@ class Session:
         try:
             with self._turn:
                 for image, answer in zip(pixels, probabilities, strict=True):  # the graph takes one image at a time
-                    self._program.run(image, answer)
+                    with no_fork():  # the engine holds locks of its own while it computes
+                        self._program.run(image, answer)
         except Exception as fault:
             raise engine_failure(f"{self._place}: ExecuTorch", fault) from fault
         return probabilities

@@ -207,11 +207,7 @@ print(*arrived)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    # On a busy machine, a child that was forked while ExecuTorch computed may hang; docs/predicting.md says so too.
-    "target",
-    [pytest.param(target, marks=pytest.mark.long if target == "executorch" else ()) for target in RUNNABLE],
-)
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_a_soak_of_a_few_seconds(target, bundles):
     """Eight threads, images good and bad, streams that are left, forks, and other classifiers closed in use."""
     program = Path(__file__).parents[2] / "benchmarks" / "soak.py"

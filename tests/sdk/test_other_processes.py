@@ -102,6 +102,37 @@ print("well")
     assert run(program, bundles[target].path, busy) == "well\n"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [target for target in RUNNABLE if target != "openvino"])
+def test_forks_at_any_moment_of_a_prediction(target, bundles):
+    """An engine holds locks of its own while it computes. In the child of such a moment they would stay held."""
+    program = """
+import os, signal, sys, threading
+import numpy as np
+import sdk
+
+image = np.zeros((32, 32, 3), np.uint8)
+classifier, over = sdk.Classifier(sys.argv[1], threads=2), threading.Event()
+def predict():
+    while not over.is_set():
+        classifier.predict(image)
+for _ in range(4):
+    threading.Thread(target=predict).start()
+for _ in range(60):
+    over.wait(0.01)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        classifier.predict(image)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print("hung")
+        break
+over.set()
+"""
+    assert run(program, bundles[target].path) == ""
+
+
 def test_a_fork_waits_until_no_thread_is_inside_of_an_engine():
     program = """
 import os, threading, time
