@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 METADATA_KEY = "libkd_bundle"
-"""Under this name a model file carries its manifest: in `metadata_props`, `rt_info`, a method of the `.pte`, and so on."""
+"""Under this name a model file carries its manifest: in `metadata_props`, in `rt_info`, as a method of the `.pte`."""
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
