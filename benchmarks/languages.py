@@ -1,6 +1,7 @@
 """Compare the readers in C++ and JavaScript with Python: their answers, and the time from a file to its answer.
 
-    python benchmarks/languages.py --cpp build/cpp/libkd --node examples/node/predict.mjs [--rounds 7] [--json]
+    python benchmarks/languages.py --cpp build/cpp/libkd --node examples/node/predict.mjs [--targets onnx,openvino]
+                                   [--rounds 7] [--json]
 
 The answers are those to the 40 images of the vectors, by the bundles there. The times are those of the student of the
 recipe `small` with random weights, on one PNG of 320 x 240. A reader gets the same image many times in one process,
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cpp", help="the built program libkd")
     parser.add_argument("--node", help="predict.mjs in a folder where its packages are installed")
+    parser.add_argument("--targets", default=",".join(RUNNABLE))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     arguments = parser.parse_args()
@@ -55,7 +57,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         image = _photograph(Path(folder, "photograph.png"))
-        for target in RUNNABLE:
+        for target in arguments.targets.split(","):
             for precision in PRECISIONS:
                 able = {name: reader for name, reader in readers.items() if name != "Node" or target == "onnx"}
                 student = _student(target, precision, Path(folder, f"{target}-{precision}"))

@@ -126,17 +126,26 @@ async function inflated(parts: Bytes[], length: number): Promise<Uint8Array> {
 /** Undo the filters of rows, in place. Each row begins with a byte that names its filter. */
 function unfilter(lines: Uint8Array, start: number, rows: number, bytes: number, { depth, colours }: Header): void {
   const before = Math.max(1, (depth * CHANNELS.get(colours)!) >> 3); // from a byte to that of the pixel at its left
+  let above: Uint8Array = new Uint8Array(bytes);
   for (let row = 0; row < rows; row++) {
     const begin = start + row * (1 + bytes) + 1;
-    const filter = lines[begin - 1]!;
-    if (filter > 4) throw new Error("a PNG with an unknown filter");
-    for (let index = 0; filter > 0 && index < bytes; index++) {
-      const at = begin + index;
-      const left = index >= before ? lines[at - before]! : 0;
-      const up = row > 0 ? lines[at - bytes - 1]! : 0;
-      const corner = row > 0 && index >= before ? lines[at - bytes - 1 - before]! : 0;
-      lines[at]! += filter === 1 ? left : filter === 2 ? up : filter === 3 ? (left + up) >> 1 : paeth(left, up, corner);
-    }
+    const line = lines.subarray(begin, begin + bytes);
+    unfilterRow(lines[begin - 1]!, line, above, before);
+    above = line;
+  }
+}
+
+function unfilterRow(filter: number, line: Uint8Array, above: Uint8Array, before: number): void {
+  if (filter > 4) throw new Error("a PNG with an unknown filter");
+  if (filter === 1) {
+    for (let at = before; at < line.length; at++) line[at]! += line[at - before]!;
+  } else if (filter === 2) {
+    for (let at = 0; at < line.length; at++) line[at]! += above[at]!;
+  } else if (filter === 3) {
+    for (let at = 0; at < line.length; at++) line[at]! += ((at < before ? 0 : line[at - before]!) + above[at]!) >> 1;
+  } else if (filter === 4) {
+    for (let at = 0; at < before; at++) line[at]! += above[at]!;
+    for (let at = before; at < line.length; at++) line[at]! += paeth(line[at - before]!, above[at]!, above[at - before]!);
   }
 }
 
@@ -172,10 +181,12 @@ function paletteOf({ depth, colours }: Header, table?: Bytes, clear?: Bytes): Pa
   const [green, blue] = channels < 3 ? [0, 0] : [1, 2];
   const hasAlpha = channels === 2 || channels === 4;
   const hidden = clear && !hasAlpha ? clearSamples(clear, channels) : null;
+  const isReady = depth === 8 && channels >= 3 && !hidden;
   const eight = depth === 16 ? (sample: number) => sample >> 8 : (sample: number) => (sample * 255) / ((1 << depth) - 1);
   return {
     isClear: hasAlpha || hidden !== null,
     paint(samples, data, to, step) {
+      if (isReady && step === channels) return data.set(samples, to);
       for (let from = 0; from < samples.length; from += channels, to += step) {
         data[to] = eight(samples[from]!);
         data[to + 1] = eight(samples[from + green]!);
