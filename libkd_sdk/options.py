@@ -112,6 +112,14 @@ MeasuredThreadsOption = Annotated[
         "continues with the number that it began with.",
     ),
 ]
+PartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="I/N",
+        help="Do one of N parts of the work, numbered from 1, so that N processes or machines can share it.",
+    ),
+]
 
 TrustedOption = Annotated[
     list[Path] | None,

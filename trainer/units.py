@@ -1,12 +1,41 @@
-"""Times and sizes as people write them, and the end of a time that is given to some work. It imports nothing heavy."""
+"""Times, sizes and parts of a work as people write them. It imports nothing heavy."""
 
 from __future__ import annotations
 
 import re
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 from sdk.errors import UsageError
+
+Item = TypeVar("Item")
+
+
+class Part(NamedTuple):
+    """One of `count` parts of a work that several machines share, numbered from 1."""
+
+    number: int
+    count: int
+
+    def of(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return the items of this part. The parts take the items in turn, so they differ by one at most."""
+        return items[self.number - 1 :: self.count]
+
+
+def part_of(text: str) -> Part:
+    """Return the part that is written as `I/N`, such as `3/8`.
+
+    Raises:
+        UsageError: it is not written so, or I is not between 1 and N.
+    """
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+    if found is None:
+        raise UsageError(f"--part: {text!r} is not a part; write it as I/N, such as 1/8")
+    part = Part(int(found[1]), int(found[2]))
+    if not 1 <= part.number <= part.count:
+        raise UsageError(f"--part: there is no part {part.number} of {part.count}; they are numbered from 1 on")
+    return part
 
 
 class Deadline(NamedTuple):
