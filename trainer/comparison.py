@@ -16,6 +16,7 @@ from scipy import stats
 
 from sdk.errors import UsageError
 
+from . import parallel
 from .arms import Change, arms_of, list_arms, read_changes
 from .budget import cut_to
 from .caveats import caveats, uncertain
@@ -33,7 +34,7 @@ from .recipe import Recipe
 from .records import NetRecord, read_record, write_record
 from .run import Job, Run, Source, image_counts, start_run, teacher_stage
 from .settings import UNCHANGED, Settings
-from .start import Sources, at_speed, choose, known_threads, source_of
+from .start import RunRequest, Sources, check_shared, choose, in_place, source_of
 from .train import check_claim, train_teacher
 from .units import Deadline, deadline_of
 
@@ -151,18 +152,19 @@ def compare(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError("--seeds names a seed twice" if seeds else "--seeds names no seed")
     changes = read_changes(Path(arms)) if isinstance(arms, (str, Path)) else arms or {}
-    folder, told = Path(out), progress or Silent()
-    begun = folder / seed_folder(seeds[0])
-    with alone(folder), at_speed(device, threads or known_threads(begun), told) as torch_device:
-        chosen, dataset = choose(source, recipe, told, settings, labels)
+    folder = Path(out)
+    request = RunRequest(out=folder / seed_folder(seeds[0]), device=device, threads=threads)
+    with in_place(request, alone(folder), progress or Silent()) as (torch_device, told):
+        chosen, dataset = parallel.agreed(lambda: choose(source, recipe, told, settings, labels))
+        check_shared(chosen, dataset)
         for line in first_lines(dataset, chosen):
             told.tell(line)
-        first = Job(Run(begun, chosen), dataset, torch_device, told)
-        cut = cut_to(deadline, first, arms=arms_of(dataset, changes), runs=len(seeds))
+        first = Job(Run(request.out, chosen), dataset, torch_device, told)
+        cut = parallel.from_first(lambda: cut_to(deadline, first, arms=arms_of(dataset, changes), runs=len(seeds)))
         result = compare_arms(Job(Run(folder, cut), dataset, torch_device, told), source, seeds, changes)
         if isinstance(recipe, (str, Path)):
             result = replace(result, recipe=" ".join((Path(recipe).stem, *settings.words())))
-        write_record(folder / RESULTS, result)
+        parallel.from_first(lambda: write_record(folder / RESULTS, result))
     return result
 
 
@@ -231,10 +233,10 @@ def _caveats(
 def _run_of(job: Job, source: Source, seed: int) -> Iterator[Run]:
     """Give the run of a seed, new or continued, and keep every other worker from it inside the block."""
     folder = job.run.folder / seed_folder(seed)
-    with alone(folder):
-        clear_run(folder)
-        check_run(folder)
-        yield start_run(folder, replace(job.run.recipe, seed=seed), job.data, source)
+    with parallel.by_first(alone(folder)):
+        parallel.from_first(lambda: clear_run(folder))
+        parallel.agreed(lambda: check_run(folder))
+        yield parallel.from_first(lambda: start_run(folder, replace(job.run.recipe, seed=seed), job.data, source))
 
 
 def read_result(path: Path) -> ComparisonResult:

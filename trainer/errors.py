@@ -6,6 +6,7 @@ LibkdError
 ├── RunError        a run's folder is missing, incomplete, or belongs to other data or another recipe
 ├── StoreError      a logit store is damaged, or was made for something else
 ├── OutOfMemory     a step needs more memory than the device has
+├── ProcessLost     another process that shares a run ended or hangs
 └── Diverged        the loss is no longer a number
 """
 
@@ -42,6 +43,13 @@ class OutOfMemory(LibkdError):
     """A step needs more memory than the device has."""
 
     code = "out-of-memory"
+
+
+class ProcessLost(LibkdError):
+    """Another process that shares a run ended, hangs, or never came."""
+
+    code = "process-lost"
+    exit_code = 1
 
 
 class Diverged(LibkdError):

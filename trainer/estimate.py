@@ -9,6 +9,7 @@ import torch
 
 from sdk.errors import FileError
 
+from . import parallel
 from .arms import Arm, own_arm
 from .data import Dataset, Input, MemoryImages, Preprocessing, Resize, Split
 from .lessons import stored_top_k
@@ -93,18 +94,23 @@ def tell_estimate(
         arms: the arms that each of them trains.
         teachers: the teachers that each of them trains; None means all.
     """
-    first = jobs[0]
-    paces = Paces(first, QUICK_S, QUICK_BATCH)
-    try:
-        found = [
-            estimate(job.run.recipe, job.data, arms(job.run.recipe), paces, teachers=teachers, is_done=job.run.has)
-            for job in jobs
-        ]
-    except (FileError, OSError):
-        return
-    if total := sum(one.seconds for one in found):
-        seeds = f"; {duration(total)} for {len(jobs)} seeds" if len(jobs) > 1 else ""
-        first.progress.tell(f"estimate: {max(found, key=lambda one: one.seconds)}{seeds}")
+    first, sharing = jobs[0], parallel.world_size()
+
+    def tell() -> None:
+        paces = Paces(first, QUICK_S, QUICK_BATCH)
+        try:
+            found = [
+                estimate(job.run.recipe, job.data, arms(job.run.recipe), paces, teachers=teachers, is_done=job.run.has)
+                for job in jobs
+            ]
+        except (FileError, OSError):
+            return
+        if total := sum(one.seconds for one in found):
+            seeds = f"; {duration(total)} for {len(jobs)} seeds" if len(jobs) > 1 else ""
+            shared = f"; that is one process, and {sharing} share the work" if sharing > 1 else ""
+            first.progress.tell(f"estimate: {max(found, key=lambda one: one.seconds)}{seeds}{shared}")
+
+    parallel.from_first(tell)
 
 
 def store_cost(recipe: Recipe, data: Dataset, paces: Paces) -> Cost | None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import parallel
 from .data import Dataset, Preprocessing, Split, to_input
 from .device import Precision, autocast
 
@@ -46,16 +47,20 @@ class Scores(TypedDict):
 
 @torch.no_grad()
 def logits_of(model: nn.Module, split: Split, preprocessing: Preprocessing, precision: Precision = "fp32") -> Tensor:
-    """Return a model's logits for whole, unaugmented images, float32 [N, classes], on the model's device."""
+    """Return a model's logits for whole, unaugmented images, float32 [N, classes], on the model's device.
+
+    Processes that train together share the work, and each gets all logits.
+    """
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     answers = []
-    for images in split.images.feed(torch.arange(len(split)).split(EVALUATION_BATCH), device):
+    own = torch.arange(len(split))[parallel.share(len(split))]
+    for images in split.images.feed(own.split(EVALUATION_BATCH), device):
         pixels = to_input(images.permute(0, 3, 1, 2).to(torch.float32) / 255, preprocessing)
         with autocast(precision, device):
             answers.append(model(pixels).float())
     model.train(was_training)
-    return torch.cat(answers)
+    return parallel.joined_rows(torch.cat(answers), len(split))
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:

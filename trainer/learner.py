@@ -12,6 +12,7 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from . import parallel
 from .checkpoint import load_progress, save_progress
 from .device import autocast
 from .recipe import Training
@@ -35,10 +36,17 @@ class Learner(Generic[Net]):
     """
 
     def __init__(
-        self, model: Net, training: Training, steps: int, device: torch.device, new: Sequence[str] = ()
+        self,
+        model: Net,
+        training: Training,
+        steps: int,
+        device: torch.device,
+        new: Sequence[str] = (),
+        lanes: parallel.Lanes = parallel.ONE_LANE,
     ) -> None:
-        self.training, self.device, self._new = training, device, new
+        self.training, self.device, self._new, self._lanes = training, device, new, lanes
         self._frozen_steps, self._is_frozen = steps * training.frozen, False
+        model = cast(Net, parallel.prepared(model, device, lanes))
         self.model = cast(Net, model.to(device=device, memory_format=torch.channels_last).train())  # type: ignore[call-overload]
         self._ema = ModelEmaV3(self.model, decay=training.ema, use_warmup=True)
         if training.compile:
@@ -58,6 +66,7 @@ class Learner(Generic[Net]):
             warmup_lr_init=training.lr / 100,
             t_in_epochs=False,
         )
+        self._forward = parallel.wrapped(self.model, device)
         # Collected once: walking through the modules of both nets in every step would cost the host time.
         self._averaged, self._trained = (_floating(net) for net in (self._ema.module, self.model))
 
@@ -77,19 +86,24 @@ class Learner(Generic[Net]):
 
         Args:
             inputs: float32 [B, 3, H, W], as the model takes them.
-            loss_of: gives a scalar loss for the model's float32 output.
+            loss_of: gives a scalar loss for the model's float32 output; that to the whole batch, if processes share it.
         """
         self._freeze(number < self._frozen_steps)
         self._schedule.step_update(number)
         self._optimizer.zero_grad()  # before the forward pass, which may need the memory
         with autocast(self.training.precision, self.device):
-            output = self.model(inputs)
-        loss = loss_of(output.float())
+            output = self._forward(inputs)
+        loss = loss_of(self._lanes.whole(output.float()))
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         self._optimizer.step()
         torch._foreach_lerp_(self._averaged, self._trained, weight=1 - self._ema.get_decay(number))
         return loss.detach()
+
+    def agree(self) -> None:
+        """Give all processes the norms' statistics of the first one, whose weights they have already."""
+        for net in (self.model, self._ema.module):
+            parallel.same_everywhere(net)
 
     def affordable(self, batch: int, height: int, width: int) -> int:
         """Return the largest of `batch` / 2, / 4, ... for which a step has enough memory, or 0 if there is none.
@@ -129,6 +143,7 @@ class Learner(Generic[Net]):
         for name, module in self.model.named_modules():
             if name and not self._is_new(name):
                 module.training = not is_frozen
+        self._forward = parallel.wrapped(self.model, self.device)  # it waits for the gradients that there are
 
     def save(self, file: TensorFile, epoch: int) -> None:
         """Write everything that is needed to continue after `epoch` epochs."""

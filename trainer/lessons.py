@@ -14,8 +14,8 @@ from torch import Tensor
 from .arms import Arm, own_arm
 from .data import Dataset
 from .logits import Header, LogitStore
-from .loop import Batch, EpochPlan
-from .losses import distillation, labels_alone, soft_cross_entropy
+from .loop import Batch, EpochPlan, Objective
+from .losses import Teaching, distillation, labels_alone, soft_cross_entropy
 from .models import Teacher
 from .recipe import Recipe
 from .run import LOGITS, Run, other_store
@@ -41,7 +41,7 @@ class StoredLessons:
     """
 
     def __init__(self, arm: Arm, store: LogitStore, device: torch.device) -> None:
-        self._views, self._teaching = arm.stored_views, arm.teaching()
+        self._views, self._objective = arm.stored_views, _learning_from(arm.teaching())
         self._columns = torch.tensor([list(store.header.teachers).index(name) for name in arm.teachers], device=device)
         # A GPU keeps the views that it was given as long as there is room. A CPU has the files in its page cache.
         kept = store.resident_views(device) if device.type == "cuda" else 0
@@ -51,10 +51,7 @@ class StoredLessons:
         view = number % self._views
         answers = self._answers_for(view)
 
-        def objective(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
-            return distillation(logits, targets, answers.at(batch.places)[:, self._columns], self._teaching)
-
-        return EpochPlan(view, objective)
+        return EpochPlan(view, self._objective, lambda batch: answers.at(batch.places)[:, self._columns])
 
 
 class OnlineLessons:
@@ -66,15 +63,14 @@ class OnlineLessons:
     """
 
     def __init__(self, arm: Arm, teachers: Mapping[str, Teacher]) -> None:
-        self._teachers, self._teaching = [teachers[name] for name in arm.teachers], arm.teaching()
+        self._teachers, self._objective = [teachers[name] for name in arm.teachers], _learning_from(arm.teaching())
 
     def epoch(self, number: int) -> EpochPlan:
-        return EpochPlan(number, self._objective)
+        return EpochPlan(number, self._objective, self._answers)
 
-    def _objective(self, logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
-        with torch.no_grad():
-            answers = torch.stack([teacher.answer(batch.view.pixels) for teacher in self._teachers], dim=1)
-        return distillation(logits, targets, answers, self._teaching)
+    @torch.no_grad()
+    def _answers(self, batch: Batch) -> Tensor:
+        return torch.stack([teacher.answer(batch.view.pixels) for teacher in self._teachers], dim=1)
 
 
 class LabelLessons:
@@ -91,11 +87,19 @@ class TeacherLessons:
         return EpochPlan(number, _labels)
 
 
-def _labels_for_all_heads(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
+def _learning_from(teaching: Teaching) -> Objective:
+    def objective(logits: Tensor, targets: Tensor, answers: Tensor | None) -> dict[str, Tensor]:
+        assert answers is not None
+        return distillation(logits, targets, answers, teaching)
+
+    return objective
+
+
+def _labels_for_all_heads(logits: Tensor, targets: Tensor, answers: Tensor | None) -> dict[str, Tensor]:
     return labels_alone(logits, targets)
 
 
-def _labels(logits: Tensor, targets: Tensor, batch: Batch) -> dict[str, Tensor]:
+def _labels(logits: Tensor, targets: Tensor, answers: Tensor | None) -> dict[str, Tensor]:
     return {"labels": soft_cross_entropy(logits, targets)}
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from . import parallel
 from .balance import image_weights
 from .data import Preprocessing, Split, to_device, to_input
 from .device import device_name
@@ -44,7 +45,7 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 class Batch(NamedTuple):
-    """Some samples of one view.
+    """Some samples of one view: those of a batch that this process computes.
 
     Attributes:
         indices: int64 [B], into the split.
@@ -57,15 +58,19 @@ class Batch(NamedTuple):
     view: View
 
 
-Objective = Callable[[Tensor, Tensor, Batch], dict[str, Tensor]]
-"""(the model's output, soft labels [B, C], the batch) -> named losses, whose sum is minimised."""
+Answers = Callable[[Batch], Tensor]
+"""The answers of the teachers to a batch, float32 [B, teachers, classes]."""
+
+Objective = Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]
+"""(the model's output, soft labels [B, C], the teachers' answers) -> named losses, whose sum is minimised."""
 
 
 class EpochPlan(NamedTuple):
-    """The plan of one epoch: the number of the view that it shows, and the objective on it."""
+    """The plan of one epoch: the number of the view that it shows, the teachers' answers, and the objective on them."""
 
     view: int
     objective: Objective
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +97,26 @@ class Task:
     new: tuple[str, ...] = ()
 
 
-def batches(split: Split, *, seed: int, view: int, epoch: int, size: int, spec: ViewSpec) -> Iterator[Batch]:
+def batches(
+    split: Split,
+    *,
+    seed: int,
+    view: int,
+    epoch: int,
+    size: int,
+    spec: ViewSpec,
+    lanes: parallel.Lanes = parallel.ONE_LANE,
+) -> Iterator[Batch]:
     """Give the batches of one epoch over one view: its pairs, shuffled with the epoch's key.
 
-    An incomplete last batch is left out, unless it is the only one.
+    An incomplete last batch is left out, unless it is the only one. If processes share the batches, each gets its own
+    lanes of them.
     """
     laid_out = order(seed, split.ids, view)
     pairs = torch.arange(len(laid_out) // 2 * 2, device=laid_out.device).unflatten(0, (-1, 2))
     pairs = pairs[order(seed_of(seed, "epoch"), split.ids[laid_out[pairs[:, 0]]], epoch)]
     chunks = [chunk.flatten() for chunk in pairs[: steps_of_epoch(len(split), size) * (size // 2)].split(size // 2)]
+    chunks = [lanes.own(places) for places in chunks]
     samples = [laid_out[places] for places in chunks]
     together = RENDERED_AT_ONCE // (size * math.prod(split.images.size)) if split.ids.is_cuda else 1
     views = _rendered(split, samples, max(1, together), seed=seed, view=view, spec=spec)
@@ -150,8 +166,9 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
     classes = len(job.data.labels)
     weights = image_weights(train.labels, classes, job.run.recipe.data.balance)
     steps = steps_of_epoch(len(train), training.batch)
+    lanes = parallel.Lanes(job.run.recipe.data.lanes)
 
-    learner = Learner(model, training, steps, device, task.new)
+    learner = Learner(model, training, steps, device, task.new, lanes)
     checkpoint = job.run.checkpoint(stage)
     done = learner.load(checkpoint)
 
@@ -160,13 +177,15 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
     progress.begin(f"training {stage}", steps * training.epochs)
     progress.step(steps * done)
     try:
-        metrics = Metrics(job.run.folder, stage, done)
+        metrics = Metrics(job.run.folder, stage, done) if parallel.is_first() else None
         for epoch in range(done, training.epochs):
             torch.manual_seed(seed_of(task.seed, "depth", epoch))  # only stochastic depth draws from this state
             started, total = time.perf_counter(), torch.zeros((), device=device)
             notes.begin(epoch)
-            view, objective = plan(epoch)
-            shown = batches(train, seed=task.seed, view=view, epoch=epoch, size=training.batch, spec=task.spec)
+            view, objective, answers_to = plan(epoch)
+            shown = batches(
+                train, seed=task.seed, view=view, epoch=epoch, size=training.batch, spec=task.spec, lanes=lanes
+            )
             for step, batch in enumerate(shown, start=epoch * steps):
                 samples = train.ids[batch.indices]
                 pixels = enhance(batch.view.pixels, samples, seed=task.seed, epoch=epoch, spec=task.extra)
@@ -174,32 +193,37 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
                 if weights is not None:  # a mixed image counts as the mean of its two
                     shares = batch.view.targets(train.labels[batch.indices], classes)
                     targets = targets * (shares @ weights)[:, None]
-                loss_of = partial(_total, objective, targets, batch)
+                targets, answers = lanes.whole(targets), answers_to and lanes.whole(answers_to(batch))
+                loss_of = partial(_total, objective, targets, answers)
                 total += learner.step(step, to_input(pixels, task.preprocessing), loss_of)
                 if step % CHECK_EVERY == 0:
                     _check_loss(total.item(), None, stage, epoch)
-                progress.step(1, notes.step(len(samples)))
+                progress.step(1, notes.step(len(targets)))
             mean_loss = total.item() / steps
             start_loss = start_loss or mean_loss
             _check_loss(mean_loss, start_loss, stage, epoch)
             seconds = time.perf_counter() - started
-            answers = logits_of(learner.average, validation, task.preprocessing, training.precision)
-            accuracy = top1(answers, validation.labels)
-            metrics.add(
-                EpochRow(
-                    stage=stage,
-                    epoch=epoch,
-                    loss=mean_loss,
-                    validation_top1=accuracy,
-                    lr=learner.lr,
-                    seconds=seconds,
-                    samples_per_second=steps * min(training.batch, len(train)) / seconds,
+            learner.agree()
+            judged = logits_of(learner.average, validation, task.preprocessing, training.precision)
+            accuracy = top1(judged, validation.labels)
+            if metrics is not None:
+                metrics.add(
+                    EpochRow(
+                        stage=stage,
+                        epoch=epoch,
+                        loss=mean_loss,
+                        validation_top1=accuracy,
+                        lr=learner.lr,
+                        seconds=seconds,
+                        samples_per_second=steps * min(training.batch, len(train)) / seconds,
+                    )
                 )
-            )
             now = time.perf_counter()
-            if epoch + 1 == training.epochs or now - saved + (now - started) > LOST_AT_MOST:
+            is_due = epoch + 1 == training.epochs or now - saved + (now - started) > LOST_AT_MOST
+            if parallel.from_first(lambda is_due=is_due: is_due):
                 _check_weights(learner.average, stage, epoch)
-                learner.save(checkpoint, epoch + 1)
+                if parallel.is_first():
+                    learner.save(checkpoint, epoch + 1)
                 saved = time.perf_counter()
             progress.step(0, notes.end(mean_loss, accuracy))
     except torch.OutOfMemoryError:
@@ -210,8 +234,8 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
     raise _out_of_memory(learner, task)
 
 
-def _total(objective: Objective, targets: Tensor, batch: Batch, output: Tensor) -> Tensor:
-    first, *others = objective(output, targets, batch).values()
+def _total(objective: Objective, targets: Tensor, answers: Tensor | None, output: Tensor) -> Tensor:
+    first, *others = objective(output, targets, answers).values()
     return sum(others, start=first)
 
 

@@ -1,23 +1,326 @@
-"""The place of this process among those that share a run. `torchrun` sets it in the environment; nothing else reads it.
+"""The processes that train one net together, and the place of this one among them. No other file knows of them.
 
-Without `torchrun`, this process is the only one.
+`torchrun` starts them and tells each its place in the environment. Without it, this process is the only one.
+
+All of them do the same work on the same recipe and the same images. Each computes its lanes of every batch; the loss is
+that of the whole batch, and every process takes the same step. Only the first one writes.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sdk.errors import LibkdError, UsageError
+
+from .errors import ProcessLost, RecipeError
+
+WAIT = timedelta(minutes=10)
+"""How long a process waits for the others before it gives up. Reading the images may take one longer than another."""
+
+Answer = TypeVar("Answer")
+
+_is_alone = False
 
 
-def rank() -> int:
-    """Return the number of this process, from 0 on."""
-    return int(os.environ.get("RANK", "0"))
+def _place(name: str, default: int) -> int:
+    return int(os.environ.get(name, default))
 
 
 def world_size() -> int:
-    """Return how many processes share the run."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return how many processes work together here: 1 unless they have joined, and inside `from_first`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _is_alone else 1
+
+
+def rank() -> int:
+    """Return the number of this process among them, from 0 on."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that writes."""
+    return rank() == 0
+
+
+def on_this_machine() -> int:
+    """Return how many of the processes share the cores of this machine."""
+    return _place("LOCAL_WORLD_SIZE", 1) if world_size() > 1 else 1
 
 
 def local_rank() -> int:
     """Return the number of this process on its machine, from 0 on. The process takes the GPU of that number."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _place("LOCAL_RANK", 0)
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Let the processes that `torchrun` has started work together inside the block. They may have joined already.
+
+    Raises:
+        ProcessLost: the others did not come, or one of them ended or hung.
+        UsageError: there are more processes than GPUs on this machine.
+    """
+    if _place("WORLD_SIZE", 1) == 1 or dist.is_initialized():
+        yield
+        return
+    has_gpus = torch.cuda.is_available()
+    if has_gpus:
+        if local_rank() >= torch.cuda.device_count():
+            raise UsageError(
+                f"{_place('LOCAL_WORLD_SIZE', 1)} processes for {torch.cuda.device_count()} GPUs; "
+                "start one for each by --nproc-per-node"
+            )
+        torch.cuda.set_device(local_rank())
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpus else "gloo", timeout=WAIT)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+    except (dist.DistError, RuntimeError, ValueError) as fault:
+        if not _is_about_processes(fault):
+            raise
+        raise ProcessLost(
+            f"another process of this run ended or was not heard of for {WAIT.seconds // 60} minutes; "
+            "what was kept stays: look for its error, and start the same command again"
+        ) from fault
+
+
+def _is_about_processes(fault: Exception) -> bool:
+    words = ("gloo", "nccl", "rendezvous", "tcpstore", "connection", "timed out", "socket")
+    return isinstance(fault, dist.DistError) or any(word in str(fault).lower() for word in words)
+
+
+def from_first(work: Callable[[], Answer]) -> Answer:
+    """Return what `work` returns in the first process, which alone does it. The others wait.
+
+    Raises:
+        LibkdError: `work` raised it; then it is raised in every process.
+    """
+    global _is_alone
+    if world_size() == 1:
+        return work()
+    outcome: list[object] = [None]
+    if is_first():
+        _is_alone = True
+        try:
+            outcome = [_outcome(work)]
+        finally:
+            _is_alone = False
+    dist.broadcast_object_list(outcome, src=0)
+    return cast(Answer, _result(outcome[0]))
+
+
+def agreed(work: Callable[[], Answer]) -> Answer:
+    """Return what `work` returns. Each process does it, and if it fails in one of them, it fails in all.
+
+    Raises:
+        LibkdError: `work` raised it, here or in another process.
+    """
+    if world_size() == 1:
+        return work()
+    own = _outcome(work)
+    faults: list[LibkdError | None] = [None] * world_size()
+    dist.all_gather_object(faults, own if isinstance(own, LibkdError) else None)
+    for fault in faults:
+        if fault is not None:
+            raise fault
+    return cast(Answer, own)
+
+
+def _outcome(work: Callable[[], object]) -> object:
+    try:
+        return work()
+    except LibkdError as fault:
+        return fault.with_traceback(None)
+
+
+def _result(outcome: object) -> object:
+    if isinstance(outcome, LibkdError):
+        raise outcome
+    return outcome
+
+
+def check_same(facts: Mapping[str, str]) -> None:
+    """Refuse processes that would not do the same work.
+
+    Raises:
+        RecipeError: one of the facts differs between them; the message names it.
+    """
+    if world_size() == 1:
+        return
+    known: list[Mapping[str, str]] = [{}] * world_size()
+    dist.all_gather_object(known, dict(facts))
+    for name in facts:
+        values = {each.get(name) for each in known}
+        if len(values) > 1:
+            raise RecipeError(
+                f"the {world_size()} processes of this run have different {name}; give all the same command and files"
+            )
+
+
+@contextmanager
+def by_first(context: AbstractContextManager[Any]) -> Iterator[None]:
+    """Enter a context in the first process only.
+
+    Raises:
+        LibkdError: it could not be entered; then it is raised in every process.
+    """
+    with ExitStack() as stack:
+        from_first(lambda: stack.enter_context(context) and None)
+        yield
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The equal slices of a batch, which the processes take in turn.
+
+    So what a batch contains does not depend on how many processes there are.
+    """
+
+    count: int
+
+    def check(self, batch: int, images: int) -> None:
+        """Refuse batches that the processes can't share evenly.
+
+        Raises:
+            RecipeError: the message says what would fit.
+        """
+        if world_size() == 1:
+            return
+        if self.count % world_size():
+            raise RecipeError(
+                f"{world_size()} processes do not divide data.lanes = {self.count}; "
+                "start another number of processes, or set data.lanes to a multiple of it"
+            )
+        if batch % (2 * self.count):
+            nearest = max(1, round(batch / (2 * self.count))) * 2 * self.count
+            raise RecipeError(
+                f"batch = {batch} has no {self.count} equal lanes of pairs; "
+                f"set training.batch = {nearest}, or other data.lanes"
+            )
+        if images < batch:
+            raise RecipeError(f"{images} images do not fill a batch of {batch}; train with one process")
+
+    def own(self, batch: Tensor) -> Tensor:
+        """Return the samples of this process, [B / processes, ...]."""
+        if world_size() == 1:
+            return batch
+        lanes: Tensor = batch.unflatten(0, (self.count, -1))
+        return lanes[rank() :: world_size()].flatten(0, 1)
+
+    def whole(self, own: Tensor) -> Tensor:
+        """Return the samples of all processes in the order of the batch, [B, ...].
+
+        Each process computes the same loss of the whole batch, and its gradient flows back to its own samples.
+        """
+        if world_size() == 1:
+            return own
+        parts: Tensor = _Gathered.apply(own.contiguous())
+        lanes: Tensor = parts.unflatten(1, (self.count // world_size(), -1))
+        return lanes.transpose(0, 1).flatten(0, 2)
+
+
+ONE_LANE = Lanes(1)
+
+
+class _Gathered(torch.autograd.Function):
+    """Gather a tensor from all processes, [processes, ...].
+
+    The average that DDP takes of all gradients divides by their number, which the backward pass undoes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own) for _ in range(world_size())]
+        dist.all_gather(parts, own)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient[rank()] * world_size()
+
+
+def share(count: int) -> slice:
+    """Return the part of `count` rows that this process computes; see `joined_rows`. Few rows are not shared."""
+    if count < world_size():
+        return slice(count)
+    return slice(*(count * place // world_size() for place in (rank(), rank() + 1)))
+
+
+def joined_rows(own: Tensor, count: int) -> Tensor:
+    """Return all `count` rows from the parts that the processes computed; see `share`. Every process gets all."""
+    if len(own) == count:
+        return own
+    bounds = [count * place // world_size() for place in range(world_size() + 1)]
+    padded = own.new_zeros(-(-count // world_size()), *own.shape[1:])
+    padded[: len(own)] = own
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: end - start] for part, start, end in zip(parts, bounds, bounds[1:], strict=False)])
+
+
+def total(count: int) -> int:
+    """Return the sum of a number over the processes."""
+    if world_size() == 1:
+        return count
+    value = torch.tensor([count])
+    dist.all_reduce(value)
+    return int(value.item())
+
+
+def prepared(model: nn.Module, device: torch.device, lanes: Lanes) -> nn.Module:
+    """Return a net whose parts that look at a whole batch are ready for a batch that is shared.
+
+    On GPUs, the statistics of batch norms are those of all processes; on a CPU, torch has no such norm, and they are
+    those of the process's own lanes. Stochastic depth drops the same images for any number of processes.
+    """
+    if world_size() == 1:
+        return model
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, DropPath):
+                setattr(module, name, _SharedDropPath(child, lanes))
+    return model
+
+
+def wrapped(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a module that computes as `model` does, and whose gradients are averaged over the processes."""
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def same_everywhere(net: nn.Module) -> None:
+    """Give every process the buffers that a net has in the first one. On a CPU, each has its own norms' statistics."""
+    if world_size() > 1:
+        for buffer in net.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+class _SharedDropPath(DropPath):
+    """Stochastic depth that draws for the whole batch, and drops its own samples."""
+
+    def __init__(self, like: DropPath, lanes: Lanes) -> None:
+        super().__init__(like.drop_prob, like.scale_by_keep)
+        self.lanes = lanes
+
+    def forward(self, x: Tensor) -> Tensor:
+        keep = 1 - self.drop_prob
+        if not self.training or keep == 1:
+            return x
+        drawn = x.new_empty(len(x) * world_size(), *[1] * (x.ndim - 1)).bernoulli_(keep)
+        mask = self.lanes.own(drawn)
+        return x * (mask.div_(keep) if keep > 0 and self.scale_by_keep else mask)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sdk.errors import UsageError
 
+from . import parallel
 from .arms import Arm, own_arm
 from .budget import own_student
 from .data import to_device
@@ -122,7 +123,7 @@ def fill_store(job: Job, arm: Arm) -> tuple[LogitStore, FillResult]:
         StoreError: the folder holds a store that was made for something else.
     """
     store, teachers = _store_of(job, arm)
-    units = len(store.missing())
+    units = parallel.from_first(lambda: len(store.missing()))
     if not units:
         return store, FillResult(units=0, answers=0, seconds=0.0)
     split = to_device(arm.split(job.data), job.device, job.progress)
@@ -133,7 +134,7 @@ def fill_store(job: Job, arm: Arm) -> tuple[LogitStore, FillResult]:
     done = fill_missing(store, teachers, split, job.progress)
     if done.units:
         row = StoreRow(stage=store.folder.name, units=done.units, answers=done.answers, seconds=done.seconds)
-        add_row(job.run.folder, row)
+        parallel.from_first(lambda: add_row(job.run.folder, row))
         rate = done.answers / done.seconds
         job.progress.tell(f"logit store: {rate:,.0f} answers per second; {_cost(store, arm, rate / len(teachers))}")
     return store, done

@@ -52,6 +52,7 @@ class DataRecipe(Table, frozen=True, kw_only=True):
         mean, std: The normalisation of each channel, for pixels in 0..1. The default is that of ImageNet.
         balance: When images of rare classes count more in the loss for the labels: `auto`, if the largest class has
             more than five times the images of the smallest one; `always`, or `never`.
+        lanes: The number of equal slices of a batch that several processes share. The number of processes divides it.
     """
 
     size: int | None = None
@@ -61,6 +62,7 @@ class DataRecipe(Table, frozen=True, kw_only=True):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     balance: Balance = "auto"
+    lanes: int = 8
 
     def __post_init__(self) -> None:
         if self.size is not None and not 8 <= self.size <= 1024:
@@ -71,6 +73,8 @@ class DataRecipe(Table, frozen=True, kw_only=True):
             raise ValueError("labels is above 0 and at most 1")
         if not self.memory_gb >= 0:
             raise ValueError("memory_gb is not negative")
+        if self.lanes < 1:
+            raise ValueError("lanes is at least 1")
 
 
 class ViewsRecipe(Table, frozen=True, kw_only=True):
@@ -144,6 +148,7 @@ _LATER: dict[str, object] = {
     "lr_scale": 1.0,
     "frozen": 0,
     "balance": "auto",
+    "lanes": 8,
 }
 """Keys of the tables `data`, `student` and `training` that came later, with the values that change nothing."""
 

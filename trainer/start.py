@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from sdk.errors import UsageError
 
+from . import parallel
 from .balance import describe_balance
 from .budget import cut_to
 from .checkup import check_run, clear_run
@@ -20,7 +21,7 @@ from .device import device_name, pick_device
 from .folder import alone, together
 from .models import size_step
 from .opening import first_lines
-from .progress import Progress
+from .progress import Progress, Silent
 from .recipe import LARGEST_SMALL, Recipe, read_recipe, recipe_for
 from .run import Job, Run, Source, is_run, open_run, remembered_source, start_run
 from .settings import UNCHANGED, Settings
@@ -70,12 +71,12 @@ def at_work(request: RunRequest, progress: Progress, check: Callable[[Recipe], o
         RunError, StoreError: another worker is there, or something that the run needs is damaged.
         UsageError, DataError, RecipeError, FileError: see `prepare`.
     """
-    with alone(request.out), at_speed(request.device, request.threads or known_threads(request.out), progress):
-        clear_run(request.out)
-        check_run(request.out)
-        job = prepare(request, progress, check)
+    with in_place(request, alone(request.out), progress) as (_, told):
+        parallel.from_first(lambda: clear_run(request.out))
+        parallel.agreed(lambda: check_run(request.out))
+        job = prepare(request, told, check)
         for line in first_lines(job.data, job.run.recipe):
-            progress.tell(line)
+            told.tell(line)
         yield job
 
 
@@ -88,9 +89,32 @@ def at_shared_work(request: RunRequest, progress: Progress) -> Iterator[Job]:
         UsageError, DataError, RecipeError, FileError: see `prepare`.
     """
     open_run(request.out)
-    with together(request.out), at_speed(request.device, request.threads or known_threads(request.out), progress):
-        check_run(request.out)
-        yield prepare(request, progress)
+    with in_place(request, together(request.out), progress) as (_, told):
+        parallel.agreed(lambda: check_run(request.out))
+        yield prepare(request, told)
+
+
+@contextmanager
+def in_place(
+    request: RunRequest, hold: AbstractContextManager[None], progress: Progress
+) -> Iterator[tuple[torch.device, Progress]]:
+    """Give the device of a request and a progress, and compute with its number of threads inside the block.
+
+    If several processes were started for this run, they work together there, and only the first one tells progress.
+
+    Args:
+        hold: keeps other workers from the folder.
+
+    Raises:
+        UsageError: fewer than one thread, or more processes than GPUs.
+        RecipeError: there is no such device here.
+        RunError, FileError: from `hold`.
+        ProcessLost: another process of this run ended, hangs or did not come.
+    """
+    with parallel.joined(), parallel.by_first(hold):
+        told = progress if parallel.is_first() else Silent()
+        with at_speed(request.device, _threads(request), told) as device:
+            yield device, told
 
 
 @contextmanager
@@ -101,10 +125,16 @@ def at_speed(name: str, threads: int | None, progress: Progress) -> Iterator[tor
         UsageError: fewer than one thread.
         RecipeError: there is no such device here.
     """
-    device = pick_device(name)
+    device = parallel.agreed(lambda: pick_device(name))
     with computing(threads, device) as chosen:
-        progress.tell(f"device: {device_name(device)}{f', {chosen}' if device.type == 'cpu' else ''}")
+        shared = f", {count} processes" if (count := parallel.world_size()) > 1 else ""
+        progress.tell(f"device: {device_name(device)}{f', {chosen}' if device.type == 'cpu' else ''}{shared}")
         yield device
+
+
+def _threads(request: RunRequest) -> int | None:
+    known = known_threads(request.out) if parallel.world_size() == 1 else None  # processes divide the cores
+    return request.threads or known
 
 
 def known_threads(folder: Path) -> int | None:
@@ -131,18 +161,41 @@ def prepare(request: RunRequest, progress: Progress, check: Callable[[Recipe], o
     """
     deadline = deadline_of(request.within)
     device = pick_device(request.device)
-    source = request.source or remembered_source(request.out)
-    if source is None:
-        raise UsageError(f"{request.out}: no run there yet; name the images by --data")
-    known = open_run(request.out).recipe if is_run(request.out) else None
-    recipe, data = choose(source, request.recipe or known, progress, request.settings)
-    if request.seed is not None:
-        recipe = replace(recipe, seed=request.seed)
-    if check is not None:
-        check(recipe)
-    wanted = Job(Run(request.out, recipe), data, device, progress)
-    run = start_run(request.out, cut_to(deadline, wanted), data, source)
-    return Job(run, data, device, progress)
+
+    def chosen() -> tuple[Source, Recipe, Dataset]:
+        source = request.source or remembered_source(request.out)
+        if source is None:
+            raise UsageError(f"{request.out}: no run there yet; name the images by --data")
+        known = open_run(request.out).recipe if is_run(request.out) else None
+        recipe, data = choose(source, request.recipe or known, progress, request.settings)
+        if request.seed is not None:
+            recipe = replace(recipe, seed=request.seed)
+        if check is not None:
+            check(recipe)
+        return source, recipe, data
+
+    source, recipe, data = parallel.agreed(chosen)
+    check_shared(recipe, data)
+
+    def started() -> Run:
+        wanted = Job(Run(request.out, recipe), data, device, progress)
+        return start_run(request.out, cut_to(deadline, wanted), data, source)
+
+    return Job(parallel.from_first(started), data, device, progress)
+
+
+def check_shared(recipe: Recipe, data: Dataset) -> None:
+    """Refuse what several processes can't do together.
+
+    Raises:
+        RecipeError: they have other recipes or images, or can't share a batch evenly.
+    """
+    parallel.check_same({"recipes": recipe.hash(), "images": data.hash() if parallel.world_size() > 1 else ""})
+    lanes = parallel.Lanes(recipe.data.lanes)
+    for teacher in recipe.teachers.values():
+        if teacher.training.epochs:
+            lanes.check(teacher.training.batch, len(data.train))
+    lanes.check(recipe.student.training.batch, len(data.students))
 
 
 def test_images(folder: Path, progress: Progress) -> Split:

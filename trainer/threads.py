@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from runtimes.cores import Threads, fastest, usable_cores
 from sdk.errors import UsageError
 
+from . import parallel
+
 MOST = torch.get_num_threads()
 """Torch's own choice: the cores in this process's affinity, without hyperthreads, or what `OMP_NUM_THREADS` says."""
 
@@ -30,7 +32,7 @@ def computing(threads: int | None, device: torch.device) -> Iterator[Threads]:
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}: at least 1, or None for the fastest number")
-    before, most = torch.get_num_threads(), min(MOST, usable_cores())
+    before, most = torch.get_num_threads(), min(MOST, max(1, usable_cores() // parallel.on_this_machine()))
     try:
         chosen = Threads(threads or most) if threads or device.type != "cpu" else fastest(most, _seconds, MEASURED_S)
         torch.set_num_threads(chosen.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from . import parallel
 from .arms import Arm
 from .errors import RunError
 from .evaluate import helpful_temperature, judge, logits_of, score
@@ -51,7 +52,7 @@ def train_teacher(job: Job, name: str) -> Teacher:
         seconds=training_seconds(run.folder, stage),
         results=judge(net, data, untrained.preprocessing),
     )
-    run.keep(stage, net, record)
+    parallel.from_first(lambda: run.keep(stage, net, record))
     return untrained._replace(net=net)
 
 
@@ -64,8 +65,7 @@ def train_student(job: Job, arm: Arm, lessons: Lessons) -> Student:
         Diverged, OutOfMemory: see `trainer.loop.fit`.
     """
     run, data, recipe = job.run, job.data, arm.recipe
-    if not check_claim(run, arm):
-        write_record(run.folder / arm.stage / ARM, arm.record())
+    parallel.from_first(lambda: _claim(run, arm))
     if run.has(arm.stage):
         return load_student(run, arm.stage)[0].to(job.device)
     torch.manual_seed(seed_of(recipe.seed, "student"))
@@ -101,12 +101,17 @@ def train_student(job: Job, arm: Arm, lessons: Lessons) -> Student:
         seconds=training_seconds(run.folder, arm.stage),
         results=judge(student, data, preprocessing),
     )
-    run.keep(arm.stage, student, record)
+    parallel.from_first(lambda: run.keep(arm.stage, student, record))
     return student
 
 
 def _parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
+
+
+def _claim(run: Run, arm: Arm) -> None:
+    if not check_claim(run, arm):
+        write_record(run.folder / arm.stage / ARM, arm.record())
 
 
 def check_claim(run: Run, arm: Arm) -> bool:

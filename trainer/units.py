@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from sdk.errors import UsageError
@@ -12,7 +13,8 @@ from sdk.errors import UsageError
 Item = TypeVar("Item")
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """One of `count` parts of a work that several machines share, numbered from 1."""
 
     number: int

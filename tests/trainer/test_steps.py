@@ -181,11 +181,11 @@ def test_the_answers_of_online_teachers_are_not_read(tiny_recipe):
     preprocessing = Preprocessing.square(SIZE)
     teachers = {name: create_teacher(it, CLASSES, preprocessing) for name, it in tiny_recipe.teachers.items()}
     online = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="online"))
-    _, objective = OnlineLessons(own_arm(online), teachers).epoch(0)
+    _, objective, answers_to = OnlineLessons(own_arm(online), teachers).epoch(0)
     split = images_of(BATCH, CPU)
     batch = Batch(split.ids, split.ids, View(torch.rand(BATCH, 3, SIZE, SIZE), torch.ones(BATCH)))
     logits, targets = torch.randn(BATCH, 3, CLASSES), torch.full((BATCH, CLASSES), 1 / CLASSES)
-    assert used(lambda: objective(logits, targets, batch)).counts["convolution"] > 0
+    assert used(lambda: objective(logits, targets, answers_to(batch))).counts["convolution"] > 0
 
 
 def test_an_epoch_renders_many_batches_at_once(pretended):

@@ -14,7 +14,7 @@ from ..data import Split
 from ..device import Arithmetic
 from ..errors import OutOfMemory
 from ..models import Teacher
-from ..parallel import rank, world_size
+from ..parallel import from_first, rank, total, world_size
 from ..progress import Progress
 from ..units import size
 from ..views import order, render
@@ -26,7 +26,7 @@ FILL_BATCH, PIXELS_ON_GPU = 256, 2**22
 
 
 class FillResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The work of this process in one pass.
+    """The work of one pass, of all processes that share it.
 
     Attributes:
         units: the number of units that it computed.
@@ -55,7 +55,7 @@ def fill_missing(store: LogitStore, teachers: Mapping[str, Teacher], split: Spli
         StoreError: a logit is too large for float16, or not a number.
         FileError: the disk is full, or the folder can't be written.
     """
-    missing, batch = store.missing(), fill_batch(*split.images.size, split.ids.device)
+    missing, batch = from_first(store.missing), fill_batch(*split.images.size, split.ids.device)
     units, answers, started = 0, 0, time.perf_counter()
     if missing:
         progress.begin("storing logits", sum(len(store.shards()[shard]) for _, shard in missing))
@@ -67,7 +67,7 @@ def fill_missing(store: LogitStore, teachers: Mapping[str, Teacher], split: Spli
                 answers += sum(map(len, rows.values()))
                 units += 1
         progress.end(size(store.bytes))
-    return FillResult(units=units, answers=answers, seconds=time.perf_counter() - started)
+    return FillResult(units=total(units), answers=total(answers), seconds=time.perf_counter() - started)
 
 
 def _from_own_turn(units: list[tuple[int, int]]) -> list[tuple[int, int]]:
