@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from importlib import metadata
 
 import typer
@@ -37,9 +37,14 @@ from .commands import (
     verify,
     web,
 )
+from .options import training_extra
+from .output import stderr
 
 CONTINUED = {"demo", "teach", "precompute", "distill", "compare"}
 """The commands that continue where they were interrupted."""
+
+SHARED = {"teach", "precompute", "distill", "compare", "eval"}
+"""The commands that several processes can do together, which torchrun starts."""
 
 INTERRUPTED = 130  # the exit code that typer and shells give to a program that Ctrl-C ended
 
@@ -105,7 +110,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line, and return its exit code."""
     try:
-        code: int = app(arguments, prog_name="libkd-sdk", standalone_mode=False) or 0
+        with _together(arguments):
+            code: int = app(arguments, prog_name="libkd-sdk", standalone_mode=False) or 0
         if sys.stdout is not None:
             sys.stdout.flush()  # or Python finds out that the disk is full, and has no exit code for that
         return code if code != INTERRUPTED else _interrupted(arguments)
@@ -131,13 +137,35 @@ def run(arguments: list[str]) -> int:
         return _fail(f"unexpected {type(fault).__name__}: {first}; LIBKD_DEBUG=1 shows where", 1)
 
 
+@contextmanager
+def _together(arguments: list[str]) -> Iterator[None]:
+    """Let the processes that torchrun has started for a command work together. Only the first one has an output."""
+    if "WORLD_SIZE" not in os.environ or not SHARED.intersection(arguments[:1]):
+        yield
+        return
+    with training_extra():
+        from trainer import parallel
+    with parallel.joined(), ExitStack() as stack:
+        if not parallel.is_first():
+            nowhere = stack.enter_context(open(os.devnull, "w"))  # noqa: PTH123
+            stack.enter_context(redirect_stdout(nowhere))
+            stderr.file = nowhere
+        yield
+
+
+def _is_told() -> bool:
+    """Return whether another process tells the error."""
+    parallel = sys.modules.get("trainer.parallel")
+    return parallel is not None and parallel.is_told()
+
+
 def _interrupted(arguments: list[str]) -> int:
     is_continued = bool(CONTINUED.intersection(arguments[:1]))
     return _fail(f"interrupted{'; run the same command again to continue' * is_continued}", INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> int:
-    if sys.stderr is not None:  # print would take standard output for it
+    if sys.stderr is not None and not _is_told():  # print would take standard output for it
         with suppress(OSError):
             print(f"libkd-sdk: {' '.join(message.split())}", file=sys.stderr)
     return code

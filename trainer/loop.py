@@ -220,7 +220,7 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
                 )
             now = time.perf_counter()
             is_due = epoch + 1 == training.epochs or now - saved + (now - started) > LOST_AT_MOST
-            if parallel.from_first(lambda is_due=is_due: is_due):
+            if parallel.as_first(is_due):
                 _check_weights(learner.average, stage, epoch)
                 if parallel.is_first():
                     learner.save(checkpoint, epoch + 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from sdk.errors import LibkdError, UsageError
@@ -30,7 +32,7 @@ WAIT = timedelta(minutes=10)
 
 Answer = TypeVar("Answer")
 
-_is_alone = False
+_is_alone = _is_told = False
 
 
 def _place(name: str, default: int) -> int:
@@ -73,32 +75,60 @@ def joined() -> Iterator[None]:
     if _place("WORLD_SIZE", 1) == 1 or dist.is_initialized():
         yield
         return
-    has_gpus = torch.cuda.is_available()
-    if has_gpus:
+    _take_gpu()
+    with _others_may_be_lost():
+        store, place, count = next(iter(rendezvous("env://", timeout=WAIT)))
+        told = PrefixStore("told", store)
+        backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backends, store=store, rank=place, world_size=count, timeout=WAIT)
+        try:
+            with _others_may_be_lost():
+                yield
+        except Exception as fault:
+            _tell_once(told, f"{type(fault).__name__}: {fault}")
+            raise
+        finally:
+            dist.destroy_process_group()
+
+
+def _take_gpu() -> None:
+    if torch.cuda.is_available():
         if local_rank() >= torch.cuda.device_count():
             raise UsageError(
                 f"{_place('LOCAL_WORLD_SIZE', 1)} processes for {torch.cuda.device_count()} GPUs; "
                 "start one for each by --nproc-per-node"
             )
         torch.cuda.set_device(local_rank())
+
+
+@contextmanager
+def _others_may_be_lost() -> Iterator[None]:
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpus else "gloo", timeout=WAIT)
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
-    except (dist.DistError, RuntimeError, ValueError) as fault:
-        if not _is_about_processes(fault):
+        yield
+    except (dist.DistError, RuntimeError) as fault:
+        words = ("gloo", "nccl", "rendezvous", "connection", "timed out", "socket")
+        if not (isinstance(fault, dist.DistError) or any(word in str(fault).lower() for word in words)):
             raise
         raise ProcessLost(
-            f"another process of this run ended or was not heard of for {WAIT.seconds // 60} minutes; "
+            f"another process of this run ended, or was not heard of for {WAIT.seconds // 60} minutes; "
             "what was kept stays: look for its error, and start the same command again"
         ) from fault
 
 
-def _is_about_processes(fault: Exception) -> bool:
-    words = ("gloo", "nccl", "rendezvous", "tcpstore", "connection", "timed out", "socket")
-    return isinstance(fault, dist.DistError) or any(word in str(fault).lower() for word in words)
+def _tell_once(told: PrefixStore, fault: str) -> None:
+    """Let the first process tell of a fault that all of them have. The others wait a moment for that."""
+    global _is_told
+    if is_first():
+        told.set(fault, "")
+    else:
+        with suppress(dist.DistError):
+            told.wait([fault], timedelta(seconds=3))
+            _is_told = True
+
+
+def is_told() -> bool:
+    """Return whether the fault that ended the work here was told by the first process, so that nobody repeats it."""
+    return _is_told
 
 
 def from_first(work: Callable[[], Answer]) -> Answer:
@@ -119,6 +149,11 @@ def from_first(work: Callable[[], Answer]) -> Answer:
             _is_alone = False
     dist.broadcast_object_list(outcome, src=0)
     return cast(Answer, _result(outcome[0]))
+
+
+def as_first(value: Answer) -> Answer:
+    """Return the value that the first process has."""
+    return from_first(lambda: value)
 
 
 def agreed(work: Callable[[], Answer]) -> Answer:

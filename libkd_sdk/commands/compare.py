@@ -80,6 +80,7 @@ def compare(
     with training_extra():
         import msgspec
 
+        from trainer import parallel
         from trainer.comparison import RESULTS
         from trainer.comparison import compare as compare_students
         from trainer.settings import Settings
@@ -103,6 +104,8 @@ def compare(
             progress=bars,
             settings=Settings(epochs=epochs, batch=batch, lr=lr, size=size, keys=set or ()),
         )
+        if not parallel.is_first():
+            return
         latencies = _latencies(out, found, bars)
     write_whole(out / "comparison.html", comparison_page(found, latencies))
     if json:

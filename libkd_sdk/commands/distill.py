@@ -59,6 +59,7 @@ def distill(
     """
     end = deadline_of(within)
     with training_extra():
+        from trainer import parallel
         from trainer.budget import own_student
         from trainer.caveats import caveats
         from trainer.estimate import tell_estimate
@@ -86,8 +87,8 @@ def distill(
     with Bars() as bars, at_work(request, bars) as job:
         tell_estimate([job], own_student)
         run_pipeline(job)
-        report = job.run.folder / REPORT
-        write_whole(report, run_report(findings(job)))
+        found, report = findings(job), job.run.folder / REPORT
+        parallel.from_first(lambda: write_whole(report, run_report(found)))
     records, folder = job.run.net_records(), job.run.folder
     if json:
         stages = msgspec.to_builtins(records)

@@ -61,6 +61,7 @@ def evaluate(
     if wrong is not None:
         check_new(wrong)
     with training_extra():
+        from trainer import parallel
         from trainer.caveats import caveats
         from trainer.data import originals
         from trainer.evaluate import confusion, score
@@ -71,6 +72,8 @@ def evaluate(
             labels, split, logits, missed, nets = _of_bundle(what, data, root, threads, bars)
         else:
             labels, split, logits, missed, nets = _of_run(what, data, root, threads, wrong is not None, bars)
+    if not parallel.is_first():
+        return
     result = score(logits, split.labels)
     counts = confusion(logits.argmax(-1), split.labels, len(labels)).tolist()
     misses = _misses(split, missed, logits[missed], labels)
