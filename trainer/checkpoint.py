@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,24 @@ from torch.optim import Optimizer
 from .tensors import TensorFile
 
 
-def save_progress(file: TensorFile, epoch: int, models: Mapping[str, nn.Module], optimizer: Optimizer) -> None:
-    """Write everything that a training needs to continue after `epoch` epochs.
+class Position(NamedTuple):
+    """The place that a training has reached.
+
+    Attributes:
+        epoch: the number of finished epochs.
+        step: the number of steps of the next epoch that are done as well.
+        loss: the sum of the losses of these steps.
+        seconds: how long these steps took.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+
+
+def save_progress(file: TensorFile, position: Position, models: Mapping[str, nn.Module], optimizer: Optimizer) -> None:
+    """Write everything that a training needs to continue from a position.
 
     The state of the schedule is not written: it follows from the recipe and the number of the step.
 
@@ -22,17 +39,18 @@ def save_progress(file: TensorFile, epoch: int, models: Mapping[str, nn.Module],
     tensors = {f"{key}.{name}": value for key, model in models.items() for name, value in model.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
-    file.write({name: value.clone() for name, value in tensors.items()}, epoch=str(epoch))
+    facts = {name: repr(value) for name, value in position._asdict().items()}
+    file.write({name: value.clone() for name, value in tensors.items()}, **facts)
 
 
-def load_progress(file: TensorFile, models: Mapping[str, nn.Module], optimizer: Optimizer) -> int:
-    """Restore what `save_progress` wrote. Return the number of finished epochs, 0 if there is no such file.
+def load_progress(file: TensorFile, models: Mapping[str, nn.Module], optimizer: Optimizer) -> Position:
+    """Restore what `save_progress` wrote, and return the position: the beginning if there is no such file.
 
     Raises:
         LibkdError: the file is damaged, or holds something else.
     """
     if not file.path.exists():
-        return 0
+        return Position()
     tensors, facts = file.read()
     try:
         for key, model in models.items():
@@ -45,6 +63,6 @@ def load_progress(file: TensorFile, models: Mapping[str, nn.Module], optimizer: 
                 _, index, slot = name.split(".")
                 slots.setdefault(int(index), {})[slot] = value
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-        return int(facts["epoch"])
+        return Position(int(facts["epoch"]), int(facts["step"]), float(facts["loss"]), float(facts["seconds"]))
     except (KeyError, ValueError, RuntimeError) as fault:  # written with another version of timm or torch
         raise file.refusal(str(fault)) from fault

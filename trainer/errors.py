@@ -6,6 +6,7 @@ LibkdError
 ├── RunError        a run's folder is missing, incomplete, or belongs to other data or another recipe
 ├── StoreError      a logit store is damaged, or was made for something else
 ├── OutOfMemory     a step needs more memory than the device has
+├── Stopped         the system asked the process to end; what was done is kept
 ├── ProcessLost     another process that shares a run ended or hangs
 └── Diverged        the loss is no longer a number
 """
@@ -43,6 +44,13 @@ class OutOfMemory(LibkdError):
     """A step needs more memory than the device has."""
 
     code = "out-of-memory"
+
+
+class Stopped(LibkdError):
+    """The system asked the process to end. What was done is kept, and the same command continues."""
+
+    code = "stopped"
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class ProcessLost(LibkdError):

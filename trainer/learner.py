@@ -13,8 +13,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from . import parallel
-from .checkpoint import load_progress, save_progress
+from .checkpoint import Position, load_progress, save_progress
 from .device import autocast
+from .lanes import ONE_LANE, Lanes, prepared, same_everywhere, wrapped
 from .recipe import Training
 from .tensors import TensorFile
 
@@ -42,11 +43,11 @@ class Learner(Generic[Net]):
         steps: int,
         device: torch.device,
         new: Sequence[str] = (),
-        lanes: parallel.Lanes = parallel.ONE_LANE,
+        lanes: Lanes = ONE_LANE,
     ) -> None:
         self.training, self.device, self._new, self._lanes = training, device, new, lanes
         self._frozen_steps, self._is_frozen = steps * training.frozen, False
-        model = cast(Net, parallel.prepared(model, device, lanes))
+        model = cast(Net, prepared(model, device, lanes))
         self.model = cast(Net, model.to(device=device, memory_format=torch.channels_last).train())  # type: ignore[call-overload]
         self._ema = ModelEmaV3(self.model, decay=training.ema, use_warmup=True)
         if training.compile:
@@ -66,7 +67,7 @@ class Learner(Generic[Net]):
             warmup_lr_init=training.lr / 100,
             t_in_epochs=False,
         )
-        self._forward = parallel.wrapped(self.model, device)
+        self._forward = wrapped(self.model, device)
         # Collected once: walking through the modules of both nets in every step would cost the host time.
         self._averaged, self._trained = (_floating(net) for net in (self._ema.module, self.model))
 
@@ -103,7 +104,7 @@ class Learner(Generic[Net]):
     def agree(self) -> None:
         """Give all processes the norms' statistics of the first one, whose weights they have already."""
         for net in (self.model, self._ema.module):
-            parallel.same_everywhere(net)
+            same_everywhere(net)
 
     def affordable(self, batch: int, height: int, width: int) -> int:
         """Return the largest of `batch` / 2, / 4, ... for which a step has enough memory, or 0 if there is none.
@@ -143,14 +144,15 @@ class Learner(Generic[Net]):
         for name, module in self.model.named_modules():
             if name and not self._is_new(name):
                 module.training = not is_frozen
-        self._forward = parallel.wrapped(self.model, self.device)  # it waits for the gradients that there are
+        self._forward = wrapped(self.model, self.device)  # it waits for the gradients that there are
 
-    def save(self, file: TensorFile, epoch: int) -> None:
-        """Write everything that is needed to continue after `epoch` epochs."""
-        save_progress(file, epoch, {"model": self.model, "average": self.average}, self._optimizer)
+    def save(self, file: TensorFile, position: Position) -> None:
+        """Write everything that is needed to continue from a position; the first process does it for all."""
+        if parallel.is_first():
+            save_progress(file, position, {"model": self.model, "average": self.average}, self._optimizer)
 
-    def load(self, file: TensorFile) -> int:
-        """Restore what `save` wrote. Return the number of finished epochs, 0 if there is no such file."""
+    def load(self, file: TensorFile) -> Position:
+        """Restore what `save` wrote, and return the position: the beginning if there is no such file."""
         return load_progress(file, {"model": self.model, "average": self.average}, self._optimizer)
 
 

@@ -14,16 +14,19 @@ from torch import Tensor, nn
 
 from . import parallel
 from .balance import image_weights
+from .checkpoint import Position
 from .data import Preprocessing, Split, to_device, to_input
 from .device import device_name
 from .errors import Diverged, OutOfMemory
 from .evaluate import logits_of, top1
+from .lanes import ONE_LANE, Lanes
 from .learner import Learner
 from .metrics import Metrics, first_loss
 from .progress import EpochNotes
-from .recipe import Training
+from .recipe import Balance, Training
 from .records import EpochRow
 from .run import Job, recipe_table
+from .stopping import finishing, stopped
 from .tensors import not_finite
 from .views import ExtraSpec, View, ViewSpec, enhance, order, render, seed_of
 
@@ -105,18 +108,19 @@ def batches(
     epoch: int,
     size: int,
     spec: ViewSpec,
-    lanes: parallel.Lanes = parallel.ONE_LANE,
+    lanes: Lanes = ONE_LANE,
+    start: int = 0,
 ) -> Iterator[Batch]:
     """Give the batches of one epoch over one view: its pairs, shuffled with the epoch's key.
 
     An incomplete last batch is left out, unless it is the only one. If processes share the batches, each gets its own
-    lanes of them.
+    lanes of them. The first `start` batches are left out.
     """
     laid_out = order(seed, split.ids, view)
     pairs = torch.arange(len(laid_out) // 2 * 2, device=laid_out.device).unflatten(0, (-1, 2))
     pairs = pairs[order(seed_of(seed, "epoch"), split.ids[laid_out[pairs[:, 0]]], epoch)]
     chunks = [chunk.flatten() for chunk in pairs[: steps_of_epoch(len(split), size) * (size // 2)].split(size // 2)]
-    chunks = [lanes.own(places) for places in chunks]
+    chunks = [lanes.own(places) for places in chunks[start:]]
     samples = [laid_out[places] for places in chunks]
     together = RENDERED_AT_ONCE // (size * math.prod(split.images.size)) if split.ids.is_cuda else 1
     views = _rendered(split, samples, max(1, together), seed=seed, view=view, spec=spec)
@@ -160,78 +164,112 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
         FileError: the disk is full, or the folder can't be written.
         OutOfMemory: a batch is too large for the device. The checkpoint before it stays.
     """
+    steps = steps_of_epoch(len(task.split), task.training.batch)
+    lanes = Lanes(job.run.recipe.data.lanes)
+    learner = Learner(model, task.training, steps, job.device, task.new, lanes)
+    with finishing() as is_asked_to_stop:
+        try:
+            return _fitted(learner, plan, task, job, is_asked_to_stop)
+        except torch.OutOfMemoryError:
+            pass  # the error is raised below, outside of this block, where the memory of the failed step is free again
+    raise _out_of_memory(learner, task)
+
+
+def _fitted(
+    learner: Learner[Net],
+    plan: Callable[[int], EpochPlan],
+    task: Task,
+    job: Job,
+    is_asked_to_stop: Callable[[], bool],
+) -> Net:
     stage, training, device, progress = task.stage, task.training, job.device, job.progress
     train = to_device(task.split, device, progress)
     validation = to_device(job.data.validation, device, progress)
-    classes = len(job.data.labels)
-    weights = image_weights(train.labels, classes, job.run.recipe.data.balance)
-    steps = steps_of_epoch(len(train), training.batch)
-    lanes = parallel.Lanes(job.run.recipe.data.lanes)
+    labels_of = _Labels(train.labels, len(job.data.labels), training.smoothing, job.run.recipe.data.balance)
+    steps, lanes = steps_of_epoch(len(train), training.batch), Lanes(job.run.recipe.data.lanes)
 
-    learner = Learner(model, training, steps, device, task.new, lanes)
     checkpoint = job.run.checkpoint(stage)
-    done = learner.load(checkpoint)
-
+    position = learner.load(checkpoint)
+    is_finished = position.epoch == training.epochs
     notes = EpochNotes(training.epochs, device_name(device))
     start_loss, saved = first_loss(job.run.folder, stage), time.perf_counter()
     progress.begin(f"training {stage}", steps * training.epochs)
-    progress.step(steps * done)
-    try:
-        metrics = Metrics(job.run.folder, stage, done) if parallel.is_first() else None
-        for epoch in range(done, training.epochs):
-            torch.manual_seed(seed_of(task.seed, "depth", epoch))  # only stochastic depth draws from this state
-            started, total = time.perf_counter(), torch.zeros((), device=device)
-            notes.begin(epoch)
-            view, objective, answers_to = plan(epoch)
-            shown = batches(
-                train, seed=task.seed, view=view, epoch=epoch, size=training.batch, spec=task.spec, lanes=lanes
-            )
-            for step, batch in enumerate(shown, start=epoch * steps):
-                samples = train.ids[batch.indices]
-                pixels = enhance(batch.view.pixels, samples, seed=task.seed, epoch=epoch, spec=task.extra)
-                targets = batch.view.targets(train.labels[batch.indices], classes, training.smoothing)
-                if weights is not None:  # a mixed image counts as the mean of its two
-                    shares = batch.view.targets(train.labels[batch.indices], classes)
-                    targets = targets * (shares @ weights)[:, None]
-                targets, answers = lanes.whole(targets), answers_to and lanes.whole(answers_to(batch))
-                loss_of = partial(_total, objective, targets, answers)
-                total += learner.step(step, to_input(pixels, task.preprocessing), loss_of)
-                if step % CHECK_EVERY == 0:
-                    _check_loss(total.item(), None, stage, epoch)
-                progress.step(1, notes.step(len(targets)))
-            mean_loss = total.item() / steps
-            start_loss = start_loss or mean_loss
-            _check_loss(mean_loss, start_loss, stage, epoch)
-            seconds = time.perf_counter() - started
-            learner.agree()
-            judged = logits_of(learner.average, validation, task.preprocessing, training.precision)
-            accuracy = top1(judged, validation.labels)
-            if metrics is not None:
-                metrics.add(
-                    EpochRow(
-                        stage=stage,
-                        epoch=epoch,
-                        loss=mean_loss,
-                        validation_top1=accuracy,
-                        lr=learner.lr,
-                        seconds=seconds,
-                        samples_per_second=steps * min(training.batch, len(train)) / seconds,
-                    )
+    progress.step(steps * position.epoch + position.step)
+    metrics = Metrics(job.run.folder, stage, position.epoch) if parallel.is_first() else None
+    for epoch in range(position.epoch, training.epochs):
+        started, total = time.perf_counter() - position.seconds, torch.tensor(position.loss, device=device)
+        notes.begin(epoch)
+        view, objective, answers_to = plan(epoch)
+        shown = batches(
+            train,
+            seed=task.seed,
+            view=view,
+            epoch=epoch,
+            size=training.batch,
+            spec=task.spec,
+            lanes=lanes,
+            start=position.step,
+        )
+        for step, batch in enumerate(shown, start=epoch * steps + position.step):
+            samples = train.ids[batch.indices]
+            pixels = enhance(batch.view.pixels, samples, seed=task.seed, epoch=epoch, spec=task.extra)
+            targets, answers = lanes.whole(labels_of(batch)), answers_to and lanes.whole(answers_to(batch))
+            torch.manual_seed(seed_of(task.seed, "depth", step))  # only stochastic depth draws from this state
+            loss_of = partial(_total, objective, targets, answers)
+            total += learner.step(step, to_input(pixels, task.preprocessing), loss_of)
+            if step % CHECK_EVERY == 0:
+                _check_loss(total.item(), None, stage, epoch)
+            progress.step(1, notes.step(len(targets)))
+            if is_asked_to_stop():
+                done = step + 1 - epoch * steps
+                learner.save(checkpoint, Position(epoch, done, total.item(), time.perf_counter() - started))
+                raise stopped(f"{stage}, epoch {epoch + 1}")
+        position = Position(epoch + 1)
+        mean_loss = total.item() / steps
+        start_loss = start_loss or mean_loss
+        _check_loss(mean_loss, start_loss, stage, epoch)
+        seconds = time.perf_counter() - started
+        learner.agree()
+        judged = logits_of(learner.average, validation, task.preprocessing, training.precision)
+        accuracy = top1(judged, validation.labels)
+        if metrics is not None:
+            metrics.add(
+                EpochRow(
+                    stage=stage,
+                    epoch=epoch,
+                    loss=mean_loss,
+                    validation_top1=accuracy,
+                    lr=learner.lr,
+                    seconds=seconds,
+                    samples_per_second=steps * min(training.batch, len(train)) / seconds,
                 )
-            now = time.perf_counter()
-            is_due = epoch + 1 == training.epochs or now - saved + (now - started) > LOST_AT_MOST
-            if parallel.as_first(is_due):
-                _check_weights(learner.average, stage, epoch)
-                if parallel.is_first():
-                    learner.save(checkpoint, epoch + 1)
-                saved = time.perf_counter()
-            progress.step(0, notes.end(mean_loss, accuracy))
-    except torch.OutOfMemoryError:
-        pass  # the error is raised below, outside of this block, where the memory of the failed step is free again
-    else:
-        progress.end(f"validation {accuracy:.1%}" if done < training.epochs else "")
-        return learner.average.eval()
-    raise _out_of_memory(learner, task)
+            )
+        now = time.perf_counter()
+        is_due = epoch + 1 == training.epochs or now - saved + (now - started) > LOST_AT_MOST
+        if parallel.as_first(is_due):
+            _check_weights(learner.average, stage, epoch)
+            learner.save(checkpoint, position)
+            saved = time.perf_counter()
+        progress.step(0, notes.end(mean_loss, accuracy))
+    progress.end("" if is_finished else f"validation {accuracy:.1%}")
+    return learner.average.eval()
+
+
+class _Labels:
+    """The soft labels of a batch, whose rows count more where their class is rare."""
+
+    def __init__(self, labels: Tensor, classes: int, smoothing: float, balance: Balance) -> None:
+        self._labels, self._classes, self._smoothing = labels, classes, smoothing
+        self._weights = image_weights(labels, classes, balance)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the labels of a batch, float32 [B, classes]."""
+        labels = self._labels[batch.indices]
+        targets = batch.view.targets(labels, self._classes, self._smoothing)
+        if self._weights is None:
+            return targets
+        shares = batch.view.targets(labels, self._classes)  # a mixed image counts as the mean of its two
+        return targets * (shares @ self._weights)[:, None]
 
 
 def _total(objective: Objective, targets: Tensor, answers: Tensor | None, output: Tensor) -> Tensor:

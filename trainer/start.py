@@ -19,6 +19,7 @@ from .checkup import check_run, clear_run
 from .data import Dataset, Split, load, load_test
 from .device import device_name, pick_device
 from .folder import alone, together
+from .lanes import Lanes
 from .models import size_step
 from .opening import first_lines
 from .progress import Progress, Silent
@@ -191,7 +192,7 @@ def check_shared(recipe: Recipe, data: Dataset) -> None:
         RecipeError: they have other recipes or images, or can't share a batch evenly.
     """
     parallel.check_same({"recipes": recipe.hash(), "images": data.hash() if parallel.world_size() > 1 else ""})
-    lanes = parallel.Lanes(recipe.data.lanes)
+    lanes = Lanes(recipe.data.lanes)
     for teacher in recipe.teachers.values():
         if teacher.training.epochs:
             lanes.check(teacher.training.batch, len(data.train))

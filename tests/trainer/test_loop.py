@@ -117,7 +117,7 @@ def test_checkpoints_depend_on_time_if_epochs_are_short(tick, kept, net_and_run,
     """The clock is read about twice in an epoch, which so takes 2 ms, 6 s, or 200 s."""
     _, run = net_and_run
     saved = []
-    monkeypatch.setattr(Learner, "save", lambda self, path, epoch: saved.append(epoch))
+    monkeypatch.setattr(Learner, "save", lambda self, path, position: saved.append(position.epoch))
     monkeypatch.setattr(loop, "time", Clock(tick))
     train_teacher(job_of(run, tiny_data), "conv")
     assert saved == kept

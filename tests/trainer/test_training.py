@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ import trainer
 from jobs import job_of
 from trainer.arms import plain_arm
 from trainer.data import Dataset, load
-from trainer.errors import Diverged, RecipeError, RunError
+from trainer.errors import Diverged, RecipeError, RunError, Stopped
 from trainer.evaluate import logits_of, top1
 from trainer.loop import batches
+from trainer.metrics import epoch_rows
 from trainer.pipeline import run_pipeline, train_arm
 from trainer.progress import Silent
 from trainer.recipe import DataRecipe
@@ -39,6 +41,35 @@ class Interrupt(Silent):
         self.left -= steps * self.here
         if self.left <= 0:
             raise KeyboardInterrupt
+
+
+class Terminate(Silent):
+    """Send SIGTERM to this process after a number of steps of one stage, as a cluster does."""
+
+    def __init__(self, stage: str, steps: int) -> None:
+        self.wanted, self.left, self.here = stage, steps, False
+
+    def begin(self, stage: str, steps: int) -> None:
+        self.here = stage == self.wanted
+
+    def step(self, steps: int = 1, note: str = "") -> None:
+        self.left -= steps * self.here
+        if self.here and self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class FirstSteps(Silent):
+    """Keep how many steps of a stage were done before this run of it."""
+
+    def __init__(self, stage: str) -> None:
+        self.wanted, self.here, self.first = stage, False, None
+
+    def begin(self, stage: str, steps: int) -> None:
+        self.here = stage == self.wanted
+
+    def step(self, steps: int = 1, note: str = "") -> None:
+        if self.here and self.first is None:
+            self.first = steps
 
 
 def weights(run, stage):
@@ -92,6 +123,21 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     epochs = [row["epoch"] for row in rows if row["stage"] == stage]
     assert epochs == sorted(set(epochs))
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("teachers/conv", 6), ("student", 3), ("student", 8)])
+def test_a_run_that_is_told_to_end_keeps_its_last_step(stage, steps, finished, tiny_recipe, tiny_data, tmp_path):
+    folder = tmp_path / "run"
+    run = start_run(folder, tiny_recipe, tiny_data, SOURCE)
+    with pytest.raises(Stopped, match="the same command continues") as told:
+        run_pipeline(job_of(run, tiny_data, Terminate(f"training {stage}", steps)))
+    assert told.value.exit_code == 75
+    progress = FirstSteps(f"training {stage}")
+    run_pipeline(job_of(start_run(folder, tiny_recipe, tiny_data, SOURCE), tiny_data, progress))
+    assert progress.first == steps
+    once, again = weights(finished, stage), weights(run, stage)
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    assert [row.loss for row in epoch_rows(folder, stage)] == [row.loss for row in epoch_rows(finished.folder, stage)]
 
 
 @pytest.mark.slow
