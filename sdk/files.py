@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from .errors import FileError
 
@@ -56,23 +56,42 @@ def write_whole(path: Path, content: bytes | str) -> None:
     Raises:
         FileError: the disk is full, or the folder can't be written.
     """
+    with unfinished(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        finish(file, path)
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a new hidden file beside `path`, which is deleted after the block unless `finish` gave it a name.
+
+    Parents are created. An `OSError` inside the block counts as one of writing.
+
+    Raises:
+        FileError: the disk is full, or the folder can't be written.
+    """
     # Not the process's number: on machines that share a folder, two may have the same one.
     partial = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
     with disk_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            sync_folder(path.parent)
+                yield file
         except OSError as fault:
             fault.filename = str(path)  # not the hidden one
             raise
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+def finish(file: IO[bytes], path: Path) -> None:
+    """Force a file of `unfinished` to the disk, and rename it to `path`, which lies in the same folder."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    Path(file.name).replace(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

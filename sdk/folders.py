@@ -82,6 +82,11 @@ def is_image(name: str, start: Callable[[], bytes]) -> bool:
     return bool(_START.match(content) or (not suffix and _TIFF.match(content)))
 
 
+def is_image_in(folder: Path, name: str) -> bool:
+    """Tell whether what `walk` gives for a folder is an image."""
+    return not name.endswith("/") and is_image(name, partial(_start, folder, name))
+
+
 def images_in(folder: Path) -> Contents:
     """Return what lies below a folder, with names relative to it and with `/`. Junk is left out.
 
@@ -90,8 +95,7 @@ def images_in(folder: Path) -> Contents:
     """
     images, others = list[str](), list[str]()
     for name in walk(folder):
-        is_one = not name.endswith("/") and is_image(name, partial(_start, folder, name))
-        (images if is_one else others).append(name)
+        (images if is_image_in(folder, name) else others).append(name)
     return Contents(sorted(images), sorted(others))
 
 
@@ -111,17 +115,20 @@ def walk(folder: Path) -> Iterator[str]:
         visits[real] += 1
         if visits[real] > _MAX_VISITS:
             raise OSError(errno.ELOOP, f"more than {_MAX_VISITS} links lead to it", real)
+        is_empty = True
         with os.scandir(folder / name) as listing:
-            entries = [entry for entry in listing if not is_junk(entry.name)]
-        if name and not entries:
+            for entry in listing:  # not a list of them: a folder may hold millions
+                if is_junk(entry.name):
+                    continue
+                is_empty = False
+                if not _is_folder(entry):
+                    yield name + entry.name
+                    continue
+                inner = os.path.realpath(entry.path) if entry.is_symlink() else os.fspath(Path(real) / entry.name)
+                if inner not in above:
+                    waiting.append((f"{name}{entry.name}/", inner, above | {inner}))
+        if name and is_empty:
             yield name
-        for entry in entries:
-            if not _is_folder(entry):
-                yield name + entry.name
-                continue
-            inner = os.path.realpath(entry.path) if entry.is_symlink() else os.fspath(Path(real) / entry.name)
-            if inner not in above:
-                waiting.append((f"{name}{entry.name}/", inner, above | {inner}))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
