@@ -160,7 +160,9 @@ def _is_told() -> bool:
 
 
 def _interrupted(arguments: list[str]) -> int:
-    is_continued = bool(CONTINUED.intersection(arguments[:1]))
+    is_continued = bool(CONTINUED.intersection(arguments[:1])) or (
+        arguments[:1] == ["predict"] and any(argument.partition("=")[0] == "--out" for argument in arguments)
+    )
     return _fail(f"interrupted{'; run the same command again to continue' * is_continued}", INTERRUPTED)
 
 

@@ -40,15 +40,19 @@ QuietOption = Annotated[
 
 
 def show_json(value: Any) -> None:
-    """Print a JSON value on one line of UTF-8.
+    """Print a JSON value on one line, see `json_line`."""
+    is_utf8 = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name == "utf-8"
+    print(json_line(value, ensure_ascii=not is_utf8), flush=True)
+
+
+def json_line(value: Any, *, ensure_ascii: bool = False) -> str:
+    """Return a JSON value on one line that can be stored as UTF-8, without the end of the line.
 
     The name of a file may hold bytes that are not UTF-8. They are escaped as the halves of a character, so that a
     program in Python gets a name that opens the file. What some programs take for the end of a line is escaped too.
     """
     value = json.loads(json.dumps(value), parse_constant=lambda not_finite: None)  # JSON has no NaN
-    is_utf8 = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name == "utf-8"
-    text = json.dumps(value, ensure_ascii=not is_utf8)
-    print(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=ensure_ascii))
 
 
 def printable(text: str) -> str:

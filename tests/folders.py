@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,17 @@ def packed(folder: Path, kind: str, out: Path) -> Path:
     else:
         with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as archive:
             archive.add(folder, ".")
+    return path
+
+
+def tar(path: Path, members: Mapping[str, bytes], mode: str = "w") -> Path:
+    """Write a tar with these files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
@@ -12,20 +11,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import msgspec
 import typer
 
+from sdk.bundle import Bundle
+from sdk.bundle.manifest import MANIFEST
 from sdk.classifier import Classifier
 from sdk.errors import ImageError, UsageError
+from sdk.files import sha256
 from sdk.folders import described, images_in
 from sdk.images import ImageSource
 from sdk.prediction import Prediction
+from trainer.units import duration, part_of
 
-from ..options import BundleArgument, ThreadsOption
-from ..output import JsonOption, QuietOption, remark, show_error, show_json, show_line, show_table
+from ..image_files import STANDARD_INPUT, StandardInput, Unreadable
+from ..options import BundleArgument, PartOption, ThreadsOption
+from ..output import Bars, JsonOption, QuietOption, remark, show_error, show_facts, show_json, show_line, show_table
 from ..run_bundles import bundle_of
+from ..shards.plan import Request, plan_of, shards_of
+from ..shards.sources import sources_of
+from ..shards.work import predict_shards
 from ..video import at, frames_from, frames_of, is_camera, is_video, load_opencv, seconds_between
 
-STANDARD_INPUT = "standard input"
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
@@ -34,9 +41,19 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Images, folders of images, videos, a camera such as camera:0, or - for an image on standard input."
+            help="Images, folders of images, videos, a camera such as camera:0, or - for an image on standard input. "
+            "With --out, folders of images and tars."
         ),
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Write JSON lines into this folder, a file for each tar and for every 1,000 images of a folder. Run "
+            "the same command again to do what is missing; there is no --resume.",
+        ),
+    ] = None,
+    part: PartOption = None,
     top_k: Annotated[int, typer.Option("--top-k", help="List at most so many labels for each image.")] = 3,
     threshold: Annotated[float, typer.Option("--threshold", help="Do not list labels with a lower score.")] = 0.0,
     every: Annotated[
@@ -53,8 +70,15 @@ def predict(
 
     Videos and cameras need the extra "video". A camera is read until Ctrl-C.
 
+    With --out, the lines go into files, each of which gets its name when it is whole, and a summary is printed. The
+    exit code is also 2 if an earlier run of this part found images that can't be read, or if a tar is damaged.
+
     Example: libkd-sdk predict run/bundles/onnx photo.jpg holiday/
     """
+    if out is not None:
+        return _predict_into(out, bundle, images, part, top_k, threshold, threads, json)
+    if part is not None:
+        raise UsageError("--part goes with --out, the folder that the parts share")
     interval = seconds_between(every)
     names = list(_expand(images))
     is_live = any(map(is_camera, names))
@@ -81,6 +105,46 @@ def predict(
     if rows:
         show_table("", ["image", "label", "score", "then"], rows)
     return 2 if failed else 0
+
+
+def _predict_into(
+    out: Path,
+    bundle: Path,
+    names: list[str],
+    part: str | None,
+    top_k: int,
+    threshold: float,
+    threads: int | None,
+    json: bool,
+) -> int:
+    """Predict a part of all images in folders and tars into the folder `out`."""
+    own = part_of(part or "1/1")
+    for name in names:
+        _refuse_url(name)
+        if name == "-" or is_camera(name) or is_video(name):
+            raise UsageError(f"{name}: with --out, only folders of images and tars are predicted; leave out --out")
+    sources, path = sources_of(names), bundle_of(bundle)
+    digest = sha256(Bundle.open(path).contents[MANIFEST])
+    request = Request(bundle=digest, top_k=top_k, threshold=threshold, sources=tuple(source.name for source in sources))
+    with Classifier(path, threads=threads, top_k=top_k, score_threshold=threshold) as classifier, Bars() as bars:
+        shards = shards_of(out, plan_of(out, request, sources, bars), sources)
+        if own.number > len(shards):
+            remark(f"part {own.number}/{own.count} is empty: there are {len(shards):,} shards in all")
+        result = predict_shards(classifier, out, own.of(shards), bars)
+    if json:
+        show_json({"out": os.fspath(out), "part": f"{own.number}/{own.count}", **msgspec.to_builtins(result)})
+    else:
+        show_facts(
+            str(out),
+            [
+                ("part", f"{own.number}/{own.count}, {result.shards:,} of {len(shards):,} shards"),
+                ("shards", f"{result.done:,} done now, {result.skipped:,} before, {result.damaged:,} damaged"),
+                ("images", f"{result.images:,} now"),
+                ("can't be read", f"{result.errors:,} now, {result.earlier_errors:,} before"),
+                ("took", duration(result.seconds)),
+            ],
+        )
+    return 0 if result.is_clean else 2
 
 
 class Source(NamedTuple):
@@ -135,42 +199,26 @@ def _taking(names: list[str], interval: float, taken: deque[Source]) -> Iterator
 def _sources(name: str, interval: float) -> Iterator[Source]:
     """Give the image of that name, or the frames. If a video can't be read, its error takes the place of a frame."""
     if name == "-":
-        yield Source(name, _StandardInput())
+        yield Source(name, StandardInput())
     elif is_camera(name) or is_video(name):
         try:
             for time_s, image in (frames_from if is_camera(name) else frames_of)(name, interval):
                 yield Source(name, image, time_s)
         except ImageError as fault:
-            yield Source(name, _Unreadable(fault))
+            yield Source(name, Unreadable(fault))
     else:
         yield Source(name, name)
 
 
-class _Unreadable(io.BytesIO):
-    """A file whose reading raises an error that is known already."""
-
-    def __init__(self, error: ImageError) -> None:
-        super().__init__()
-        self._error = error
-
-    def read(self, size: int | None = -1) -> bytes:
-        raise self._error
-
-
-class _StandardInput(io.BytesIO):
-    """Standard input under a name that people know."""
-
-    name = STANDARD_INPUT
-
-    def read(self, size: int | None = -1) -> bytes:
-        return sys.stdin.buffer.read(-1 if size is None else size)
+def _refuse_url(name: str) -> None:
+    if _URL.match(name):
+        raise UsageError(f"{name}: nothing is fetched from the network; download it first, and name the file")
 
 
 def _expand(names: list[str]) -> Iterator[str]:
     """Give each name, and in the place of a folder the images in it. A file that is named is tried, whatever it is."""
     for name in names:
-        if _URL.match(name):
-            raise UsageError(f"{name}: nothing is fetched from the network; download it first, and name the file")
+        _refuse_url(name)
         if name == "-" and sys.stdin is None:
             raise UsageError("standard input is closed; give the path of an image")
         if not os.path.isdir(name):  # noqa: PTH112  # Path.is_dir raises an error for a name that is too long
