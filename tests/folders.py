@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def packed(folder: Path, kind: str, out: Path) -> Path:
     return path
 
 
-def tar(path: Path, members: Mapping[str, bytes], mode: str = "w") -> Path:
+def tar(path: Path, members: Mapping[str, bytes], mode: Literal["w", "w:gz", "w:bz2", "w:xz"] = "w") -> Path:
     """Write a tar with these files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as archive:

@@ -59,11 +59,13 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     Attributes:
         cuts: for each folder of images, its shards.
+        names_bytes: the size of the file of names; 0 if there are only tars.
     """
 
     format: Literal["libkd-predictions/1"] = "libkd-predictions/1"
     request: Request
     cuts: dict[str, list[Cut]]
+    names_bytes: int
 
 
 class Shard(NamedTuple):
@@ -108,6 +110,8 @@ def plan_of(out: Path, request: Request, sources: Sequence[Source], progress: Pr
     plan = _read(out / PLAN)
     if difference := _difference(plan.request, request):
         raise UsageError(f"{out}: was made {difference}; name another folder by --out, or remove this one")
+    if plan.cuts and _size(out / IMAGES) != plan.names_bytes:
+        raise UsageError(f"{out / IMAGES}: not the list that {PLAN} was made for; name another folder by --out")
     return plan
 
 
@@ -142,9 +146,10 @@ def _make(out: Path, request: Request, sources: Sequence[Source], progress: Prog
         try:
             if not (out / PLAN).exists():
                 _check_empty(out)
-                cuts = _list_images(out / IMAGES, [source for source in sources if source.is_folder], progress)
-                plan = msgspec.to_builtins(Plan(request=request, cuts=cuts))
-                write_whole(out / PLAN, json.dumps(plan) + "\n")
+                folders = [source for source in sources if source.is_folder]
+                cuts = _list_images(out / IMAGES, folders, progress) if folders else {}
+                plan = Plan(request=request, cuts=cuts, names_bytes=_size(out / IMAGES))
+                write_whole(out / PLAN, json.dumps(msgspec.to_builtins(plan)) + "\n")
         finally:
             with suppress(OSError):
                 (out / _LOCK).unlink()
@@ -162,8 +167,6 @@ def _check_empty(out: Path) -> None:
 def _list_images(path: Path, folders: Sequence[Source], progress: Progress) -> dict[str, list[Cut]]:
     """Write the sorted names of the images in all folders into a file, and return where its shards begin."""
     cuts = dict[str, list[Cut]]()
-    if not folders:
-        return cuts
     progress.begin("listing images", 0)
     with unfinished(path) as file:
         for folder in folders:
@@ -174,6 +177,10 @@ def _list_images(path: Path, folders: Sequence[Source], progress: Progress) -> d
         finish(file, path)
     progress.end(f"{sum(cut.images for folder in cuts.values() for cut in folder):,} images")
     return cuts
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _written(lines: Iterable[bytes], file: IO[bytes]) -> int:

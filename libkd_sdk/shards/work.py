@@ -31,7 +31,7 @@ _TOLD_EVERY = 10_000
 
 
 class Summary(msgspec.Struct, kw_only=True):
-    """What became of the shards of a part.
+    """The result of a part, in numbers.
 
     Attributes:
         shards: their number.

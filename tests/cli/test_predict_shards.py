@@ -187,6 +187,8 @@ def test_what_the_folder_was_made_for_stays(here, summary, shell):
     (here / "images/1.png").write_bytes(PNG)  # it was listed without this one
     assert summary("images")[1]["skipped"] == 1
     assert sorted((here / "out").iterdir()) == before
+    (here / "out/images.txt").write_bytes(b"")
+    assert "images.txt: not the list" in shell.refused("predict", BUNDLE, "images", "--out", "out")
     (here / "out/plan.json").write_text("{}")
     assert "out/plan.json: not understood" in shell.refused("predict", BUNDLE, "images", "--out", "out")
     (here / "out/plan.json").unlink()
