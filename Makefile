@@ -56,8 +56,8 @@ sbom: wheel
 
 # The trainer's tests with the oldest torch that it runs on, and those of the base install with its lowest versions. The
 # base install has no torch, so the bundles for its tests are made here.
-BASE_TESTS = tests/cli/test_signing.py $(patsubst %,tests/sdk/test_%.py,\
-	bundle bundle_writing classifier files hostile_manifests images signature)
+BASE_TESTS = $(patsubst %,tests/cli/test_%.py,damaged_tars predict_shards signing) \
+	$(patsubst %,tests/sdk/test_%.py,bundle bundle_writing classifier files hostile_manifests images signature)
 SHARED = LIBKD_TEST_SHARED=.venv-floor-base/shared
 floor: .venv/ready .venv-floor/ready .venv-floor-base/ready
 	.venv-floor/bin/python -m pytest tests/trainer

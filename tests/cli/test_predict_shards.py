@@ -77,19 +77,9 @@ def test_the_lines_are_those_of_json(here, summary, shell):
     assert sorted(rows(here / "out"), key=str) == sorted(expected, key=str)
     assert [len(file.read_text().splitlines()) for file in sorted((here / "out").glob("*.jsonl"))] == [4, 2]
     assert names(here / "out") == sorted(names(here / "out"))
-    seconds = result.pop("seconds")
-    assert seconds > 0
-    assert result == {
-        "out": "out",
-        "part": "1/1",
-        "shards": 2,
-        "done": 2,
-        "skipped": 0,
-        "damaged": 0,
-        "images": 6,
-        "errors": 1,
-        "earlier_errors": 0,
-    }
+    assert result.pop("seconds") > 0
+    counts = {"shards": 2, "done": 2, "skipped": 0, "damaged": 0, "images": 6, "errors": 1, "earlier_errors": 0}
+    assert result == {"out": "out", "part": "1/1", **counts}
     assert left(here / "out") == ["images.txt", "plan.json"]
 
 
@@ -251,13 +241,12 @@ def test_a_damaged_shard_is_answered_in_part_does_not_stop_others_and_is_tried_a
     assert left(here / "out") == ["plan.json"]
 
 
-def test_a_tar_that_is_lost_meanwhile_does_not_stop_others(here, summary):
+def test_a_tar_that_the_disk_does_not_give_does_not_stop_others(here, summary):
     for name in ("a.tar", "b.tar"):
         tar(here / name, samples(1))
     summary("a.tar", "b.tar", "--part", "3/3")
-    (here / "a.tar").chmod(0)
     (here / "a.tar").unlink()
-    (here / "a.tar").symlink_to("/proc/self/mem")
+    (here / "a.tar").symlink_to("/proc/self/mem")  # a file that can be opened, and whose bytes can't be read
     code, result = summary("a.tar", "b.tar")
     assert (code, result["done"], result["damaged"]) == (2, 1, 1)
 

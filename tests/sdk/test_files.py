@@ -8,12 +8,13 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sdk.errors import FileError
-from sdk.files import disk_failures, exchange, held, read_regular, sha256, write_whole
+from sdk.files import disk_failures, exchange, finish, held, read_regular, sha256, unfinished, write_whole
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -25,6 +26,21 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert path.read_text(encoding="utf-8") == "<p>ä"
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     assert path.stat().st_mode & stat.S_IRUSR
+
+
+def test_a_file_that_grows_has_its_name_only_when_it_is_finished(tmp_path):
+    path = tmp_path / "a" / "rows.jsonl"
+    with unfinished(path) as file:
+        for number in range(3):
+            file.write(b"%d\n" % number)
+        assert not path.exists()
+        finish(file, path.with_suffix(".done"))
+    with suppress(KeyboardInterrupt), unfinished(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    with pytest.raises(FileError, match=r"rows\.jsonl: can't be written .*free some space"), unfinished(path):
+        raise OSError(28, "No space left on device")
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == {"rows.done": b"0\n1\n2\n"}
 
 
 def test_writers_of_the_same_file_do_not_disturb_each_other(tmp_path):
