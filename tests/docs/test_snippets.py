@@ -85,8 +85,12 @@ def check_command(words: list[str]) -> None:
         source = ROOT / "examples" / program.split("/")[1] / "main.cpp"
         options = set(re.findall(r"\"(--[\w-]+)\"", source.read_text(encoding="utf-8")))
         assert {word for word in arguments if word.startswith("--")} <= options, words
-    elif program == "node":
+    elif program in ("node", "sh"):
         assert (ROOT / arguments[0]).is_file(), words
+    elif program == "torchrun":
+        module = arguments.index("-m") + 1
+        assert arguments[module] == "libkd_sdk", words
+        check_command(["libkd-sdk", *arguments[module + 1 :]])
     elif program == "npm":
         assert (ROOT / arguments[arguments.index("--prefix") + 1] / "package.json").is_file(), words
     else:

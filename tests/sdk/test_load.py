@@ -207,7 +207,9 @@ print(*arrived)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize(
+    "target", [pytest.param(target, marks=pytest.mark.long if target == "executorch" else ()) for target in RUNNABLE]
+)
 def test_a_soak_of_a_few_seconds(target, bundles):
     """Eight threads, images good and bad, streams that are left, forks, and other classifiers closed in use."""
     program = Path(__file__).parents[2] / "benchmarks" / "soak.py"

@@ -127,6 +127,7 @@ def accuracy_of_a_teacher(data: str, out: str, recipe: str, seed: int) -> float:
         return job.run.teacher_record("conv").results["test"].top1
 
 
+@pytest.mark.long
 def test_a_net_with_batch_norms_is_as_good(clothes, tiny_recipe_file, tmp_path):
     """On a CPU, the norms' statistics are those of each process's own lanes."""
     found = {
