@@ -7,6 +7,8 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -224,6 +226,37 @@ def test_a_process_that_is_killed_is_missed_by_the_others(clothes, tiny_recipe_f
     assert "start the same command again" in answers[1][1]
 
 
+class Hangs(Silent):
+    def step(self, steps: int = 1, note: str = "") -> None:
+        time.sleep(5)
+
+
+def hanging_in_training(data: str, out: str, recipe: str) -> None:
+    parallel.WAIT = timedelta(seconds=3)
+    progress = Hangs() if parallel.local_rank() == 0 else Silent()
+    with at_work(request_of(Path(data), Path(out), student_of(Path(recipe))), progress) as job:
+        train_student(job, plain_arm(job.run.recipe), LabelLessons())
+
+
+def test_a_process_that_hangs_is_given_up(clothes, tiny_recipe_file, tmp_path):
+    answers = together(
+        2, hanging_in_training, str(clothes), str(tmp_path / "run"), str(tiny_recipe_file), folder=tmp_path / "a"
+    )
+    assert answers[1][0] == "ProcessLost"
+
+
+def alone_of_two() -> None:
+    parallel.WAIT = timedelta(seconds=3)
+    os.environ["WORLD_SIZE"] = "2"
+    with parallel.joined():
+        raise AssertionError("the work began")
+
+
+def test_processes_that_do_not_come_are_given_up(tmp_path):
+    (answer,) = together(1, alone_of_two, folder=tmp_path)
+    assert answer[0] == "ProcessLost"
+
+
 def whole_run(data: str, out: str, recipe: str) -> list[float]:
     with at_work(request_of(Path(data), Path(out), read_recipe(recipe)), Silent()) as job:
         student = run_pipeline(job)
@@ -253,3 +286,20 @@ def test_torchrun_tells_everything_once(clothes, tiny_recipe_file, tmp_path):
         [*run, "--out", tmp_path / "run", "--seed", "5"], capture_output=True, text=True, check=False
     )
     assert refused.stderr.count("follows another recipe (it differs in seed)") == 1
+
+
+def test_torchrun_is_told_to_end(clothes, tiny_recipe_file, tmp_path):
+    options = ["--data", clothes, "--recipe", tiny_recipe_file, "--epochs", "500", "--threads", "1", "--device", "cpu"]
+    command = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", "2", "-m", "libkd_sdk"]
+    run = tmp_path / "run"
+    with subprocess.Popen(
+        [*command, "teach", "conv", *options, "--out", run], stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if "epoch 2/500" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        text = process.stderr.read()
+    assert text.count("stopped by SIGTERM; what was done is kept") == 1
+    facts = open_run(run).checkpoint("teachers/conv").read()[1]
+    assert int(facts["epoch"]) >= 2
