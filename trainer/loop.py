@@ -298,12 +298,13 @@ def _diverged(what: str, stage: str, epoch: int) -> Diverged:
 
 def _out_of_memory(learner: Learner[Net], task: Task) -> OutOfMemory:
     batch, height, width = task.training.batch, task.preprocessing.input.height, task.preprocessing.input.width
-    fits = learner.affordable(batch, height, width)
-    fix = (
-        f"{fits} fit: set {recipe_table(task.stage)}.training.batch = {fits}"
-        if fits
-        else "nor for any smaller one: choose a smaller net"
-    )
+    table = recipe_table(task.stage)
+    if parallel.world_size() > 1:  # the others wait, and nothing can be tried
+        fix = f"set {table}.training.batch to half of it"
+    elif fits := learner.affordable(batch, height, width):
+        fix = f"{fits} fit: set {table}.training.batch = {fits}"
+    else:
+        fix = "nor for any smaller one: choose a smaller net"
     return OutOfMemory(
         f"{task.stage}: {learner.device} has no memory for a batch of {batch} images of {height}x{width}; "
         f"{fix}, and another --out"

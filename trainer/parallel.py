@@ -67,11 +67,12 @@ def joined() -> Iterator[None]:
 
     Raises:
         ProcessLost: the others did not come, or one of them ended or hung.
-        UsageError: there are more processes than GPUs on this machine.
+        UsageError: there are more processes than GPUs on this machine, or a part of their places is missing.
     """
     if _place("WORLD_SIZE", 1) == 1 or dist.is_initialized():
         yield
         return
+    _check_places()
     _take_gpu()
     with _others_may_be_lost():
         store, place, count = next(iter(rendezvous("env://", timeout=WAIT)))
@@ -86,6 +87,14 @@ def joined() -> Iterator[None]:
             raise
         finally:
             dist.destroy_process_group()
+
+
+def _check_places() -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise UsageError(
+                f"WORLD_SIZE is set, but {name} is not; start the command by torchrun, or unset WORLD_SIZE"
+            )
 
 
 def _take_gpu() -> None:
@@ -115,10 +124,10 @@ def _others_may_be_lost() -> Iterator[None]:
 def _tell_once(told: PrefixStore, fault: str) -> None:
     """Let the first process tell of a fault that all of them have. The others wait a moment for that."""
     global _is_told
-    if is_first():
-        told.set(fault, "")
-    else:
-        with suppress(dist.DistError):
+    with suppress(dist.DistError, RuntimeError):  # the machine that keeps what was told may be lost
+        if is_first():
+            told.set(fault, "")
+        else:
             told.wait([fault], timedelta(seconds=3))
             _is_told = True
 

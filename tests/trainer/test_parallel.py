@@ -257,6 +257,19 @@ def test_processes_that_do_not_come_are_given_up(tmp_path):
     assert answer[0] == "ProcessLost"
 
 
+def without_a_place() -> None:
+    del os.environ["MASTER_ADDR"]
+    with parallel.joined():
+        raise AssertionError("the work began")
+
+
+def test_processes_without_a_place_to_meet_are_refused(tmp_path):
+    answers = together(2, without_a_place, folder=tmp_path)
+    assert answers[0] == answers[1]
+    assert answers[0][0] == "UsageError"
+    assert "MASTER_ADDR is not; start the command by torchrun" in answers[0][1]
+
+
 def whole_run(data: str, out: str, recipe: str) -> list[float]:
     with at_work(request_of(Path(data), Path(out), read_recipe(recipe)), Silent()) as job:
         student = run_pipeline(job)

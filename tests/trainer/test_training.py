@@ -62,7 +62,8 @@ class FirstSteps(Silent):
     """Keep how many steps of a stage were done before this run of it."""
 
     def __init__(self, stage: str) -> None:
-        self.wanted, self.here, self.first = stage, False, None
+        self.wanted, self.here = stage, False
+        self.first: int | None = None
 
     def begin(self, stage: str, steps: int) -> None:
         self.here = stage == self.wanted
