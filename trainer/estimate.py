@@ -12,8 +12,8 @@ from sdk.errors import FileError
 from . import parallel
 from .arms import Arm, own_arm
 from .data import Dataset, Input, MemoryImages, Preprocessing, Resize, Split
-from .lessons import stored_top_k
-from .logits import Cost, answer_bytes, cost
+from .lessons import stored_form
+from .logits import Cost, cost
 from .pace import Paces
 from .recipe import Recipe
 from .run import Job, teacher_stage
@@ -76,7 +76,7 @@ def estimate(
             continue
         images = arm.images(data)
         students[arm.stage] = paces.student(arm).seconds(arm.recipe.student.training.epochs)
-        store = (arm.spec.hash(), arm.recipe.views.top_k, images)
+        store = (arm.spec.hash(), stored_form(arm.recipe, len(data.labels)), images)
         stored[store] = max(stored.get(store, 0), images * arm.stored_views)
     answers = sum(stored.values())
     return Estimate(taught, answers * paces.seconds_to_answer if answers else 0.0, students)
@@ -121,7 +121,7 @@ def store_cost(recipe: Recipe, data: Dataset, paces: Paces) -> Cost | None:
     images = arm.images(data)
     return cost(
         views=arm.stored_views,
-        view_bytes=images * len(recipe.teachers) * answer_bytes(classes, stored_top_k(recipe, classes)),
+        view_bytes=images * len(recipe.teachers) * stored_form(recipe, classes).bytes,
         samples=images,
         epochs=recipe.student.training.epochs,
         images_per_second=1 / paces.seconds_to_answer,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .arms import Arm, own_arm
 from .data import Dataset
-from .logits import Header, LogitStore
+from .logits import Form, Header, LogitStore
 from .loop import Batch, EpochPlan, Objective
 from .losses import Teaching, distillation, labels_alone, soft_cross_entropy
 from .models import Teacher
@@ -109,33 +109,35 @@ def open_store(run: Run, data: Dataset, arm: Arm, teachers: Mapping[str, Teacher
     Raises:
         StoreError: the folder holds a store that was made for something else.
     """
-    classes, split = len(data.labels), arm.split(data)
-    top_k = stored_top_k(arm.recipe, classes)
+    split, form = arm.split(data), stored_form(arm.recipe, len(data.labels))
     header = Header(
         spec=arm.spec,
         spec_hash=arm.spec.hash(),
         data=split.hash(),
         seed=arm.recipe.seed,
         samples=len(split),
-        classes=classes,
-        top_k=top_k,
+        classes=form.classes,
+        dtype=form.dtype,
+        top_k=form.top_k,
         teachers={name: teacher.hash() for name, teacher in teachers.items()},
     )
-    return LogitStore(run.folder / _store_name(run, data, arm, top_k), header, arm.stored_views)
+    return LogitStore(run.folder / _store_name(run, data, arm), header, arm.stored_views)
 
 
-def stored_top_k(recipe: Recipe, classes: int) -> int:
-    """Return how many logits of an answer are stored; 0 means all."""
+def stored_form(recipe: Recipe, classes: int) -> Form:
+    """Return what is stored of each answer."""
     top_k = recipe.views.top_k
     if top_k is None:
-        return 0 if classes <= ALL_LOGITS_UP_TO else TOP_K
-    return top_k if top_k < classes else 0
+        top_k = 0 if classes <= ALL_LOGITS_UP_TO else TOP_K
+    return Form(classes, top_k if top_k < classes else 0, "int8" if recipe.views.bits == 8 else "float16")
 
 
-def _store_name(run: Run, data: Dataset, arm: Arm, top_k: int) -> str:
-    own = own_arm(run.recipe)
+def _store_name(run: Run, data: Dataset, arm: Arm) -> str:
+    own, views = own_arm(run.recipe), arm.recipe.views
     same_images = arm.unlabelled or data.unlabelled is None
-    if arm.spec == own.spec and arm.recipe.views.top_k == own.recipe.views.top_k and same_images:
+    same_form = (views.top_k, views.bits) == (own.recipe.views.top_k, own.recipe.views.bits)
+    if arm.spec == own.spec and same_form and same_images:
         return LOGITS
-    what = msgspec.json.encode([arm.spec, top_k, same_images])
-    return other_store(hashlib.sha256(what).hexdigest()[:8])
+    form = stored_form(arm.recipe, len(data.labels))
+    what = [arm.spec, form.top_k, same_images, *([form.dtype] if views.bits == 8 else [])]
+    return other_store(hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:8])

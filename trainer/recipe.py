@@ -88,6 +88,7 @@ class ViewsRecipe(Table, frozen=True, kw_only=True):
         spec: The augmentation of the views.
         top_k: How many logits of each answer are stored, with the total mass of the others; 0 stores all. The default
             is all up to 1,000 classes, and 100 above that.
+        bits: How many bits a stored logit has, 16 or 8. With 8 bits, each answer also has a scale and an offset.
         extra: Further augmentation that only the student sees, on top of the view that the teachers answered for.
     """
 
@@ -95,6 +96,7 @@ class ViewsRecipe(Table, frozen=True, kw_only=True):
     count: int = 10
     spec: ViewSpec = ViewSpec(scale=(0.5, 1.0), ratio=(0.75, 1.3333), flip=0.5, erase=0.25, mixup=0.8, cutmix=1.0)
     top_k: int | None = None
+    bits: Literal[16, 8] = 16
     extra: ExtraSpec = ExtraSpec()
 
     def __post_init__(self) -> None:
@@ -131,7 +133,7 @@ class Recipe(Table, frozen=True, kw_only=True):
     def hash(self) -> str:
         """Return a hash of all values. Keys that runs did not always have count only if they are used."""
         table = msgspec.to_builtins(self)
-        for part in (table["data"], table["student"], *_trainings(table)):
+        for part in (table["data"], table["views"], table["student"], *_trainings(table)):
             for key, unused in _LATER.items():
                 if key in part and part[key] == unused:
                     del part[key]
@@ -149,8 +151,9 @@ _LATER: dict[str, object] = {
     "frozen": 0,
     "balance": "auto",
     "lanes": 8,
+    "bits": 16,
 }
-"""Keys of the tables `data`, `student` and `training` that came later, with the values that change nothing."""
+"""Keys of the tables `data`, `views`, `student` and `training` that came later, with the values that change nothing."""
 
 
 def _trainings(table: dict[str, Any]) -> list[dict[str, Any]]:

@@ -25,6 +25,10 @@ class Part:
         return items[self.number - 1 :: self.count]
 
 
+ALL = Part(1, 1)
+"""The whole work."""
+
+
 def part_of(text: str) -> Part:
     """Return the part that is written as `I/N`, such as `3/8`.
 

@@ -90,8 +90,9 @@ def top(copy, teachers, tiny_data, tmp_path) -> LogitStore:
 
 def exchanged(indices):
     """Name the class that was left out instead of the second one."""
+    indices = indices.long()
     left_out = 3 - indices.sum(-1, keepdim=True)
-    return torch.cat([indices[:, :1], left_out], dim=1).to(torch.int32)
+    return torch.cat([indices[:, :1], left_out], dim=1).to(torch.uint16)
 
 
 @pytest.mark.parametrize("change", [exchanged, lambda indices: indices.flip(-1), in_one_row(lambda row: row.flip(-1))])
@@ -109,7 +110,7 @@ def test_check_finds_that_not_the_largest_logits_were_stored(top, teachers, tiny
         tensors, facts = top.unit(view, 0).read()
         lowest = logits.sort(-1).indices[:, :2].flip(-1)
         largest = logits.sort(-1).indices[:, 2:]
-        tensors["conv.indices"] = lowest.to(torch.int32)
+        tensors["conv.indices"] = lowest.to(torch.uint16)
         tensors["conv.values"] = logits.gather(-1, lowest).half()
         tensors["conv.rest"] = logits.gather(-1, largest)[:, 0]
         top.unit(view, 0).write(tensors, **facts)

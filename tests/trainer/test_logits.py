@@ -9,7 +9,7 @@ from trainer.arms import own_arm
 from trainer.data import load
 from trainer.errors import OutOfMemory, RunError, StoreError
 from trainer.lessons import open_store
-from trainer.logits import LogitStore, answer_bytes, check, cost, fill_missing
+from trainer.logits import Form, LogitStore, check, cost, fill_missing
 from trainer.models import Teacher, create_teacher
 from trainer.pipeline import fill_store
 from trainer.progress import Silent
@@ -149,6 +149,7 @@ def test_teachers_answer_for_fewer_images_at_once_when_memory_is_short(
     [
         ("seed", 8),
         ("top_k", 2),
+        ("dtype", "int8"),
         ("samples", 11),
         ("classes", 4),
         ("data", "another"),
@@ -289,15 +290,18 @@ def test_a_damaged_index_is_refused(filled, tmp_path):
     rows = torch.randn(66, 3)
     store.write(0, 0, dict.fromkeys(store.header.teachers, rows))
     tensors, _ = store.unit(0, 0).read()
-    store.unit(0, 0).write(tensors | {"conv.indices": torch.full((66, 1), 3, dtype=torch.int32)})
+    store.unit(0, 0).write(tensors | {"conv.indices": torch.full((66, 1), 3).to(torch.uint16)})
     with pytest.raises(StoreError, match="classes that do not exist"):
         store.read(0)
 
 
 def test_the_cost_of_a_store_follows_from_the_rate_of_the_teachers():
     # All logits of CIFAR-100; and 100 values and indices for each image of ImageNet-22k, in 90 views (TinyViT).
-    assert answer_bytes(100, 0) == 200
-    assert answer_bytes(21841, 100) == 604
+    assert Form(100, 0, "float16").bytes == 200
+    assert Form(100, 0, "int8").bytes == 104
+    assert Form(21841, 100, "float16").bytes == 404
+    assert Form(21841, 100, "int8").bytes == 308
+    assert Form(65_536, 100, "float16").bytes == 604
     estimated = cost(views=30, view_bytes=50_000 * 2 * 200, samples=50_000, epochs=100, images_per_second=5000)
     assert estimated.bytes == 600_000_000
     assert estimated.fill_seconds == pytest.approx(300)

@@ -21,7 +21,7 @@ from trainer.data import MemoryImages, Preprocessing, Split, to_input
 from trainer.data.inputs import _statistics
 from trainer.learner import Learner
 from trainer.lessons import OnlineLessons
-from trainer.logits.store import FullAnswers, TopAnswers
+from trainer.logits import Answers, Form
 from trainer.loop import Batch, batches
 from trainer.losses import ENSEMBLES, LOSSES, Teaching, distillation, labels_alone
 from trainer.models import create_student, create_teacher
@@ -149,14 +149,28 @@ def test_no_extra_reads_the_device(field, pretended):
     used(lambda: enhance(pixels, split.ids, seed=1, epoch=2, spec=ExtraSpec(**{field: 0.5})))
 
 
-def answers(kind: str, device: torch.device) -> FullAnswers | TopAnswers:
-    if kind == "all":
-        return FullAnswers(torch.zeros(64, 2, CLASSES, dtype=torch.float16, device=device))
-    values = torch.zeros(64, 2, 3, dtype=torch.float16, device=device)
-    return TopAnswers(values, torch.zeros_like(values, dtype=torch.int32), values[..., 0].float(), CLASSES)
+def filled(form: Form) -> dict[str, Tensor]:
+    both = torch.randn(2, 64, CLASSES)
+    packed = [form.pack(logits) for logits in both]
+    return form.unpack({name: torch.stack([parts[name] for parts in packed], dim=1) for name in form.parts})
 
 
-@pytest.mark.parametrize("stored", ["all", "top-k"])
+FORMS = {f"{dtype}, top {k}": Form(CLASSES, k, dtype) for dtype in ("float16", "int8") for k in (0, 3)}
+STORED = {name: filled(form) for name, form in FORMS.items()}
+"""Answers in all forms. They are made here, because no GPU has a part in it."""
+
+
+def answers(name: str, device: torch.device) -> Answers:
+    return Answers(FORMS[name], {part: tensor.to(device) for part, tensor in STORED[name].items()})
+
+
+@pytest.mark.parametrize("stored", FORMS)
+def test_stored_answers_are_few_operations(stored, pretended):
+    kept, places = answers(stored, GPU), torch.arange(BATCH, device=GPU)
+    assert used(lambda: kept.at(places)).total <= (18 if FORMS[stored].dtype == "int8" else 10)
+
+
+@pytest.mark.parametrize("stored", ["float16, top 0", "float16, top 3"])
 @pytest.mark.parametrize("ensemble", ENSEMBLES)
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
@@ -172,7 +186,7 @@ def test_no_loss_reads_the_device(loss, standardize, ensemble, stored, pretended
     kept, logits = answers(stored, GPU), torch.zeros(BATCH, 3, CLASSES, device=GPU)
     places, targets = torch.arange(BATCH, device=GPU), torch.zeros(BATCH, CLASSES, device=GPU)
     seen = used(lambda: sum(distillation(logits, targets, kept.at(places), teaching).values()))
-    is_default = (loss, standardize, ensemble, stored) == ("kl", False, "per-token", "all")
+    is_default = (loss, standardize, ensemble, stored) == ("kl", False, "per-token", "float16, top 0")
     assert seen.total <= BUDGET["the default loss" if is_default else "any loss"]
 
 
@@ -213,7 +227,7 @@ def test_the_update_reads_nothing_and_is_few_operations(loss, monkeypatch):
     learner = Learner(create_student(shape, 2, CLASSES, preprocessing), Training(precision="fp32"), 100, CPU)
     inputs, targets = torch.randn(BATCH, 3, SIZE, SIZE), torch.full((BATCH, CLASSES), 1 / CLASSES)
     teaching = Teaching(names=("one", "other"), weights=(1, 1), temperatures=(1, 2), loss=loss or "kl")
-    kept, places = answers("all", CPU), torch.arange(BATCH)
+    kept, places = answers("float16, top 0", CPU), torch.arange(BATCH)
 
     def loss_of(output):
         if loss is None:

@@ -3,16 +3,17 @@
 from .checking import CheckResult, check
 from .cost import Cost, cost
 from .fill import FillResult, fill_batch, fill_missing
-from .store import Answers, Header, LogitStore, answer_bytes, read_header
+from .form import Answers, Form
+from .store import Header, LogitStore, read_header
 
 __all__ = [
     "Answers",
     "CheckResult",
     "Cost",
     "FillResult",
+    "Form",
     "Header",
     "LogitStore",
-    "answer_bytes",
     "check",
     "cost",
     "fill_batch",
