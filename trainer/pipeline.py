@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sdk.errors import UsageError
@@ -11,6 +12,7 @@ from .arms import Arm, own_arm
 from .budget import own_student
 from .data import to_device
 from .estimate import tell_estimate
+from .joining import join
 from .lessons import LabelLessons, OnlineLessons, StoredLessons, open_store
 from .logits import CheckResult, Cost, FillResult, LogitStore, check, cost, fill_missing
 from .metrics import add_row
@@ -22,7 +24,7 @@ from .run import STUDENT, Job, Run, load_student, load_teacher
 from .settings import UNCHANGED, Settings
 from .start import RunRequest, Sources, at_work, source_of
 from .train import train_student, train_teacher
-from .units import Deadline
+from .units import ALL, Deadline, Part
 
 
 def distill(
@@ -114,8 +116,8 @@ def train_arm(job: Job, arm: Arm) -> Student:
     return train_student(job, arm, StoredLessons(arm, store, job.device))
 
 
-def fill_store(job: Job, arm: Arm) -> tuple[LogitStore, FillResult]:
-    """Fill the store that `arm` learns from. Return it with what was missing.
+def fill_store(job: Job, arm: Arm, part: Part = ALL) -> tuple[LogitStore, FillResult]:
+    """Fill a part of the store that `arm` learns from. Return the store with what was missing in that part.
 
     Raises:
         UsageError: the arm stores nothing.
@@ -123,21 +125,36 @@ def fill_store(job: Job, arm: Arm) -> tuple[LogitStore, FillResult]:
         StoreError: the folder holds a store that was made for something else.
     """
     store, teachers = _store_of(job, arm)
-    units = parallel.from_first(lambda: len(store.missing()))
+    units = parallel.from_first(lambda: len(store.missing(part)))
     if not units:
         return store, FillResult(units=0, answers=0, seconds=0.0)
     split = to_device(arm.split(job.data), job.device, job.progress)
     job.progress.tell(
         f"logit store: {store.views} views x {store.header.samples:,} images x {len(teachers)} teachers, "
-        f"{units} of {len(list(store.units()))} units missing"
+        f"{units} of {len(part.of(list(store.units())))} units missing"
+        f"{f' in part {part.number}/{part.count}' if part.count > 1 else ''}"
     )
-    done = fill_missing(store, teachers, split, job.progress)
+    done = fill_missing(store, teachers, split, job.progress, part)
     if done.units:
         row = StoreRow(stage=store.folder.name, units=done.units, answers=done.answers, seconds=done.seconds)
         parallel.from_first(lambda: add_row(job.run.folder, row))
         rate = done.answers / done.seconds
         job.progress.tell(f"logit store: {rate:,.0f} answers per second; {_cost(store, arm, rate / len(teachers))}")
     return store, done
+
+
+def join_stores(job: Job, arm: Arm, folders: Sequence[Path]) -> tuple[LogitStore, int]:
+    """Join stores that were filled elsewhere to the one that `arm` learns from.
+
+    Return it with the number of units that it got.
+
+    Raises:
+        UsageError: the arm stores nothing.
+        RunError: a teacher is not trained yet.
+        StoreError, FileError: see `join`.
+    """
+    store, _ = _store_of(job, arm)
+    return store, parallel.from_first(lambda: sum(join(store, folder, job.progress) for folder in folders))
 
 
 def check_store(job: Job, arm: Arm) -> tuple[LogitStore, CheckResult]:

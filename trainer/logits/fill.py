@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from random import SystemRandom
 
 import msgspec
 import torch
@@ -16,7 +17,7 @@ from ..errors import OutOfMemory
 from ..models import Teacher
 from ..parallel import from_first, rank, total, world_size
 from ..progress import Progress
-from ..units import size
+from ..units import ALL, Part, size
 from ..views import order, render
 from .store import LogitStore
 
@@ -45,21 +46,23 @@ def fill_batch(height: int, width: int, device: torch.device) -> int:
 
 
 @torch.inference_mode()
-def fill_missing(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, progress: Progress) -> FillResult:
-    """Compute every missing unit. Each teacher answers for exactly the pixels that the student will see.
+def fill_missing(
+    store: LogitStore, teachers: Mapping[str, Teacher], split: Split, progress: Progress, part: Part = ALL
+) -> FillResult:
+    """Compute the missing units of a part. Each teacher answers for exactly the pixels that the student will see.
 
-    Processes may share the work: each starts at another unit, and none computes a unit that exists already.
+    Processes may share the work: each has its own order, and none computes a unit that exists already.
 
     Raises:
         OutOfMemory: the device has no memory for the answers to a single pair of images.
         StoreError: a logit is too large for float16, or not a number.
         FileError: the disk is full, or the folder can't be written.
     """
-    missing, batch = from_first(store.missing), fill_batch(*split.images.size, split.ids.device)
+    missing, batch = from_first(lambda: store.missing(part)), fill_batch(*split.images.size, split.ids.device)
     units, answers, started = 0, 0, time.perf_counter()
     if missing:
         progress.begin("storing logits", sum(len(store.shards()[shard]) for _, shard in missing))
-        for unit in _from_own_turn(missing):
+        for unit in _in_own_order(missing):
             if not store.path(*unit).exists():
                 while (rows := _unit_answers(store, unit, teachers, split, batch, progress)) is None:
                     batch = _smaller(batch, split.ids.device)
@@ -70,11 +73,14 @@ def fill_missing(store: LogitStore, teachers: Mapping[str, Teacher], split: Spli
     return FillResult(units=total(units), answers=total(answers), seconds=time.perf_counter() - started)
 
 
-def _from_own_turn(units: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the units in an order that starts at the share of this process.
+def _in_own_order(units: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the units in an order in which this process seldom meets others that fill the same store.
 
-    So processes meet only when each has reached the end of its own share.
+    Of processes that work together, each starts at its own share. A process that knows of no others takes the units at
+    random: several that were started at the same moment would else compute every unit together.
     """
+    if world_size() == 1:
+        return SystemRandom().sample(units, len(units))
     start = len(units) * rank() // world_size()
     return units[start:] + units[:start]
 
@@ -99,7 +105,7 @@ def _unit_answers(
         for indices, images in zip(chunks, split.images.feed(chunks, split.ids.device), strict=True):
             for name, logits in answers_of(store, teachers, images, split.ids[indices], view).items():
                 rows[name].append(logits)
-            progress.step(len(indices), note=f"view {view + 1} of {store.views}")
+            progress.step(len(indices), note=f"a unit of view {view + 1}")
         return {name: torch.cat(logits) for name, logits in rows.items()}
     return None
 

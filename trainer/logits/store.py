@@ -87,6 +87,8 @@ class LogitStore:
 
     def __init__(self, folder: Path, header: Header, views: int) -> None:
         self.folder, self.header, self.views = folder, header, views
+        size, total = header.shard, header.samples
+        self._shards = [range(start, min(start + size, total)) for start in range(0, total, size)]
         if (folder / HEADER).exists():
             refuse_other(folder, header, "remove the folder, or choose another run")
 
@@ -101,8 +103,7 @@ class LogitStore:
 
     def shards(self) -> list[range]:
         """Return the places in the order of a view that each shard holds."""
-        size, total = self.header.shard, self.header.samples
-        return [range(start, min(start + size, total)) for start in range(0, total, size)]
+        return self._shards
 
     def units(self) -> Iterator[tuple[int, int]]:
         """Give the (view, shard) of every unit."""
