@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from random import SystemRandom
 
@@ -51,7 +51,7 @@ def fill_missing(
 ) -> FillResult:
     """Compute the missing units of a part. Each teacher answers for exactly the pixels that the student will see.
 
-    Processes may share the work: each has its own order, and none computes a unit that exists already.
+    Processes may share the work, and none computes a unit that exists already.
 
     Raises:
         OutOfMemory: the device has no memory for the answers to a single pair of images.
@@ -60,9 +60,10 @@ def fill_missing(
     """
     missing, batch = from_first(lambda: store.missing(part)), fill_batch(*split.images.size, split.ids.device)
     units, answers, started = 0, 0, time.perf_counter()
+    own = _own(missing)
     if missing:
-        progress.begin("storing logits", sum(len(store.shards()[shard]) for _, shard in missing))
-        for unit in _in_own_order(missing):
+        progress.begin("storing logits", sum(len(store.shards()[shard]) for _, shard in own))
+        for unit in own:
             if not store.path(*unit).exists():
                 while (rows := _unit_answers(store, unit, teachers, split, batch, progress)) is None:
                     batch = _smaller(batch, split.ids.device)
@@ -73,16 +74,15 @@ def fill_missing(
     return FillResult(units=total(units), answers=total(answers), seconds=time.perf_counter() - started)
 
 
-def _in_own_order(units: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the units in an order in which this process seldom meets others that fill the same store.
+def _own(units: list[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """Return the units that this process computes.
 
-    Of processes that work together, each starts at its own share. A process that knows of no others takes the units at
-    random: several that were started at the same moment would else compute every unit together.
+    Processes that work together take them in turn. A process that knows of no others takes all of them at random:
+    several that were started at the same moment would else compute every unit together.
     """
     if world_size() == 1:
         return SystemRandom().sample(units, len(units))
-    start = len(units) * rank() // world_size()
-    return units[start:] + units[:start]
+    return Part(rank() + 1, world_size()).of(units)
 
 
 def _unit_answers(
