@@ -141,5 +141,7 @@ def test_distilling(clothes, tiny_recipe_file, tmp_path):
 def test_exporting(target, distilled, tmp_path):
     given = tmp_path / "given"
     shutil.copytree(distilled, given / "run")
-    command = libkd("export", given / "run", "--target", target, "--precision", "int8", "--out", given / "bundle")
+    command = libkd(
+        "export", given / "run", "--target", target, "--precision", "int8", "--max-drop", 10, "--out", given / "bundle"
+    )
     check(traces(command, tmp_path), given, tmp_path / "temporary")
