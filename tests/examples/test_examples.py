@@ -64,7 +64,7 @@ def test_a_missing_folder_is_named(tmp_path, bundle, inbox):
     assert "nowhere: no" in done.stderr
 
 
-@pytest.mark.parametrize("target", ["onnx", "executorch"])
+@pytest.mark.parametrize("target", ["onnx", pytest.param("executorch", marks=pytest.mark.long)])
 @pytest.mark.slow
 def test_your_own_module_is_exported(tmp_path, target):
     done = run("export_your_own.py", target, tmp_path / "bundle")

@@ -74,7 +74,9 @@ def answers(module, target, precision, folder):
     return found, expected, outcome and outcome.delegation
 
 
-@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize(
+    "target", [pytest.param(target, marks=pytest.mark.long if target == "executorch" else ()) for target in RUNNABLE]
+)
 def test_involution_answers_like_pytorch(involutions, target, tmp_path):
     found, expected, delegation = answers(involutions, target, "fp32", tmp_path)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)

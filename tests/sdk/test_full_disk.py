@@ -26,7 +26,9 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize(
+    "target", [pytest.param(target, marks=pytest.mark.long if target == "executorch" else ()) for target in RUNNABLE]
+)
 def test_an_export_onto_a_full_disk_leaves_nothing(target, vit, preprocessing, tmp_path):
     with files_of_at_most(50_000), pytest.raises(FileError, match=r"bundle.*: can't be written \(.*\); "):
         sdk.export(vit, target=target, out=tmp_path / "bundle", labels=LABELS, preprocessing=preprocessing)

@@ -136,7 +136,7 @@ def test_distilling(clothes, tiny_recipe_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target", [pytest.param(target, marks=pytest.mark.long if target == "executorch" else ()) for target in RUNNABLE]
+    "target", [pytest.param(target, marks=() if target == "onnx" else pytest.mark.long) for target in RUNNABLE]
 )
 def test_exporting(target, distilled, tmp_path):
     given = tmp_path / "given"

@@ -53,7 +53,7 @@ def test_pytorch_knows_what_they_show(expected):
 
 
 @pytest.mark.parametrize(
-    "target", [pytest.param(target, marks=pytest.mark.long if target == "executorch" else ()) for target in RUNNABLE]
+    "target", [pytest.param(target, marks=() if target == "onnx" else pytest.mark.long) for target in RUNNABLE]
 )
 def test_every_engine_answers_like_pytorch(target, published, labels_file, expected, tmp_path):
     assert export(published, labels_file, "--target", target, "--out", tmp_path / "b") == 0

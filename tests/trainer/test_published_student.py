@@ -244,7 +244,13 @@ def test_it_is_compared_with_itself_without_teachers(recipe, data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "library"),
-    [("onnx", "onnx_ir"), ("openvino", "nncf"), pytest.param("executorch", "executorch", marks=pytest.mark.long)],
+    [
+        ("onnx", "onnx_ir"),
+        *(
+            pytest.param(*other, marks=pytest.mark.long)
+            for other in (("openvino", "nncf"), ("executorch", "executorch"))
+        ),
+    ],
 )
 def test_it_is_exported(target, library, weights, data, tmp_path):
     pytest.importorskip(library)  # `make floor` installs the trainer alone
