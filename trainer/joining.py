@@ -15,7 +15,7 @@ from .progress import Progress
 from .run import LOGITS, is_run
 
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
-"""What a file system answers when it can't give a file a second name."""
+"""The answers of a file system that can't give a file a second name."""
 
 
 def store_in(folder: Path) -> Path:

@@ -43,14 +43,8 @@ class Interrupt(Silent):
             raise KeyboardInterrupt
 
 
-class Terminate(Silent):
+class Terminate(Interrupt):
     """Send SIGTERM to this process after a number of steps of one stage, as a cluster does."""
-
-    def __init__(self, stage: str, steps: int) -> None:
-        self.wanted, self.left, self.here = stage, steps, False
-
-    def begin(self, stage: str, steps: int) -> None:
-        self.here = stage == self.wanted
 
     def step(self, steps: int = 1, note: str = "") -> None:
         self.left -= steps * self.here
