@@ -63,6 +63,8 @@ def load_progress(file: TensorFile, models: Mapping[str, nn.Module], optimizer: 
                 _, index, slot = name.split(".")
                 slots.setdefault(int(index), {})[slot] = value
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+        if "step" not in facts:  # written by an earlier version, after whole epochs
+            return Position(int(facts["epoch"]))
         return Position(int(facts["epoch"]), int(facts["step"]), float(facts["loss"]), float(facts["seconds"]))
     except (KeyError, ValueError, RuntimeError) as fault:  # written with another version of timm or torch
         raise file.refusal(str(fault)) from fault

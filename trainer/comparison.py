@@ -26,6 +26,7 @@ from .device import device_name
 from .estimate import tell_estimate
 from .evaluate import majority
 from .folder import alone
+from .lanes import Lanes
 from .models import create_student
 from .opening import first_lines
 from .pipeline import train_arm
@@ -184,6 +185,7 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
     recipe, data = job.run.recipe, job.data
     for arm in list_arms(recipe, data, changes).values():  # before anything is written
         create_student(arm.recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
+        Lanes(recipe.data.lanes).check(arm.recipe.student.training.batch, arm.images(data))
     with ExitStack() as held:
         runs = [held.enter_context(_run_of(job, source, seed)) for seed in seeds]
         for run in runs:

@@ -20,10 +20,17 @@ def pick_device(name: str) -> torch.device:
     """Return the device of that name; `auto` is this process's CUDA device if there is one, else the CPU.
 
     Raises:
-        RecipeError: there is no such device here.
+        RecipeError: there is no such device here, or there are more processes than GPUs.
     """
+    if name == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
+    if name in ("auto", "cuda") and local_rank() >= (count := torch.cuda.device_count()) > 0:
+        raise RecipeError(
+            f"more processes than GPUs, of which there are {count}; "
+            "start one for each by --nproc-per-node, or add --device cpu"
+        )
     if name == "auto":
-        return torch.device(f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu")
+        return torch.device(f"cuda:{local_rank()}")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, ValueError) as fault:

@@ -163,9 +163,13 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
         RunError: the checkpoint or `metrics.jsonl` is damaged.
         FileError: the disk is full, or the folder can't be written.
         OutOfMemory: a batch is too large for the device. The checkpoint before it stays.
+        Stopped: SIGTERM came. The last step is kept.
+        RecipeError: several processes can't share the batches evenly.
+        ProcessLost: one of them ended or hangs.
     """
     steps = steps_of_epoch(len(task.split), task.training.batch)
     lanes = Lanes(job.run.recipe.data.lanes)
+    lanes.check(task.training.batch, len(task.split))
     learner = Learner(model, task.training, steps, job.device, task.new, lanes)
     with finishing() as is_asked_to_stop:
         try:

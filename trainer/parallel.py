@@ -67,7 +67,7 @@ def joined() -> Iterator[None]:
 
     Raises:
         ProcessLost: the others did not come, or one of them ended or hung.
-        UsageError: there are more processes than GPUs on this machine, or a part of their places is missing.
+        UsageError: a part of their places is missing.
     """
     if _place("WORLD_SIZE", 1) == 1 or dist.is_initialized():
         yield
@@ -98,12 +98,7 @@ def _check_places() -> None:
 
 
 def _take_gpu() -> None:
-    if torch.cuda.is_available():
-        if local_rank() >= torch.cuda.device_count():
-            raise UsageError(
-                f"{_place('LOCAL_WORLD_SIZE', 1)} processes for {torch.cuda.device_count()} GPUs; "
-                "start one for each by --nproc-per-node"
-            )
+    if local_rank() < torch.cuda.device_count():  # with --device cpu there may be more processes than GPUs
         torch.cuda.set_device(local_rank())
 
 

@@ -107,8 +107,8 @@ def in_place(
         hold: keeps other workers from the folder.
 
     Raises:
-        UsageError: fewer than one thread, or more processes than GPUs.
-        RecipeError: there is no such device here.
+        UsageError: fewer than one thread.
+        RecipeError: there is no such device here, or there are more processes than GPUs.
         RunError, FileError: from `hold`.
         ProcessLost: another process of this run ended, hangs or did not come.
     """

@@ -32,7 +32,9 @@ def finishing() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: parallel.total(int(has_come)) > 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    if has_come:  # after the last step, when nobody asked any more
+        signal.raise_signal(signal.SIGTERM)
 
 
 def stopped(stage: str) -> Stopped:

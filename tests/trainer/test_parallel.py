@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from company import together
 from trainer import loop, parallel
-from trainer.arms import own_arm, plain_arm
+from trainer.arms import Change, own_arm, plain_arm
+from trainer.comparison import compare
 from trainer.data import load
 from trainer.evaluate import logits_of
 from trainer.lessons import LabelLessons
@@ -204,6 +205,20 @@ def test_batches_that_can_not_be_shared_are_refused(count, batch, error, clothes
     assert answers[0][0] == "RecipeError"
     assert error in answers[0][1]
     assert not run.exists()
+
+
+def comparing_another_batch(data: str, out: str, recipe: str) -> None:
+    change = Change(student={"training": {"batch": 20}})
+    compare([data], out, recipe=student_of(Path(recipe)), seeds=[0], arms={"other": change}, device="cpu", threads=1)
+
+
+def test_the_batch_of_an_arm_is_refused_before_anything_is_trained(clothes, tiny_recipe_file, tmp_path):
+    out = tmp_path / "all"
+    answers = together(2, comparing_another_batch, str(clothes), str(out), str(tiny_recipe_file), folder=tmp_path / "a")
+    assert answers[0] == answers[1]
+    assert answers[0][0] == "RecipeError"
+    assert "batch = 20 has no 8 equal lanes of pairs; set training.batch = 16" in answers[0][1]
+    assert not out.exists()
 
 
 class Dies(Silent):

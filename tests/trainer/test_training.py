@@ -135,6 +135,37 @@ def test_a_run_that_is_told_to_end_keeps_its_last_step(stage, steps, finished, t
     assert [row.loss for row in epoch_rows(folder, stage)] == [row.loss for row in epoch_rows(finished.folder, stage)]
 
 
+class TerminateAtTheEnd(FirstSteps):
+    """Send SIGTERM when the last epoch of a stage was judged, and no step follows."""
+
+    def step(self, steps: int = 1, note: str = "") -> None:
+        if self.here and not steps and "epoch 4/4" in note:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_after_the_last_step_is_not_lost(tiny_recipe, tiny_data, tmp_path):
+    come = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: come.append(number))
+    try:
+        run = start_run(tmp_path / "run", tiny_recipe, tiny_data, SOURCE)
+        train_arm(job_of(run, tiny_data, TerminateAtTheEnd("training arms/plain")), plain_arm(run.recipe))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert come == [signal.SIGTERM]
+
+
+def test_the_checkpoint_of_an_earlier_version_is_continued(tiny_recipe, tiny_data, tmp_path):
+    run = start_run(tmp_path / "run", tiny_recipe, tiny_data, SOURCE)
+    with pytest.raises(Stopped):
+        train_arm(job_of(run, tiny_data, Terminate("training arms/plain", 3)), plain_arm(run.recipe))
+    checkpoint = run.checkpoint("arms/plain")
+    tensors, _ = checkpoint.read()
+    checkpoint.write(tensors, epoch="2")
+    progress = FirstSteps("training arms/plain")
+    train_arm(job_of(run, tiny_data, progress), plain_arm(run.recipe))
+    assert progress.first == 8  # two epochs of four steps
+
+
 @pytest.mark.slow
 def test_images_that_stay_files_teach_the_same(finished, tiny_recipe, clothes, tmp_path):
     """Images that workers decode in every epoch give the same views, answers and weights as images in memory."""
