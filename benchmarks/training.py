@@ -122,7 +122,7 @@ class Bench:
 
         def prepared(number: int) -> tuple[Batch, Tensor, Tensor]:
             batch = given[number % len(given)]
-            targets = batch.view.targets(self.split.labels[batch.indices], CLASSES, 0.1)
+            targets = batch.view.targets(self.split.labels[batch.rows.indices], CLASSES, 0.1)
             return batch, to_input(batch.view.pixels, self.preprocessing), targets
 
         def plain_step(number: int) -> None:
@@ -134,7 +134,7 @@ class Bench:
             stored.step(
                 number,
                 inputs,
-                lambda output: _total(distillation(output, targets, answers.at(batch.places), teaching)),
+                lambda output: _total(distillation(output, targets, answers.at(batch.rows.places), teaching)),
             )
 
         def timm_step(number: int) -> None:

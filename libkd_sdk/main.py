@@ -28,6 +28,7 @@ from .commands import (
     export,
     info,
     keygen,
+    pack,
     plan,
     precompute,
     predict,
@@ -57,6 +58,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": demo.demo,
+    "pack": pack.pack,
     "teach": teach.teach,
     "precompute": precompute.precompute,
     "distill": distill.distill,

@@ -32,9 +32,10 @@ DataOption = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="A folder (train/CLASS/*, test/CLASS/*, or CLASS/*), a zip or tar file of one, or a named dataset: "
-        "fashion-mnist, cifar10, cifar100 or fashion-mnist-mini. Give it several times for several archives. A run "
-        "that exists remembers its own data.",
+        help="A folder (train/CLASS/*, test/CLASS/*, or CLASS/*), a zip or tar file of one, a named dataset: "
+        "fashion-mnist, cifar10, cifar100 or fashion-mnist-mini, or shards: a folder that `pack` made, or a pattern "
+        "such as 'train-{0000..0099}.tar'. Give it several times for several archives. A run that exists remembers its "
+        "own data.",
     ),
 ]
 UnlabelledOption = Annotated[

@@ -1,6 +1,7 @@
 """A reader of logit stores, written from spec/store.md with json, numpy and safetensors alone."""
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -28,18 +29,28 @@ def order(seed: int, names: list[str], view: int) -> np.ndarray:
     return np.argsort(mix(key + word("order")).view(np.int64), kind="stable")
 
 
+def order_of_shards(header: dict, names: list[str], view: int) -> np.ndarray:
+    """Return the same for images that are in shards, which follow one another."""
+    starts = np.cumsum([0, *header["shards"]])
+    parts = [names[start:end] for start, end in itertools.pairwise(starts)]
+    return np.concatenate(
+        [start + order(header["seed"], part, view) for start, part in zip(starts[:-1], parts, strict=True)]
+    )
+
+
 def read_logits(store: Path, names: list[str], view: int) -> np.ndarray:
     """Return the logits of all teachers for a view of the named images, float32 [images, teachers, classes]."""
     text = (store / "store.json").read_bytes()
     header, identity = json.loads(text), hashlib.sha256(b"".join(text.split())).hexdigest()[:16]
-    rows = []
-    for shard in range(-(-header["samples"] // header["shard"])):
+    is_sharded, rows = "shards" in header, []
+    for shard in range(len(header["shards"]) if is_sharded else -(-header["samples"] // header["shard"])):
         with safe_open(store / f"view-{view:04d}-shard-{shard:04d}.safetensors", "np") as file:
             about = json.loads(file.metadata()["libkd"])
             assert about["content"] == f"view {view}, shard {shard} of store {identity}"
             rows.append(np.stack([answers(file, name, header) for name in header["teachers"]], axis=1))
     logits = np.empty((len(names), len(header["teachers"]), header["classes"]), np.float32)
-    logits[order(header["seed"], names, view)] = np.concatenate(rows)
+    places = order_of_shards(header, names, view) if is_sharded else order(header["seed"], names, view)
+    logits[places] = np.concatenate(rows)
     return logits
 
 

@@ -22,7 +22,16 @@ ALLOWED = {
     "runtimes.errors": (),
     "runtimes.fx": ("runtimes.base", "runtimes.errors"),
     "runtimes.rewrites": (),
-    "trainer": ("trainer", "sdk.images", "sdk.folders", "sdk.files", "sdk.errors", "sdk.traces", "runtimes.cores"),
+    "trainer": (
+        "trainer",
+        "sdk.images",
+        "sdk.folders",
+        "sdk.files",
+        "sdk.tars",
+        "sdk.errors",
+        "sdk.traces",
+        "runtimes.cores",
+    ),
     "trainer.views": ("trainer.views",),
     "trainer.losses": (),
     "trainer.models": (

@@ -12,7 +12,7 @@ import msgspec
 
 from sdk.files import read_text
 
-from .data import Dataset, Split
+from .data import Dataset, Samples
 from .errors import RecipeError
 from .losses import Teaching
 from .recipe import Recipe
@@ -44,7 +44,7 @@ class Arm:
     recipe: Recipe
     unlabelled: bool = True
 
-    def split(self, data: Dataset) -> Split:
+    def split(self, data: Dataset) -> Samples:
         """Return the images that the student learns from."""
         return data.students if self.teachers and self.unlabelled else data.train
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from .recipe import Balance
@@ -14,23 +13,21 @@ UNEVEN = 5
 smallest one."""
 
 
-def image_weights(labels: Tensor, classes: int, balance: Balance) -> Tensor | None:
+def image_weights(counts: Tensor, balance: Balance) -> Tensor | None:
     """Return the weight of an image of each class in the loss for the labels, [classes]; None if all count the same.
 
     The weights of all labelled images have the mean 1. What is unlabelled, and what teachers teach, is not weighed.
 
     Args:
-        labels: int64 [N]; below 0 where the class is not known.
+        counts: the number of labelled images of each class, int64 [classes].
     """
-    counts = torch.bincount(labels[labels >= 0], minlength=classes)
     if balance == "never" or (balance == "auto" and counts.max() <= UNEVEN * counts.min()):
         return None
-    return counts.sum() / (classes * counts.clamp(min=1))
+    return counts.sum() / (len(counts) * counts.clamp(min=1))
 
 
-def describe_balance(labels: Tensor, names: Sequence[str], balance: Balance) -> str:
-    """Return a line on what is done about uneven classes, "" if they are even enough."""
-    counts = torch.bincount(labels[labels >= 0], minlength=len(names))
+def describe_balance(counts: Tensor, names: Sequence[str], balance: Balance) -> str:
+    """Return a line on what is done about uneven classes, "" if they are even enough; see `image_weights`."""
     few, many = int(counts.argmin()), int(counts.argmax())
     if counts[many] <= UNEVEN * counts[few]:
         return ""

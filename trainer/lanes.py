@@ -24,13 +24,13 @@ class Lanes:
 
     count: int
 
-    def check(self, batch: int, images: int) -> None:
-        """Refuse batches that the processes can't share evenly.
+    def check(self, batch: int, images: int, *, is_streamed: bool = False) -> None:
+        """Refuse batches that the processes can't share evenly, or that shards can't be streamed in.
 
         Raises:
             RecipeError: the message says what would fit.
         """
-        if world_size() == 1:
+        if world_size() == 1 and not is_streamed:
             return
         if self.count % world_size():
             raise RecipeError(
@@ -43,8 +43,12 @@ class Lanes:
                 f"batch = {batch} has no {self.count} equal lanes of pairs; "
                 f"set training.batch = {nearest}, or other data.lanes"
             )
-        if images < batch:
+        if images < batch and not is_streamed:
             raise RecipeError(f"{images} images do not fill a batch of {batch}; train with one process")
+
+    def own_numbers(self) -> range:
+        """Return the numbers of the lanes of this process."""
+        return range(rank(), self.count, world_size())
 
     def own(self, batch: Tensor) -> Tensor:
         """Return the samples of this process, [B / processes, ...]."""

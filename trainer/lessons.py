@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Protocol
 
@@ -41,17 +41,22 @@ class StoredLessons:
     """
 
     def __init__(self, arm: Arm, store: LogitStore, device: torch.device) -> None:
+        self._answers_for: Callable[[int], Callable[[Tensor], Tensor]]
         self._views, self._objective = arm.stored_views, _learning_from(arm.teaching())
         self._columns = torch.tensor([list(store.header.teachers).index(name) for name in arm.teachers], device=device)
+        lanes = arm.recipe.data.lanes
+        if store.header.shards is not msgspec.UNSET:  # a lane walks from unit to unit
+            self._answers_for = partial(store.read_by_unit, device=device, kept=lanes + 2)
+            return
         # A GPU keeps the views that it was given as long as there is room. A CPU has the files in its page cache.
         kept = store.resident_views(device) if device.type == "cuda" else 0
-        self._answers_for = lru_cache(kept)(partial(store.read, device=device))
+        self._answers_for = lru_cache(kept)(lambda view: store.read(view, device).at)
 
     def epoch(self, number: int) -> EpochPlan:
         view = number % self._views
         answers = self._answers_for(view)
 
-        return EpochPlan(view, self._objective, lambda batch: answers.at(batch.places)[:, self._columns])
+        return EpochPlan(view, self._objective, lambda batch: answers(batch.rows.places)[:, self._columns])
 
 
 class OnlineLessons:
@@ -119,6 +124,7 @@ def open_store(run: Run, data: Dataset, arm: Arm, teachers: Mapping[str, Teacher
         classes=form.classes,
         dtype=form.dtype,
         top_k=form.top_k,
+        shards=msgspec.UNSET if split.unit_sizes is None else split.unit_sizes,
         teachers={name: teacher.hash() for name, teacher in teachers.items()},
     )
     return LogitStore(run.folder / _store_name(run, data, arm), header, arm.stored_views)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice, tee
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from . import parallel
 from .balance import image_weights
 from .checkpoint import Position
-from .data import Preprocessing, Split, to_device, to_input
+from .data import Preprocessing, Rows, Samples, joined, to_device, to_input
 from .device import device_name
 from .errors import Diverged, OutOfMemory
 from .evaluate import logits_of, top1
@@ -28,7 +29,7 @@ from .records import EpochRow
 from .run import Job, recipe_table
 from .stopping import finishing, stopped
 from .tensors import not_finite
-from .views import ExtraSpec, View, ViewSpec, enhance, order, render, seed_of
+from .views import ExtraSpec, View, ViewSpec, enhance, render, seed_of
 
 RENDERED_AT_ONCE = 2**23
 """The number of pixels that a GPU renders at once: 8,192 images of 32 x 32. A view is hundreds of small operations, and
@@ -51,13 +52,11 @@ class Batch(NamedTuple):
     """Some samples of one view: those of a batch that this process computes.
 
     Attributes:
-        indices: int64 [B], into the split.
-        places: int64 [B], in the view's keyed order.
+        rows: the samples.
         view: their pixels, and how they are mixed.
     """
 
-    indices: Tensor
-    places: Tensor
+    rows: Rows
     view: View
 
 
@@ -91,7 +90,7 @@ class Task:
     """
 
     stage: str
-    split: Split
+    split: Samples
     training: Training
     preprocessing: Preprocessing
     spec: ViewSpec
@@ -101,7 +100,7 @@ class Task:
 
 
 def batches(
-    split: Split,
+    samples: Samples,
     *,
     seed: int,
     view: int,
@@ -113,38 +112,22 @@ def batches(
 ) -> Iterator[Batch]:
     """Give the batches of one epoch over one view: its pairs, shuffled with the epoch's key.
 
-    An incomplete last batch is left out, unless it is the only one. If processes share the batches, each gets its own
-    lanes of them. The first `start` batches are left out.
+    If processes share the batches, each gets its own lanes of them. The first `start` batches are left out. A view has
+    the same pixels in any batch.
     """
-    laid_out = order(seed, split.ids, view)
-    pairs = torch.arange(len(laid_out) // 2 * 2, device=laid_out.device).unflatten(0, (-1, 2))
-    pairs = pairs[order(seed_of(seed, "epoch"), split.ids[laid_out[pairs[:, 0]]], epoch)]
-    chunks = [chunk.flatten() for chunk in pairs[: steps_of_epoch(len(split), size) * (size // 2)].split(size // 2)]
-    chunks = [lanes.own(places) for places in chunks[start:]]
-    samples = [laid_out[places] for places in chunks]
-    together = RENDERED_AT_ONCE // (size * math.prod(split.images.size)) if split.ids.is_cuda else 1
-    views = _rendered(split, samples, max(1, together), seed=seed, view=view, spec=spec)
-    yield from map(Batch, samples, chunks, views)
+    together = RENDERED_AT_ONCE // (size * math.prod(samples.size)) if samples.device.type == "cuda" else 1
+    shown, wanted = tee(_grouped(samples.epoch(seed, view, epoch, size, lanes, start), max(1, together)))
+    given = samples.feed(joined(rows).indices for rows in wanted)
+    for images, group in zip(given, shown, strict=True):  # workers are forked before any shard is opened by a thread
+        rendered = render(images, joined(group).ids, seed=seed, view=view, spec=spec)
+        sizes = [len(rows) for rows in group]
+        views = map(View, rendered.pixels.split(sizes), rendered.own.split(sizes))
+        yield from map(Batch, group, views)
 
 
-def _rendered(
-    split: Split, batches: list[Tensor], together: int, *, seed: int, view: int, spec: ViewSpec
-) -> Iterator[View]:
-    """Give the view of each batch of indices, with that many batches rendered `together`.
-
-    A view has the same pixels in any batch.
-    """
-    groups = [batches[start : start + together] for start in range(0, len(batches), together)]
-    wanted = [torch.cat(group) for group in groups]
-    for group, indices, images in zip(groups, wanted, split.images.feed(wanted, split.ids.device), strict=True):
-        rendered = render(images, split.ids[indices], seed=seed, view=view, spec=spec)
-        sizes = [len(batch) for batch in group]
-        yield from map(View, rendered.pixels.split(sizes), rendered.own.split(sizes))
-
-
-def steps_of_epoch(images: int, size: int) -> int:
-    """Return how many batches of `size` an epoch over that many images has."""
-    return max(1, images // size)
+def _grouped(rows: Iterator[Rows], count: int) -> Iterator[list[Rows]]:
+    while group := list(islice(rows, count)):
+        yield group
 
 
 def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> Net:
@@ -167,9 +150,9 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
         RecipeError: several processes can't share the batches evenly.
         ProcessLost: one of them ended or hangs.
     """
-    steps = steps_of_epoch(len(task.split), task.training.batch)
     lanes = Lanes(job.run.recipe.data.lanes)
-    lanes.check(task.training.batch, len(task.split))
+    lanes.check(task.training.batch, len(task.split), is_streamed=task.split.unit_sizes is not None)
+    steps = task.split.steps(task.training.batch, lanes)
     learner = Learner(model, task.training, steps, job.device, task.new, lanes)
     with finishing() as is_asked_to_stop:
         try:
@@ -189,8 +172,9 @@ def _fitted(
     stage, training, device, progress = task.stage, task.training, job.device, job.progress
     train = to_device(task.split, device, progress)
     validation = to_device(job.data.validation, device, progress)
-    labels_of = _Labels(train.labels, len(job.data.labels), training.smoothing, job.run.recipe.data.balance)
-    steps, lanes = steps_of_epoch(len(train), training.batch), Lanes(job.run.recipe.data.lanes)
+    targets_of = _Targets(train.counts(len(job.data.labels)), training.smoothing, job.run.recipe.data.balance)
+    lanes = Lanes(job.run.recipe.data.lanes)
+    steps = train.steps(training.batch, lanes)
 
     checkpoint = job.run.checkpoint(stage)
     position = learner.load(checkpoint)
@@ -215,9 +199,8 @@ def _fitted(
             start=position.step,
         )
         for step, batch in enumerate(shown, start=epoch * steps + position.step):
-            samples = train.ids[batch.indices]
-            pixels = enhance(batch.view.pixels, samples, seed=task.seed, epoch=epoch, spec=task.extra)
-            targets, answers = lanes.whole(labels_of(batch)), answers_to and lanes.whole(answers_to(batch))
+            pixels = enhance(batch.view.pixels, batch.rows.ids, seed=task.seed, epoch=epoch, spec=task.extra)
+            targets, answers = lanes.whole(targets_of(batch)), answers_to and lanes.whole(answers_to(batch))
             torch.manual_seed(seed_of(task.seed, "depth", step))  # only stochastic depth draws from this state
             loss_of = partial(_total, objective, targets, answers)
             total += learner.step(step, to_input(pixels, task.preprocessing), loss_of)
@@ -259,16 +242,15 @@ def _fitted(
     return learner.average.eval()
 
 
-class _Labels:
+class _Targets:
     """The soft labels of a batch, whose rows count more where their class is rare."""
 
-    def __init__(self, labels: Tensor, classes: int, smoothing: float, balance: Balance) -> None:
-        self._labels, self._classes, self._smoothing = labels, classes, smoothing
-        self._weights = image_weights(labels, classes, balance)
+    def __init__(self, counts: Tensor, smoothing: float, balance: Balance) -> None:
+        self._classes, self._smoothing, self._weights = len(counts), smoothing, image_weights(counts, balance)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the labels of a batch, float32 [B, classes]."""
-        labels = self._labels[batch.indices]
+        labels = batch.rows.labels
         targets = batch.view.targets(labels, self._classes, self._smoothing)
         if self._weights is None:
             return targets

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from .data import Dataset
 from .recipe import Recipe
 
@@ -26,7 +24,7 @@ def first_lines(data: Dataset, recipe: Recipe) -> Iterator[str]:
 
 
 def _of_classes(data: Dataset) -> str:
-    counts = torch.bincount(data.train.labels, minlength=len(data.labels)).tolist()
+    counts = data.train.counts(len(data.labels)).tolist()
     if len(counts) <= FEW_CLASSES:
         return ", ".join(f"{label} {count:,}" for label, count in zip(data.labels, counts, strict=True))
     return f"{min(counts):,} to {max(counts):,} of a class, the fewest of {data.labels[counts.index(min(counts))]}"

@@ -23,11 +23,11 @@ from msgspec.structs import replace
 from torch import nn
 
 from .arms import Arm, own_arm
-from .data import Dataset, Preprocessing, Split, to_device
+from .data import Dataset, Preprocessing, to_device
 from .evaluate import EVALUATION_BATCH, logits_of
 from .lessons import LabelLessons, Lessons, OnlineLessons, StoredLessons, open_store
 from .logits import fill_missing
-from .loop import RENDERED_AT_ONCE, steps_of_epoch
+from .loop import RENDERED_AT_ONCE
 from .models import Teacher, create_student, create_teacher
 from .progress import Progress, Silent
 from .recipe import Recipe, Training
@@ -182,7 +182,7 @@ class Paces:
         logits_of(net, sample, preprocessing).sum().item()
         answer = (time.perf_counter() - started) / len(sample)
         validation, test = len(self.whole.validation) * answer, len(self.whole.test) * answer
-        epoch = image * min(training.batch, images) * steps_of_epoch(images, training.batch)
+        epoch = image * min(training.batch, images) * max(1, images // training.batch)
         return Pace(once + 2 * validation + 2 * test, epoch + validation)
 
     def _timed(
@@ -223,15 +223,12 @@ def _sample(data: Dataset, batch: int, most: int | None = None) -> Dataset:
     size = data.preprocessing.input
     count = most or max(8 * batch, 2 * RENDERED_AT_ONCE // (size.height * size.width))
 
-    def few(split: Split, count: int = count) -> Split:
-        return split if len(split) <= count else split.take(torch.linspace(0, len(split) - 1, count).round().long())
-
     return with_(
         data,
-        train=few(data.train),
-        unlabelled=None if data.unlabelled is None else few(data.unlabelled),
-        validation=few(data.validation, EVALUATION_BATCH),
-        test=few(data.test, EVALUATION_BATCH),
+        train=data.train.few(count),
+        unlabelled=None if data.unlabelled is None else data.unlabelled.few(count),
+        validation=data.validation.few(EVALUATION_BATCH),
+        test=data.test.few(EVALUATION_BATCH),
     )
 
 

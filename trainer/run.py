@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from sdk.files import disk_failures, sha256, write_whole
 
-from .data import Dataset, Preprocessing
+from .data import Dataset, Preprocessing, is_command, lasting
 from .errors import RecipeError, RunError
 from .folder import RECIPE, is_new, refuse_odd_path
 from .models import Student, Teacher, check_nets, create_student, create_teacher
@@ -214,9 +214,9 @@ def start_run(folder: Path, recipe: Recipe, data: Dataset, source: Source) -> Ru
         about = DataRecord(
             hash=data_hash,
             test_hash=data.test.hash(),
-            data=tuple(map(_lasting, source.data)),
-            root=_lasting(str(source.root)) if source.root else None,
-            unlabelled=tuple(map(_lasting, source.unlabelled)),
+            data=tuple(map(lasting, source.data)),
+            root=lasting(str(source.root)) if source.root else None,
+            unlabelled=tuple(map(lasting, source.unlabelled)),
             skip_bad=source.skip_bad,
             labels=data.labels,
             images=image_counts(data),
@@ -255,27 +255,27 @@ def image_counts(data: Dataset) -> dict[str, int]:
 def _settled(recipe: Recipe, data: Dataset) -> Recipe:
     """Return the recipe with the values that the data decides, and with paths that are valid in any folder."""
     replace = msgspec.structs.replace
-    teachers = {name: replace(it, weights=it.weights and _lasting(it.weights)) for name, it in recipe.teachers.items()}
+    teachers = {name: replace(it, weights=it.weights and lasting(it.weights)) for name, it in recipe.teachers.items()}
     weights = recipe.student.weights
-    student = replace(recipe.student, weights=weights and _lasting(weights))
+    student = replace(recipe.student, weights=weights and lasting(weights))
     data_recipe = replace(recipe.data, size=data.preprocessing.input.height)
     return replace(recipe, data=data_recipe, teachers=teachers, student=student)
-
-
-def _lasting(name: str) -> str:
-    """Return an absolute path for the name of a file or folder, and the name of a dataset unchanged."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def remembered_source(folder: Path) -> Source | None:
     """Return where the images of the run in `folder` came from, or None if there is no run.
 
     Raises:
-        RunError: the run's data.json is damaged.
+        RunError: the run's data.json is damaged, or the images come from a command.
     """
     if not is_run(folder):
         return None
     about = _data_record(folder)
+    if command := next(filter(is_command, (*about.data, *about.unlabelled)), None):
+        raise RunError(
+            f"{folder}: its images come from a command ({command}), which is not run because a folder says so; "
+            "name the images again by --data"
+        )
     return Source(about.data, Path(about.root) if about.root else None, about.unlabelled, about.skip_bad)
 
 

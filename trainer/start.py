@@ -192,11 +192,11 @@ def check_shared(recipe: Recipe, data: Dataset) -> None:
         RecipeError: they have other recipes or images, or can't share a batch evenly.
     """
     parallel.check_same({"recipes": recipe.hash(), "images": data.hash() if parallel.world_size() > 1 else ""})
-    lanes = Lanes(recipe.data.lanes)
+    lanes, is_streamed = Lanes(recipe.data.lanes), data.train.unit_sizes is not None
     for teacher in recipe.teachers.values():
         if teacher.training.epochs:
-            lanes.check(teacher.training.batch, len(data.train))
-    lanes.check(recipe.student.training.batch, len(data.students))
+            lanes.check(teacher.training.batch, len(data.train), is_streamed=is_streamed)
+    lanes.check(recipe.student.training.batch, len(data.students), is_streamed=is_streamed)
 
 
 def test_images(folder: Path, progress: Progress) -> Split:
@@ -248,7 +248,7 @@ def choose(
         skip_bad=source.skip_bad,
         progress=progress,
     )
-    if uneven := describe_balance(data.train.labels, data.labels, how.balance):
+    if uneven := describe_balance(data.train.counts(len(data.labels)), data.labels, how.balance):
         progress.tell(uneven)
     if named is None:
         size = data.preprocessing.input.height

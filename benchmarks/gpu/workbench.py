@@ -100,7 +100,7 @@ class Workbench:
 
     def prepared(self, number: int, preprocessing: Preprocessing) -> tuple[Batch, Tensor, Tensor]:
         one = self.shown[number % len(self.shown)]
-        targets = one.view.targets(self.train.labels[one.indices], len(self.data.labels), 0.1)
+        targets = one.view.targets(self.train.labels[one.rows.indices], len(self.data.labels), 0.1)
         return one, to_input(one.view.pixels, preprocessing), targets
 
     def teacher_step(self, name: str, compiled: bool) -> tuple[Step, Learner]:
@@ -125,7 +125,7 @@ class Workbench:
             def loss_of(output: Tensor) -> Tensor:
                 if not taught:
                     return sum(labels_alone(output, targets).values())
-                return sum(distillation(output, targets, kept[one.places].float(), teaching).values())
+                return sum(distillation(output, targets, kept[one.rows.places].float(), teaching).values())
 
             learner.step(number, inputs, loss_of)
 

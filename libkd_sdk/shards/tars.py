@@ -6,11 +6,12 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Self, cast
+from typing import IO, cast
 
 from sdk.errors import ImageError
 from sdk.folders import START_BYTES, SUFFIXES, is_image, is_junk
 from sdk.images import MAX_BYTES, ImageSource
+from sdk.tars import StrictTarInfo
 
 from ..image_files import InMemory, Unreadable
 
@@ -43,22 +44,9 @@ def images_in_tar(path: Path, name: str) -> Iterator[tuple[str, ImageSource]]:
         raise ImageError(f"{name}: damaged or cut off {place} ({reason}); copy or create this tar again") from fault
 
 
-class _Member(tarfile.TarInfo):
-    """A member with a whole header. Without this class, `tarfile` takes most damaged headers for the end of a tar."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as fault:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                raise  # a block of zeros is the end
-            raise tarfile.ReadError("no end" if not buf else str(fault)) from fault
-
-
 def _opened(path: Path) -> tarfile.TarFile:
     try:
-        return tarfile.open(path, tarinfo=_Member, encoding="utf-8")  # the same names in every locale
+        return tarfile.open(path, tarinfo=StrictTarInfo, encoding="utf-8")  # the same names in every locale
     except tarfile.ReadError as fault:  # of several lines, one for each kind of compression
         raise tarfile.ReadError("no header of a tar") from fault
 

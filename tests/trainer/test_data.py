@@ -147,7 +147,7 @@ def test_images_are_the_same_in_memory_and_as_files(clothes):
     for memory, files in (
         (in_memory, as_files),
         (in_memory.take(some), as_files.take(some)),
-        (in_memory.take(some) + in_memory, as_files.take(some) + as_files),
+        (in_memory.take(some).joined(in_memory), as_files.take(some).joined(as_files)),
         (in_memory.to(torch.device("cpu")), as_files.in_memory()),
     ):
         assert len(files.images) == len(memory.images) == len(files)

@@ -61,7 +61,7 @@ def losses_of_a_student(data: str, out: str, recipe: str, loss: str) -> list[flo
 
             def answers_to(batch):
                 columns = torch.arange(2 * 3, dtype=torch.float32).reshape(2, 3)
-                return (batch.places[:, None, None] % 7 * columns).sin()
+                return (batch.rows.places[:, None, None] % 7 * columns).sin()
 
             return loop.EpochPlan(number, objective, answers_to)
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 import trainer.learner
 from trainer.arms import own_arm
-from trainer.data import MemoryImages, Preprocessing, Split, to_input
+from trainer.data import MemoryImages, Preprocessing, Rows, Split, to_input
 from trainer.data.inputs import _statistics
 from trainer.learner import Learner
 from trainer.lessons import OnlineLessons
@@ -197,7 +197,9 @@ def test_the_answers_of_online_teachers_are_not_read(tiny_recipe):
     online = replace(tiny_recipe, views=replace(tiny_recipe.views, mode="online"))
     _, objective, answers_to = OnlineLessons(own_arm(online), teachers).epoch(0)
     split = images_of(BATCH, CPU)
-    batch = Batch(split.ids, split.ids, View(torch.rand(BATCH, 3, SIZE, SIZE), torch.ones(BATCH)))
+    batch = Batch(
+        Rows(split.ids, split.ids, split.ids, split.labels), View(torch.rand(BATCH, 3, SIZE, SIZE), torch.ones(BATCH))
+    )
     logits, targets = torch.randn(BATCH, 3, CLASSES), torch.full((BATCH, CLASSES), 1 / CLASSES)
     assert used(lambda: objective(logits, targets, answers_to(batch))).counts["convolution"] > 0
 

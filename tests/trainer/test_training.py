@@ -202,14 +202,14 @@ def test_every_epoch_shows_every_pair_once_and_keeps_pairs_together(tiny_data):
     by_epoch = []
     for epoch in (0, 1):
         seen = list(batches(split, seed=3, view=5, epoch=epoch, size=16, spec=spec))
-        assert [len(batch.indices) for batch in seen] == [16] * (len(split) // 16)
-        by_epoch.append(torch.cat([batch.places for batch in seen]))
-        assert len(set(torch.cat([batch.indices for batch in seen]).tolist())) == len(split) // 16 * 16
+        assert [len(batch.rows) for batch in seen] == [16] * (len(split) // 16)
+        by_epoch.append(torch.cat([batch.rows.places for batch in seen]))
+        assert len(set(torch.cat([batch.rows.indices for batch in seen]).tolist())) == len(split) // 16 * 16
         assert torch.equal(by_epoch[-1][0::2] + 1, by_epoch[-1][1::2])
     assert not torch.equal(*by_epoch)  # another epoch has the same pairs in another order
 
     fewer = list(batches(split.take(torch.arange(5)), seed=3, view=5, epoch=0, size=16, spec=spec))
-    assert [len(batch.indices) for batch in fewer] == [4]
+    assert [len(batch.rows) for batch in fewer] == [4]
 
 
 def test_other_data_or_another_recipe_are_refused(finished, tiny_recipe, tiny_data, clothes):

@@ -104,7 +104,7 @@ def test_a_view_does_not_depend_on_the_epoch_that_shows_it(tiny_data):
         {
             sample: row
             for batch in batches(tiny_data.train, seed=3, view=1, epoch=epoch, size=8, spec=EVERYTHING)
-            for sample, row in zip(batch.indices.tolist(), batch.view.pixels, strict=True)
+            for sample, row in zip(batch.rows.indices.tolist(), batch.view.pixels, strict=True)
         }
         for epoch in (1, 9)
     )

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from .files import Preprocessing
+from .samples import Samples
 from .split import Split
 
 
@@ -14,7 +15,7 @@ class Dataset:
     """The data of a run.
 
     Attributes:
-        train: the images that teachers and students are trained on, in memory or as files.
+        train: the images that teachers and students are trained on: in memory, as files, or in shards.
         validation: the images for the accuracy after each epoch and for the temperature, in memory.
         test: the images for the final scores, in memory. Nothing is ever chosen by these scores.
         labels: the class names; sorted, except in named datasets, which have an order of their own.
@@ -23,21 +24,21 @@ class Dataset:
         unlabelled: further images to train on, all labelled `UNLABELLED`; kept in the same way as those of `train`.
     """
 
-    train: Split
+    train: Samples
     validation: Split
     test: Split
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     skipped: list[str] = field(default_factory=list)
-    unlabelled: Split | None = None
+    unlabelled: Samples | None = None
 
     @property
-    def students(self) -> Split:
+    def students(self) -> Samples:
         """The images that the student is trained on and the logit store covers: `train`, then `unlabelled`."""
-        return self.train + self.unlabelled if self.unlabelled else self.train
+        return self.train.joined(self.unlabelled) if self.unlabelled else self.train
 
     def hash(self) -> str:
         """Return a hash of the content of all splits, and of the labels."""
-        splits = (self.students, self.validation, self.test)
+        splits: tuple[Samples, ...] = (self.students, self.validation, self.test)
         parts = (*(split.hash() for split in splits), *self.labels)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runtimes.cores import usable_cores
 
@@ -16,40 +17,50 @@ from ..errors import DataError
 WORKERS = min(usable_cores(), 16)
 """The default number of processes that decode files."""
 
+Task = TypeVar("Task")
 
-class _Chunks(Dataset[Tensor | DataError]):
-    """The pixels that a worker is asked for, by the number of the chunk."""
 
-    def __init__(self, decode: Callable[[Tensor], Tensor], chunks: Sequence[Tensor]) -> None:
-        self.decode, self.chunks = decode, [chunk.cpu() for chunk in chunks]
+class _Decoded(Dataset[Tensor | DataError], Generic[Task]):
+    """The pixels of each task that a worker is given."""
 
-    def __len__(self) -> int:
-        return len(self.chunks)
+    def __init__(self, decode: Callable[[Task], Tensor]) -> None:
+        self.decode = decode
 
-    def __getitem__(self, number: int) -> Tensor | DataError:
+    def __getitem__(self, task: Task) -> Tensor | DataError:
         try:
-            return self.decode(self.chunks[number])
+            return self.decode(task)
         except DataError as fault:
             return fault  # raised in a worker, it would arrive as the text of a traceback
 
 
-def decoded(
-    decode: Callable[[Tensor], Tensor], chunks: Sequence[Tensor], workers: int, *, pin: bool
-) -> Iterator[Tensor]:
-    """Give the pixels that `decode` makes of each chunk of indices, in the order of the chunks.
+class _InOrder(Sampler[Task]):
+    """Gives the tasks one after another, each when the workers have room for it."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self.tasks = tasks
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+
+def decoded(decode: Callable[[Task], Tensor], tasks: Iterable[Task], workers: int, *, pin: bool) -> Iterator[Tensor]:
+    """Give the pixels that `decode` makes of each task, in the order of the tasks.
+
+    A few tasks for each worker are taken from `tasks` ahead of the pixels that are asked for.
 
     Args:
-        decode: from indices, int64 [b] on the CPU, to their pixels.
         workers: the number of processes that decode ahead; with 0, this process does it.
         pin: whether the pixels lie in page-locked memory, which is copied to a GPU without waiting.
 
     Raises:
-        DataError: from `decode`; or a worker ended early.
+        DataError: from `decode`, or from `tasks`; or a worker ended early.
     """
-    workers = min(workers, len(chunks))
+    if isinstance(tasks, Sized):
+        workers = min(workers, len(tasks))
     loader = DataLoader(
-        _Chunks(decode, chunks),
-        batch_size=None,  # a chunk is a batch already
+        _Decoded(decode),
+        sampler=_InOrder(tasks),
+        batch_size=None,  # a task is a batch already
         num_workers=workers,
         pin_memory=pin,
         multiprocessing_context="fork" if workers else None,  # a million files are not pickled for every worker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -40,7 +40,7 @@ class Images(Protocol):
     def to(self, device: torch.device) -> Self:
         """Return the images with their pixels on `device`; files stay where they are."""
 
-    def feed(self, chunks: Sequence[Tensor], device: torch.device, *, workers: int = WORKERS) -> Iterator[Tensor]:
+    def feed(self, chunks: Iterable[Tensor], device: torch.device, *, workers: int = WORKERS) -> Iterator[Tensor]:
         """Give the uint8 pixels [b, height, width, 3] of each chunk of indices on `device`, in the order of the chunks.
 
         The pixels depend neither on `workers` nor on where the images are kept. Nothing is drawn from torch's random
@@ -96,7 +96,7 @@ class MemoryImages:
     def to(self, device: torch.device) -> MemoryImages:
         return MemoryImages(self.pixels.to(device))
 
-    def feed(self, chunks: Sequence[Tensor], device: torch.device, *, workers: int = WORKERS) -> Iterator[Tensor]:
+    def feed(self, chunks: Iterable[Tensor], device: torch.device, *, workers: int = WORKERS) -> Iterator[Tensor]:
         gathered = (self.pixels[chunk.to(self.pixels.device)] for chunk in chunks)
         if self.pixels.device.type == device.type:
             return gathered
@@ -145,8 +145,9 @@ class FileImages:
     def to(self, device: torch.device) -> FileImages:
         return self
 
-    def feed(self, chunks: Sequence[Tensor], device: torch.device, *, workers: int = WORKERS) -> Iterator[Tensor]:
-        return ahead(decoded(self._decode, chunks, workers, pin=device.type == "cuda"), device)
+    def feed(self, chunks: Iterable[Tensor], device: torch.device, *, workers: int = WORKERS) -> Iterator[Tensor]:
+        tasks: Iterable[list[int]] = (chunk.tolist() for chunk in chunks)
+        return ahead(decoded(self._decode, tasks, workers, pin=device.type == "cuda"), device)
 
     def digests(self) -> list[bytes]:
         return self.known_digests
@@ -156,8 +157,8 @@ class FileImages:
         rows = decode_again(self.files, self.known_digests, self.input, progress or Silent())
         return MemoryImages(torch.from_numpy(rows))
 
-    def _decode(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(np.stack([self._again(index) for index in indices.tolist()]))
+    def _decode(self, indices: list[int]) -> Tensor:
+        return torch.from_numpy(np.stack([self._again(index) for index in indices]))
 
     def _again(self, index: int) -> NDArray[np.uint8]:
         pixels = pixels_of(self.files[index], self.input)

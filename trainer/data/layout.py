@@ -66,7 +66,7 @@ def labelled(sources: Sequence[Path]) -> Labelled:
     Raises:
         DataError: a source holds no image, its files do not lie as expected, or a class has files but no image.
     """
-    splits = [_split_of_source(source) for source in sources]
+    splits = [split_of_source(source) for source in sources]
     if not {"val", "test"} & set(splits) or len(sources) == 1:
         # Folders are parts of the same data, whatever their names are, unless one of them is named after its split.
         splits = ["" if source.is_dir() else split for source, split in zip(sources, splits, strict=True)]
@@ -155,7 +155,7 @@ def _is_split(name: str) -> bool:
     return told is not None and not told.rest
 
 
-def _split_of_source(source: Path) -> str:
+def split_of_source(source: Path) -> str:
     told = _told(source.name if source.is_dir() else source.stem)
     return told.split if told else ""
 

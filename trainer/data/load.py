@@ -8,34 +8,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdk.folders import kinds_of
-
 from ..errors import DataError
 from ..progress import Progress, Silent
 from ..recipe import DataRecipe
 from .dataset import Dataset
 from .division import Readable, divide
-from .files import (
-    Input,
-    Preprocessing,
-    Resize,
-    check_memory,
-    check_share,
-    decode,
-    native_size,
-    nearest_multiple,
-    survey,
-)
-from .images import FileImages, Images, MemoryImages
-from .layout import Labelled, LabelledFile, check_names, labelled, loose
+from .files import Input, check_memory
+from .layout import LabelledFile, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
+from .reading import default_size, preprocessing_of, read, told
+from .samples import Samples
+from .shards import Wanted, are_shards, load_shards, shard_files, wanted_of, wanted_of_named
 from .sources import ImageFile
-from .split import UNLABELLED, Split, sample_ids
-
-LARGEST_DEFAULT_SIZE = 96
-
-NAMED_AT_MOST = 10
-"""The number of unreadable images that are named before the others are only counted."""
+from .split import Split
 
 
 def load(
@@ -48,7 +33,7 @@ def load(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Return the data in `sources`: one named dataset, or folders and archives (zip, tar).
+    """Return the data in `sources`: one named dataset, shards, or folders and archives (zip, tar).
 
     The named datasets are `fashion-mnist`, `cifar10`, `cifar100`, and `fashion-mnist-mini`, which may also be combined
     with folders and archives. Files lie as `train/CLASS/NAME` with `val/...`, `test/...` or both; or as `CLASS/NAME` in
@@ -71,10 +56,12 @@ def load(
         DataError: there are no such images, or they can't be used; the message says why.
     """
     how, progress = how or DataRecipe(), progress or Silent()
-    extra = _told(loose(_places(unlabelled)), progress)
+    if are_shards(sources):
+        return load_shards(sources, unlabelled, how, size_step=size_step, skip_bad=skip_bad, progress=progress)
+    extra = told(loose(_places(unlabelled)), progress)
     if (name := _name(sources)) is not None:
         return _from_named(NAMED[name](root), extra, how, progress, skip_bad)
-    found = _told(labelled(_places(sources)), progress)
+    found = told(labelled(_places(sources)), progress)
     return _from_files(found, extra, how, progress, size_step=size_step, skip_bad=skip_bad)
 
 
@@ -105,7 +92,7 @@ def load_labelled(
             raise DataError(f"{name}: has other classes, or another size, than this model; give other images")
         return named.test
     progress = progress or Silent()
-    found = _told(labelled(_places(sources)), progress)
+    found = _all_labelled(sources, progress)
     chosen = _for_the_test(found) or found
     strangers = {item.label for item in chosen} - set(labels)
     if strangers:
@@ -113,7 +100,7 @@ def load_labelled(
             f"class {min(strangers)!r} is not one of the model's {len(labels)}; rename or remove its folder"
         )
     check_memory(len(chosen), input)
-    return _read(chosen, labels, input, progress)[0]
+    return read(chosen, labels, input, progress)[0]
 
 
 def load_test(
@@ -137,10 +124,15 @@ def load_test(
     if (name := _name(sources)) is not None:
         return NAMED[name](root).test
     progress = progress or Silent()
-    chosen = _for_the_test(_told(labelled(_places(sources)), progress))
-    input = _preprocessing(how.size, how).input
+    chosen = _for_the_test(_all_labelled(sources, progress))
+    input = preprocessing_of(how.size, how).input
     check_memory(len(chosen), input)
-    return _read(chosen, labels, input, progress, skip_bad=True)[0] if chosen else None
+    return read(chosen, labels, input, progress, skip_bad=True)[0] if chosen else None
+
+
+def _all_labelled(sources: Sequence[str | Path], progress: Progress) -> list[LabelledFile]:
+    """Return the labelled images in folders and archives; of shards, those of the test or validation."""
+    return shard_files(sources) if are_shards(sources) else told(labelled(_places(sources)), progress)
 
 
 def _for_the_test(found: list[LabelledFile]) -> list[LabelledFile]:
@@ -170,9 +162,32 @@ def load_sample(
             raise DataError(f"{name}: has images of another size than this model takes; give other images")
         return sample(named, count)
     progress = progress or Silent()
-    found = _told(loose(_places(sources)), progress)
-    chosen, _ = _read([found[index] for index in _spread(len(found), count)], (), input, progress)
+    found = shard_files(sources) if are_shards(sources) else told(loose(_places(sources)), progress)
+    chosen, _ = read([found[index] for index in _spread(len(found), count)], (), input, progress)
     return chosen.pixels()
+
+
+def wanted(
+    sources: Sequence[str | Path],
+    *,
+    unlabelled: Sequence[str | Path] = (),
+    root: Path | None = None,
+    progress: Progress | None = None,
+) -> Wanted:
+    """Return the images in `sources`, as they are packed into shards; see `load`.
+
+    Raises:
+        DataError: there are no such images, two have the same name, or they are in shards already.
+    """
+    progress = progress or Silent()
+    if are_shards(sources):
+        raise DataError(f"{sources[0]}: in shards already; name it by --data of the commands that train")
+    extra = told(loose(_places(unlabelled)), progress)
+    if (name := _name(sources)) is not None:
+        return wanted_of_named(NAMED[name](root), extra)
+    found = [*told(labelled(_places(sources)), progress), *extra]
+    check_names(found)
+    return wanted_of(found)
 
 
 def originals(sources: Sequence[str | Path]) -> dict[str, ImageFile]:
@@ -181,13 +196,12 @@ def originals(sources: Sequence[str | Path]) -> dict[str, ImageFile]:
     Raises:
         DataError: see `load`.
     """
-    return {} if _name(sources) else {item.file.name: item.file for item in labelled(_places(sources)).images}
+    return {} if _name(sources) else {item.file.name: item.file for item in _all_labelled(sources, Silent())}
 
 
-def sample(split: Split, count: int) -> Tensor:
-    """Return the pixels of at most `count` evenly spread images of a split, uint8 [n, height, width, 3]."""
-    (pixels,) = split.images.feed([torch.tensor(_spread(len(split), count))], torch.device("cpu"))
-    return pixels
+def sample(samples: Samples, count: int) -> Tensor:
+    """Return the pixels of at most `count` evenly spread images, uint8 [n, height, width, 3]."""
+    return samples.few(count).pixels()
 
 
 def _spread(length: int, count: int) -> list[int]:
@@ -204,78 +218,24 @@ def _places(sources: Sequence[str | Path]) -> list[Path]:
     return [FASHION_MNIST_MINI if source == "fashion-mnist-mini" else Path(source) for source in sources]
 
 
-def _told(found: Labelled, progress: Progress) -> list[LabelledFile]:
-    """Return the images, after `progress` was told which files were left out."""
-    for line in found.left_out:
-        progress.tell(f"left out: {line}")
-    return found.images
-
-
-def _read(
-    found: list[LabelledFile],
-    labels: Sequence[str],
-    input: Input,
-    progress: Progress,
-    *,
-    in_memory: bool = True,
-    skip_bad: bool = False,
-) -> tuple[Split, list[str]]:
-    """Return a split of the images that can be read, and why the others can't, which `progress` is told as well.
-
-    Raises:
-        DataError: too many can't be read, unless `skip_bad`.
-    """
-    check_names(found)
-    files = [item.file for item in found]
-    images: Images
-    if in_memory:
-        rows, bad = decode(files, input, progress)
-        images = MemoryImages(torch.from_numpy(rows))
-    else:
-        digests, bad = survey(files, input, progress)
-        images = FileImages(files, input, digests)
-    if not skip_bad:
-        check_share(bad, files)
-    names = [file.name for file in files]
-    number = {label: index for index, label in enumerate(labels)}
-    classes = torch.tensor([number.get(item.label, UNLABELLED) for item in found], dtype=torch.int64)
-    split = Split(images, classes, sample_ids(names), names)
-    if bad:
-        split = split.take(torch.tensor([index for index in range(len(found)) if index not in bad]))
-    skipped = [bad[index] for index in sorted(bad)]
-    for reason in skipped[:NAMED_AT_MOST]:
-        progress.tell(f"skipped: {reason}")
-    if len(skipped) > 1:
-        kinds = kinds_of([names[index] for index in sorted(bad)])
-        more = f", {len(skipped) - NAMED_AT_MOST:,} of them not named here" if len(skipped) > NAMED_AT_MOST else ""
-        progress.tell(f"skipped: {len(skipped):,} of {len(found):,} images can't be read ({kinds}){more}")
-    return split, skipped
-
-
 def _from_named(
     named: Named, extra: list[LabelledFile], how: DataRecipe, progress: Progress, skip_bad: bool
 ) -> Dataset:
     size = named.train.images.size[0]
     if how.size not in (None, size):
         raise DataError(f"this dataset has images of {size}x{size}; leave data.size out")
-    preprocessing = _preprocessing(size, how)
-    whole, skipped = named.train + named.test, list[str]()
+    preprocessing = preprocessing_of(size, how)
+    whole, skipped = named.train.joined(named.test), list[str]()
     if extra:
         if not _fit(len(named.train) + len(extra), preprocessing.input, how):
             raise DataError(
                 "a named dataset is kept in memory, and there are too many unlabelled images for that; "
                 "raise data.memory_gb"
             )
-        more, skipped = _read(extra, (), preprocessing.input, progress, skip_bad=skip_bad)
-        whole += more
+        more, skipped = read(extra, (), preprocessing.input, progress, skip_bad=skip_bad)
+        whole = whole.joined(more)
     places = [name.partition("/")[0] for name in whole.names]
     return divide(Readable(whole, places, named.labels, preprocessing, skipped), how, progress)
-
-
-def _preprocessing(size: int, how: DataRecipe) -> Preprocessing:
-    return Preprocessing(
-        input=Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size))), mean=how.mean, std=how.std
-    )
 
 
 def _fit(count: int, input: Input, how: DataRecipe) -> bool:
@@ -303,23 +263,12 @@ def _from_files(
     if strangers:
         raise DataError(f"class {min(strangers)!r} has no training images; add some to train/ or remove it")
 
-    size = how.size or _default_size(found, size_step, progress)
-    preprocessing = _preprocessing(size, how)
+    size = how.size or default_size([item.file for item in found], size_step, progress)
+    preprocessing = preprocessing_of(size, how)
     check_memory(len(found) - len(training), preprocessing.input)
     in_memory = _fit(len(training) + len(extra), preprocessing.input, how)
     everything = [*found, *extra]
-    whole, skipped = _read(everything, labels, preprocessing.input, progress, in_memory=in_memory, skip_bad=skip_bad)
+    whole, skipped = read(everything, labels, preprocessing.input, progress, in_memory=in_memory, skip_bad=skip_bad)
     place = {item.file.name: item.split for item in (*found, *extra)}
     places = [place[name] for name in whole.names]
     return divide(Readable(whole, places, labels, preprocessing, skipped), how, progress)
-
-
-def _default_size(found: list[LabelledFile], step: int, progress: Progress) -> int:
-    """Return the width and height of the nets' input, a multiple of `step`; `progress` is told why."""
-    median = native_size([item.file for item in found])
-    usual = min(median, LARGEST_DEFAULT_SIZE)
-    size = nearest_multiple(usual, step)
-    limit = f", but no size above {usual} is chosen by itself; --size sets another" if median > usual else ""
-    patches = f"; {size} is the nearest multiple of the student's patch, {step}" if size != usual else ""
-    progress.tell(f"size: {size}x{size} pixels; the median of the images' shorter sides is {median}{limit}{patches}")
-    return size

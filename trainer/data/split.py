@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..device import free_bytes
+from ..lanes import ONE_LANE, Lanes
 from ..progress import Progress
 from ..units import size
+from ..views import order, seed_of
+from .feed import WORKERS
 from .images import Images
+from .samples import Rows, Samples
 
 UNLABELLED = -1
 """The label of an image whose class is not known."""
@@ -37,7 +44,23 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __add__(self, other: Split) -> Split:
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.images.size
+
+    @property
+    def nbytes(self) -> int:
+        return self.images.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        return self.ids.device
+
+    @property
+    def unit_sizes(self) -> None:
+        return None
+
+    def joined(self, other: Split) -> Split:
         """Return the samples of both splits, whose images are of the same kind."""
         labels, ids = torch.cat([self.labels, other.labels]), torch.cat([self.ids, other.ids])
         return Split(self.images.joined(other.images), labels, ids, self.names + other.names)
@@ -47,9 +70,45 @@ class Split:
         names = [self.names[index] for index in indices.tolist()]
         return Split(self.images.take(indices), self.labels[indices], self.ids[indices], names)
 
-    def to(self, device: torch.device) -> Split:
-        """Return the split with its tensors on `device`; files stay where they are."""
-        return Split(self.images.to(device), self.labels.to(device), self.ids.to(device), self.names)
+    def to(self, device: torch.device, *, pixels: bool = True) -> Split:
+        """Return the split with its tensors on `device`; files, or all images without `pixels`, stay where they are."""
+        images = self.images.to(device) if pixels else self.images
+        return Split(images, self.labels.to(device), self.ids.to(device), self.names)
+
+    def counts(self, classes: int) -> Tensor:
+        return torch.bincount(self.labels[self.labels >= 0], minlength=classes)
+
+    def few(self, count: int) -> Split:
+        """Return at most `count` evenly spread samples."""
+        if len(self) <= count:
+            return self
+        return self.take(torch.linspace(0, len(self) - 1, count).round().long())
+
+    def rows(self, seed: int, view: int, places: range) -> Rows:
+        return self._laid_out(torch.arange(places.start, places.stop, device=self.device), seed, view)
+
+    def steps(self, batch: int, lanes: Lanes = ONE_LANE) -> int:
+        return max(1, len(self) // batch)
+
+    def epoch(
+        self, seed: int, view: int, epoch: int, batch: int, lanes: Lanes = ONE_LANE, start: int = 0
+    ) -> Iterator[Rows]:
+        """Give this process's samples of each batch of an epoch; see `Samples.epoch`.
+
+        An incomplete last batch is left out, unless it is the only one.
+        """
+        laid_out = _order(seed, self.ids, view)
+        pairs = torch.arange(len(laid_out) // 2 * 2, device=self.device).unflatten(0, (-1, 2))
+        pairs = pairs[order(seed_of(seed, "epoch"), self.ids[laid_out[pairs[:, 0]]], epoch)]
+        chunks = pairs[: self.steps(batch) * (batch // 2)].split(batch // 2)
+        return (self._laid_out(lanes.own(chunk.flatten()), seed, view) for chunk in chunks[start:])
+
+    def _laid_out(self, places: Tensor, seed: int, view: int) -> Rows:
+        indices = _order(seed, self.ids, view)[places]
+        return Rows(indices, places, self.ids[indices], self.labels[indices])
+
+    def feed(self, chunks: Iterable[Tensor], *, workers: int = WORKERS) -> Iterator[Tensor]:
+        return self.images.feed(chunks, self.device, workers=workers)
 
     def in_memory(self, progress: Progress | None = None) -> Split:
         """Return the split with its images in memory.
@@ -76,17 +135,26 @@ class Split:
         return content.hexdigest()[:16]
 
 
-def to_device(split: Split, device: torch.device, progress: Progress) -> Split:
-    """Return the split with its tensors on `device`.
+@lru_cache(2)
+def _order(seed: int, ids: Tensor, view: int) -> Tensor:
+    """Return the order of a view, which all of its batches and units share. `is` tells tensors apart here."""
+    return order(seed, ids, view)
+
+
+AnySamples = TypeVar("AnySamples", bound=Samples)
+
+
+def to_device(samples: AnySamples, device: torch.device, progress: Progress) -> AnySamples:
+    """Return the samples for `device`.
 
     Images that would take more than half of a GPU's free memory stay in the host's memory, and `progress` is told so;
-    `Images.feed` copies them chunk by chunk.
+    `feed` copies them chunk by chunk.
     """
-    needed, free = split.images.nbytes, free_bytes(device)
+    needed, free = samples.nbytes, free_bytes(device)
     if needed <= free / 2:
-        return split.to(device)
-    progress.tell(f"{len(split):,} images, {size(needed)}, stay in the host's memory: {device} has {size(free)} free")
-    return replace(split, labels=split.labels.to(device), ids=split.ids.to(device))
+        return samples.to(device)
+    progress.tell(f"{len(samples):,} images, {size(needed)}, stay in the host's memory: {device} has {size(free)} free")
+    return samples.to(device, pixels=False)
 
 
 def sample_ids(names: list[str]) -> Tensor:

@@ -9,11 +9,11 @@ import msgspec
 import torch
 from torch import Tensor
 
-from ..data import Split
+from ..data import Samples
 from ..device import Arithmetic
 from ..errors import StoreError
 from ..models import Teacher
-from ..views import Keys, order
+from ..views import Keys
 from .fill import answers_of, arithmetic_of
 from .form import codes_of, wide
 from .store import LogitStore
@@ -64,7 +64,7 @@ class _Compared(NamedTuple):
 
 
 @torch.inference_mode()
-def check(store: LogitStore, teachers: Mapping[str, Teacher], split: Split, samples: int = 512) -> CheckResult:
+def check(store: LogitStore, teachers: Mapping[str, Teacher], split: Samples, samples: int = 512) -> CheckResult:
     """Read every unit, and recompute the answers for about `samples` images, which are chosen by key.
 
     Raises:
@@ -108,21 +108,21 @@ def _drawn(store: LogitStore, count: int, view: int) -> Tensor:
 
 
 def _compare(
-    store: LogitStore, unit: tuple[int, int], teachers: Mapping[str, Teacher], split: Split, samples: int
+    store: LogitStore, unit: tuple[int, int], teachers: Mapping[str, Teacher], split: Samples, samples: int
 ) -> _Compared:
     (view, shard), (parts, arithmetic) = unit, store.read_unit(*unit)
-    places = torch.tensor(store.shards()[shard])
+    places = store.shards()[shard]
     pairs = torch.arange(len(places)).split(2)
     chosen = _drawn(store, len(pairs), 1 + view)[: max(1, samples // 2)].sort().values
     inside = torch.cat([pairs[number] for number in chosen.tolist()])
 
-    indices = order(store.header.seed, split.ids, view)[places[inside].to(split.ids.device)]
-    (images,) = split.images.feed([indices], split.ids.device)
-    answers = answers_of(store, teachers, images, split.ids[indices], view)
+    rows = split.rows(store.header.seed, view, places).take(inside.to(split.device))
+    (images,) = split.feed([rows.indices])
+    answers = answers_of(store, teachers, images, rows.ids, view)
     again = torch.stack([answers[name] for name in store.header.teachers], dim=1).cpu()
     stored = store.answers(parts).at(inside)
 
-    kinds, top_k = {arithmetic, arithmetic_of(teachers, split.ids.device)}, store.header.top_k
+    kinds, top_k = {arithmetic, arithmetic_of(teachers, split.device)}, store.header.top_k
     agrees_NT = (stored.argmax(-1) == again.argmax(-1)).float()
     largest_T, rest_NT = again.abs().amax((0, 2)), None
     if not top_k:

@@ -11,14 +11,14 @@ import msgspec
 import torch
 from torch import Tensor
 
-from ..data import Split
+from ..data import Samples
 from ..device import Arithmetic
 from ..errors import OutOfMemory
 from ..models import Teacher
 from ..parallel import from_first, rank, total, world_size
 from ..progress import Progress
 from ..units import ALL, Part, size
-from ..views import order, render
+from ..views import render
 from .store import LogitStore
 
 FILL_BATCH, PIXELS_ON_GPU = 256, 2**22
@@ -47,7 +47,7 @@ def fill_batch(height: int, width: int, device: torch.device) -> int:
 
 @torch.inference_mode()
 def fill_missing(
-    store: LogitStore, teachers: Mapping[str, Teacher], split: Split, progress: Progress, part: Part = ALL
+    store: LogitStore, teachers: Mapping[str, Teacher], split: Samples, progress: Progress, part: Part = ALL
 ) -> FillResult:
     """Compute the missing units of a part. Each teacher answers for exactly the pixels that the student will see.
 
@@ -58,7 +58,7 @@ def fill_missing(
         StoreError: a logit is too large for float16, or not a number.
         FileError: the disk is full, or the folder can't be written.
     """
-    missing, batch = from_first(lambda: store.missing(part)), fill_batch(*split.images.size, split.ids.device)
+    missing, batch = from_first(lambda: store.missing(part)), fill_batch(*split.size, split.device)
     units, answers, started = 0, 0, time.perf_counter()
     own = _own(missing)
     if missing:
@@ -66,8 +66,8 @@ def fill_missing(
         for unit in own:
             if not store.path(*unit).exists():
                 while (rows := _unit_answers(store, unit, teachers, split, batch, progress)) is None:
-                    batch = _smaller(batch, split.ids.device)
-                store.write(*unit, rows, arithmetic_of(teachers, split.ids.device))
+                    batch = _smaller(batch, split.device)
+                store.write(*unit, rows, arithmetic_of(teachers, split.device))
                 answers += sum(map(len, rows.values()))
                 units += 1
         progress.end(size(store.bytes))
@@ -89,7 +89,7 @@ def _unit_answers(
     store: LogitStore,
     unit: tuple[int, int],
     teachers: Mapping[str, Teacher],
-    split: Split,
+    split: Samples,
     batch: int,
     progress: Progress,
 ) -> dict[str, Tensor] | None:
@@ -98,14 +98,13 @@ def _unit_answers(
     Return None if the device has no memory for that many.
     """
     view, shard = unit
-    places = store.shards()[shard]
-    chunks = order(store.header.seed, split.ids, view)[places.start : places.stop].split(batch)
+    chunks = split.rows(store.header.seed, view, store.shards()[shard]).split_by(batch)
     rows: dict[str, list[Tensor]] = {name: [] for name in teachers}
     with suppress(torch.OutOfMemoryError):
-        for indices, images in zip(chunks, split.images.feed(chunks, split.ids.device), strict=True):
-            for name, logits in answers_of(store, teachers, images, split.ids[indices], view).items():
+        for chunk, images in zip(chunks, split.feed([chunk.indices for chunk in chunks]), strict=True):
+            for name, logits in answers_of(store, teachers, images, chunk.ids, view).items():
                 rows[name].append(logits)
-            progress.step(len(indices), note=f"a unit of view {view + 1}")
+            progress.step(len(chunk), note=f"a unit of view {view + 1}")
         return {name: torch.cat(logits) for name, logits in rows.items()}
     return None
 

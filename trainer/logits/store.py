@@ -9,7 +9,9 @@ and the hash of the header, which reading compares.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
@@ -26,7 +28,7 @@ from ..views import ViewSpec
 from .form import Answers, DType, Form
 
 HEADER = "store.json"
-MAX_HEADER_BYTES = 2**20
+MAX_HEADER_BYTES = 2**24
 
 RESIDENT_BYTES = 4 * 2**30
 """The largest number of bytes of answers that are kept on the training device; at most a quarter of a GPU's free memory
@@ -42,7 +44,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         seed: the seed of the views.
         samples, classes: the number of images and of classes.
         dtype: the numbers that stand for logits: `float16`, or `int8` with a scale and an offset for each answer.
-        shard: the number of places in one file.
+        shard: the number of places in one file, unless `shards` says otherwise.
+        shards: the number of places in each file of a view, if the images are in shards: one file for each of them.
         top_k: how many of the largest logits of an answer are stored, with the mass of the others; 0 stores all logits.
         teachers: the hash of each teacher's weights by its name, in the order of the bias tokens.
     """
@@ -57,6 +60,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     dtype: DType = "float16"
     shard: int = 8192
     top_k: int = 0
+    shards: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
     teachers: dict[str, str]
 
     @property
@@ -68,6 +72,15 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def view_bytes(self) -> int:
         """The size of the answers for one view, in bytes."""
         return self.samples * len(self.teachers) * self.form.bytes
+
+    @property
+    def units(self) -> list[range]:
+        """The places in the order of a view that each of its units holds."""
+        if self.shards is msgspec.UNSET:
+            starts = range(0, self.samples, self.shard)
+            return [range(start, min(start + self.shard, self.samples)) for start in starts]
+        ends = list(accumulate(self.shards))
+        return [range(end - count, end) for end, count in zip(ends, self.shards, strict=True)]
 
     def hash(self) -> str:
         """Return a hash of all fields, which each unit of the store carries."""
@@ -87,8 +100,7 @@ class LogitStore:
 
     def __init__(self, folder: Path, header: Header, views: int) -> None:
         self.folder, self.header, self.views = folder, header, views
-        size, total = header.shard, header.samples
-        self._shards = [range(start, min(start + size, total)) for start in range(0, total, size)]
+        self._shards = header.units
         if (folder / HEADER).exists():
             refuse_other(folder, header, "remove the folder, or choose another run")
 
@@ -185,6 +197,31 @@ class LogitStore:
         if device is not None and self.resident_views(device):
             parts = {part: tensor.to(device) for part, tensor in parts.items()}
         return self.answers(parts)
+
+    def read_by_unit(self, view: int, device: torch.device, kept: int) -> Callable[[Tensor], Tensor]:
+        """Return a function that returns the answers at some places, float32 [B, teachers, classes] on `device`.
+
+        It reads a unit when it is first asked for one of its places, and keeps the last `kept` of them.
+
+        Raises:
+            StoreError: a unit is missing or damaged.
+        """
+        starts = torch.tensor([places.start for places in self.shards()])
+
+        @lru_cache(kept)
+        def unit(shard: int) -> Answers:
+            return self.answers(self.read_unit(view, shard)[0])
+
+        def at(places: Tensor) -> Tensor:
+            places = places.cpu()
+            shards = torch.searchsorted(starts, places, right=True) - 1
+            found = torch.empty(len(places), len(self.header.teachers), self.header.classes)
+            for shard in shards.unique().tolist():
+                here = shards == shard
+                found[here] = unit(shard).at(places[here] - starts[shard])
+            return found.to(device)
+
+        return at
 
     def answers(self, parts: Mapping[str, Tensor]) -> Answers:
         """Return the answers in the parts of some units; see `read_unit`."""
