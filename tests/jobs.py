@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import torch
 
 from trainer.data import Dataset
@@ -19,6 +22,30 @@ class Told(Silent):
 
     def tell(self, text: str) -> None:
         self.lines.append(text)
+
+
+class Interrupt(Silent):
+    """Stop the work after a number of steps of one stage, like Ctrl-C."""
+
+    def __init__(self, stage: str, steps: int) -> None:
+        self.wanted, self.left, self.here = stage, steps, False
+
+    def begin(self, stage: str, steps: int) -> None:
+        self.here = stage == self.wanted
+
+    def step(self, steps: int = 1, note: str = "") -> None:
+        self.left -= steps * self.here
+        if self.left <= 0:
+            raise KeyboardInterrupt
+
+
+class Terminate(Interrupt):
+    """Send SIGTERM to this process after a number of steps of one stage, as a cluster does."""
+
+    def step(self, steps: int = 1, note: str = "") -> None:
+        self.left -= steps * self.here
+        if self.here and self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def job_of(run: Run, data: Dataset, progress: Progress | None = None) -> Job:

@@ -19,7 +19,7 @@ from company import together
 from trainer import loop, parallel
 from trainer.arms import Change, own_arm, plain_arm
 from trainer.comparison import compare
-from trainer.data import load
+from trainer.data import Form, load, pack, wanted
 from trainer.evaluate import logits_of
 from trainer.lessons import LabelLessons
 from trainer.losses import distillation
@@ -70,10 +70,13 @@ def losses_of_a_student(data: str, out: str, recipe: str, loss: str) -> list[flo
     return losses
 
 
-@pytest.mark.parametrize("loss", ["kl", "dist"])
-def test_the_losses_do_not_depend_on_the_number_of_processes(loss, clothes, tiny_recipe_file, tmp_path):
+@pytest.mark.parametrize(("loss", "kind"), [("kl", "folder"), ("dist", "folder"), ("kl", "shards")])
+def test_the_losses_do_not_depend_on_the_number_of_processes(loss, kind, clothes, tiny_recipe_file, tmp_path):
     """`dist` compares the images of a whole batch, and stochastic depth draws for each image."""
     found = {}
+    if kind == "shards":
+        images, clothes = wanted([clothes]), tmp_path / "shards"
+        pack(images, clothes, DataRecipe(), Form(), per_shard=25, skip_bad=False, progress=Silent())
     for count in COUNTS:
         place = tmp_path / str(count)
         answers = together(

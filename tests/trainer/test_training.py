@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 import trainer
-from jobs import job_of
+from jobs import Interrupt, Terminate, job_of
 from trainer.arms import plain_arm
 from trainer.data import Dataset, load
 from trainer.errors import Diverged, RecipeError, RunError, Stopped
@@ -26,30 +26,6 @@ from trainer.run import Source, open_run, start_run
 from trainer.views import ViewSpec
 
 SOURCE = Source(("clothes",))
-
-
-class Interrupt(Silent):
-    """Stop the work after a number of steps of one stage, like Ctrl-C."""
-
-    def __init__(self, stage: str, steps: int) -> None:
-        self.wanted, self.left, self.here = stage, steps, False
-
-    def begin(self, stage: str, steps: int) -> None:
-        self.here = stage == self.wanted
-
-    def step(self, steps: int = 1, note: str = "") -> None:
-        self.left -= steps * self.here
-        if self.left <= 0:
-            raise KeyboardInterrupt
-
-
-class Terminate(Interrupt):
-    """Send SIGTERM to this process after a number of steps of one stage, as a cluster does."""
-
-    def step(self, steps: int = 1, note: str = "") -> None:
-        self.left -= steps * self.here
-        if self.here and self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class FirstSteps(Silent):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -192,8 +193,19 @@ class LogitStore:
         Raises:
             StoreError: a unit is missing or damaged.
         """
-        units = [self.read_unit(view, shard)[0] for shard in range(len(self.shards()))]
-        parts = {part: torch.cat([unit[part] for unit in units]) for part in units[0]}
+        first, *others = enumerate(self.shards())
+        parts: dict[str, Tensor] = {}
+
+        def keep(one: tuple[int, range]) -> None:
+            shard, places = one
+            for part, rows in self.read_unit(view, shard)[0].items():
+                if part not in parts:
+                    parts[part] = rows.new_empty(self.header.samples, *rows.shape[1:])
+                parts[part][places.start : places.stop] = rows
+
+        keep(first)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the digests take most of the time
+            list(pool.map(keep, others))
         if device is not None and self.resident_views(device):
             parts = {part: tensor.to(device) for part, tensor in parts.items()}
         return self.answers(parts)

@@ -83,8 +83,9 @@ def read_list(place: str) -> ShardList:
         DataError: it is missing or damaged.
     """
     path = local_path(place)
+    copy = opened(place) if path is None else None
     try:
-        content = read_regular(opened(place).path if path is None else path, _MAX_LIST)
+        content = read_regular(copy.path if copy else place, _MAX_LIST)
         if content is None:
             raise ValueError("larger than a list can be")
         found = msgspec.json.decode(content, type=ShardList)

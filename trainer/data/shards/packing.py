@@ -22,7 +22,7 @@ from torch import Tensor
 
 from runtimes.cores import usable_cores
 from sdk.errors import UsageError
-from sdk.files import finish, unfinished
+from sdk.files import disk_failures, finish, unfinished
 from sdk.folders import SUFFIXES
 
 from ...errors import DataError
@@ -38,7 +38,7 @@ from ..sources import ImageFile
 from ..split import UNLABELLED, sample_ids
 from .listing import LIST, Shard, ShardList, SplitName, write_list
 
-_OWN = re.compile(r"(train|val|test|unlabelled)-\d{6}\.tar|\..*")
+_OWN = re.compile(r"(train|val|test|unlabelled)-\d{6}\.tar|\.[\w-]+\.(tar|json)\.[0-9a-f]+")
 _LOOK_AHEAD = 256
 _LONG_NAME = 90
 """Longer names than this need GNU's form of a tar, which is read more slowly."""
@@ -145,7 +145,7 @@ def pack(
         DataError: a class has too few images, or too many images can't be read.
         FileError: the disk is full, or the folder can't be written.
     """
-    _refuse_full(out)
+    _clear(out)
     ids = sample_ids([file.name for file in wanted.files])
     found = division(wanted.classes, ids, wanted.places, wanted.labels, how)
     bad: dict[int, str] = {}
@@ -186,12 +186,15 @@ def pack(
     return listing
 
 
-def _refuse_full(out: Path) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir() or any(not _OWN.fullmatch(path.name) for path in out.iterdir()):
-        what = "it is packed already" if (out / LIST).exists() else "it holds something else"
+def _clear(out: Path) -> None:
+    """Remove what a pass that was killed has left; refuse a folder with anything else."""
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    if (out.exists() and not out.is_dir()) or not all(map(_OWN.fullmatch, names)):
+        what = "it is packed already" if LIST in names else "it holds something else"
         raise UsageError(f"{out}: {what}; choose another --out")
+    for name in names:
+        with disk_failures(out / name):
+            (out / name).unlink()
 
 
 class _Sample(NamedTuple):
