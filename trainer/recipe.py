@@ -52,7 +52,8 @@ class DataRecipe(Table, frozen=True, kw_only=True):
         mean, std: The normalisation of each channel, for pixels in 0..1. The default is that of ImageNet.
         balance: When images of rare classes count more in the loss for the labels: `auto`, if the largest class has
             more than five times the images of the smallest one; `always`, or `never`.
-        lanes: The number of equal slices of a batch that several processes share. The number of processes divides it.
+        lanes: The number of equal slices of a batch that several processes share, and that walk through shards. The
+            number of processes divides it.
     """
 
     size: int | None = None

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from jobs import job_of
 from trainer.balance import describe_balance, image_weights
-from trainer.data import Dataset
+from trainer.data import Dataset, Split
 from trainer.losses import soft_cross_entropy
 from trainer.progress import Silent
 from trainer.recipe import DataRecipe
@@ -44,6 +44,7 @@ def test_all_classes_count_the_same_together_and_the_mean_weight_is_1():
 
 
 def test_images_without_a_label_are_not_counted(tiny_data: Dataset):
+    assert isinstance(tiny_data.train, Split)
     labels = tiny_data.train.labels.clone()
     labels[::2] = -1
     found = dataclasses.replace(tiny_data.train, labels=labels).counts(3)
@@ -86,6 +87,7 @@ class Told(Silent):
 @pytest.fixture
 def uneven(tiny_data: Dataset) -> Dataset:
     """The tiny data with 3 images of two classes."""
+    assert isinstance(tiny_data.train, Split)
     order = tiny_data.train.labels.argsort(stable=True)
     kept = torch.cat([order[tiny_data.train.labels[order] == c][: (99, 3, 3)[c]] for c in range(3)])
     return dataclasses.replace(tiny_data, train=tiny_data.train.take(kept))

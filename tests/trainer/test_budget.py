@@ -9,9 +9,19 @@ from jobs import CPU, Told, job_of
 from trainer import budget
 from trainer.arms import Change, arms_of, own_arm, plain_arm
 from trainer.budget import as_cut, cut
+from trainer.data import load
 from trainer.errors import RecipeError
 from trainer.pace import LEAST_STEPS, Pace, Paces, _Enough, _Stopwatch
-from trainer.recipe import Recipe, StudentRecipe, TeacherRecipe, Training, ViewsRecipe, read_recipe, write_recipe
+from trainer.recipe import (
+    DataRecipe,
+    Recipe,
+    StudentRecipe,
+    TeacherRecipe,
+    Training,
+    ViewsRecipe,
+    read_recipe,
+    write_recipe,
+)
 from trainer.run import Run
 from trainer.units import seconds_of
 
@@ -140,6 +150,14 @@ def test_paces_come_from_a_few_real_steps(tiny_recipe, tiny_data, tmp_path, monk
         assert pace() == found  # timed once
     assert 0 < paces.seconds_to_answer < 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_worker_is_started_to_time_the_teachers_answers(tiny_recipe, clothes, tmp_path, monkeypatch):
+    """It would take longer than all the answers, and they would seem to be slow."""
+    data = load([clothes], DataRecipe(memory_gb=0))
+    monkeypatch.setattr("trainer.data.images.decoded", lambda *_, **__: pytest.fail("a worker was started"))
+    assert data.train.nbytes == 0
+    assert Paces(job_of(Run(tmp_path, tiny_recipe), data), seconds=0.01).seconds_to_answer > 0
 
 
 class Clock:

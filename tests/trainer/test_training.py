@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import trainer
 from jobs import Interrupt, Terminate, job_of
 from trainer.arms import plain_arm
-from trainer.data import Dataset, load
+from trainer.data import load
 from trainer.errors import Diverged, RecipeError, RunError, Stopped
 from trainer.evaluate import logits_of, top1
 from trainer.loop import batches
@@ -284,7 +284,7 @@ def test_compiled_nets_train_as_others_do(tiny_recipe, tiny_data, tmp_path):
         assert (compiled[name] - plain[name]).abs().double().mean() < 5e-4, name
 
 
-def test_no_image_is_in_two_splits(tiny_data: Dataset):
+def test_no_image_is_in_two_splits(tiny_data):
     names = [set(split.names) for split in (tiny_data.train, tiny_data.validation, tiny_data.test)]
     assert not names[0] & names[1]
     assert not names[0] & names[2]

@@ -45,7 +45,7 @@ _LONG_NAME = 90
 
 
 class Form(NamedTuple):
-    """What is stored of an image.
+    """The form in which images are stored.
 
     Attributes:
         size: the height and the width, in pixels; None stores the file as it is.

@@ -24,7 +24,7 @@ _MEND = "more than 1 %; repair or remove them, or leave them out by --skip-bad"
 
 @dataclass(frozen=True)
 class Surveyed:
-    """What some shards hold.
+    """The content of some shards.
 
     Attributes:
         splits: the shards that can be used, in their splits.
