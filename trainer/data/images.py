@@ -28,6 +28,10 @@ class Images(Protocol):
     def nbytes(self) -> int:
         """The number of bytes of pixels that are held in memory; 0 for files."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels are; the CPU for files."""
+
     def __len__(self) -> int:
         """Return the number of images."""
 
@@ -84,6 +88,10 @@ class MemoryImages:
     def nbytes(self) -> int:
         return self.pixels.nbytes
 
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
+
     def __len__(self) -> int:
         return len(self.pixels)
 
@@ -131,6 +139,10 @@ class FileImages:
     @property
     def nbytes(self) -> int:
         return 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self.files)

@@ -19,7 +19,8 @@ class Rows(NamedTuple):
     """Some samples, in the order in which they are shown.
 
     Attributes:
-        indices: int64 [B], by which `Samples.feed` knows the images.
+        indices: int64 [B], by which `Samples.feed` knows the images. They lie where the images do, or on the CPU, so
+            that nothing waits for a GPU to tell them.
         places: int64 [B], in the view's keyed order.
         ids: int64 [B].
         labels: int64 [B]; `UNLABELLED` where the class is not known.
@@ -36,7 +37,7 @@ class Rows(NamedTuple):
 
     def take(self, rows: Tensor | slice) -> Rows:
         """Return some of the samples."""
-        return Rows(*(column[rows] for column in self))
+        return Rows(*(column[rows if isinstance(rows, slice) else rows.to(column.device)] for column in self))
 
     def split_by(self, size: int) -> list[Rows]:
         """Return the samples in pieces of `size`; the last one may have fewer."""
@@ -64,7 +65,7 @@ class Samples(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """The device of what `rows`, `epoch` and `feed` give."""
+        """The device of what `rows`, `epoch` and `feed` give, except for the indices."""
 
     @property
     def unit_sizes(self) -> tuple[int, ...] | None:

@@ -85,7 +85,9 @@ class Split:
         return self.take(torch.linspace(0, len(self) - 1, count).round().long())
 
     def rows(self, seed: int, view: int, places: range) -> Rows:
-        return self._laid_out(torch.arange(places.start, places.stop, device=self.device), seed, view)
+        at = torch.arange(places.start, places.stop, device=self.device)
+        indices = _order(seed, self.ids, view)[at]
+        return Rows(indices.to(self.images.device), at, self.ids[indices], self.labels[indices])
 
     def steps(self, batch: int, lanes: Lanes = ONE_LANE) -> int:
         return max(1, len(self) // batch)
@@ -100,12 +102,13 @@ class Split:
         laid_out = _order(seed, self.ids, view)
         pairs = torch.arange(len(laid_out) // 2 * 2, device=self.device).unflatten(0, (-1, 2))
         pairs = pairs[order(seed_of(seed, "epoch"), self.ids[laid_out[pairs[:, 0]]], epoch)]
-        chunks = pairs[: self.steps(batch) * (batch // 2)].split(batch // 2)
-        return (self._laid_out(lanes.own(chunk.flatten()), seed, view) for chunk in chunks[start:])
-
-    def _laid_out(self, places: Tensor, seed: int, view: int) -> Rows:
-        indices = _order(seed, self.ids, view)[places]
-        return Rows(indices, places, self.ids[indices], self.labels[indices])
+        places = pairs[: self.steps(batch) * (batch // 2)].flatten()
+        on_device = laid_out[places]
+        indices = on_device.to(self.images.device)  # of all batches: a GPU is waited for once
+        for first in range(start * batch, len(places), batch):
+            here = slice(first, first + batch)
+            at, own, ours = (lanes.own(column[here]) for column in (indices, places, on_device))
+            yield Rows(at, own, self.ids[ours], self.labels[ours])
 
     def feed(self, chunks: Iterable[Tensor], *, workers: int = WORKERS) -> Iterator[Tensor]:
         return self.images.feed(chunks, self.device, workers=workers)

@@ -37,7 +37,7 @@ from .tar import ImageInTar, LocalTar, Sample, opened
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OpenShard:
     """A shard whose samples are known.
 
@@ -85,7 +85,7 @@ def open_shard(shard: Shard, numbers: Mapping[bytes, int]) -> OpenShard:
     return OpenShard(tar, samples, sample_ids([sample.name for sample in samples]), labels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShardSamples:
     """The samples of some shards; see `trainer.data.Samples`.
 
@@ -158,7 +158,8 @@ class ShardSamples:
     def rows(self, seed: int, view: int, places: range) -> Rows:
         number = self._shard_at(places.start)
         start = self._starts[number]
-        return self._placed(number, seed, view).take(slice(places.start - start, places.stop - start))
+        whole = self._placed(number, seed, view)
+        return self._on_device(whole.take(slice(places.start - start, places.stop - start)))
 
     def steps(self, batch: int, lanes: Lanes = ONE_LANE) -> int:
         steps = self._tape(0, 0).pairs // lanes.count // (batch // (2 * lanes.count))
@@ -180,7 +181,14 @@ class ShardSamples:
             )
             for lane in own
         ]
-        return (joined(list(parts)) for parts in zip(*walks, strict=True))
+        return (self._on_device(joined(list(parts))) for parts in zip(*walks, strict=True))
+
+    def _on_device(self, rows: Rows) -> Rows:
+        """Return samples with all but the indices, which stay on the CPU, on the device, without waiting for it."""
+        if self.device.type == "cpu":
+            return rows
+        pinned = (column.pin_memory().to(self.device, non_blocking=True) for column in rows[1:])
+        return Rows(rows.indices, *pinned)
 
     def _tape(self, seed: int, epoch: int) -> _Tape:
         """Return the keyed order of the shards in an epoch. A shard without a pair is not in it."""
@@ -210,7 +218,7 @@ class ShardSamples:
     def _shuffled(self, number: int, seed: int, view: int, epoch: int) -> Rows:
         """Return the samples of a shard with the pairs of a view in the order of an epoch."""
         placed = self._placed(number, seed, view)
-        pairs = torch.arange(len(placed) // 2 * 2, device=self.device).unflatten(0, (-1, 2))
+        pairs = torch.arange(len(placed) // 2 * 2).unflatten(0, (-1, 2))
         shuffle = order(seed_of(seed, "epoch"), placed.ids[pairs[:, 0]], epoch)
         return placed.take(pairs[shuffle].flatten())
 
@@ -219,8 +227,7 @@ class ShardSamples:
         shard, start = self._open(number).result(), self._starts[number]
         laid_out = order(seed, shard.ids, view)
         places = torch.arange(start, start + len(laid_out))
-        rows = Rows(start + laid_out, places, shard.ids[laid_out], shard.labels[laid_out])
-        return Rows(*(column.to(self.device) for column in rows))
+        return Rows(start + laid_out, places, shard.ids[laid_out], shard.labels[laid_out])
 
     def _shard_at(self, place: int) -> int:
         return bisect_right(self._starts, place) - 1
