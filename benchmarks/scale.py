@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from trainer import parallel
 from trainer.arms import plain_arm
+from trainer.counts import Counts
 from trainer.estimate import imagined
 from trainer.lessons import LabelLessons
 from trainer.metrics import epoch_rows
@@ -70,7 +71,7 @@ def train(name: str, size: int, steps: int, folder: Path) -> None:
     recipe = read_recipe(name)
     training = replace(recipe.student.training, epochs=2, ema=0.9)
     recipe = replace(recipe, student=replace(recipe.student, training=training))
-    data = imagined(recipe, images=steps * training.batch, classes=10, size=size)
+    data = imagined(recipe, Counts.holding_out(steps * training.batch, recipe.data.holdout), classes=10, size=size)
     torch.set_num_threads(1)
     with parallel.joined():
         job = Job(Run(folder, recipe), data, torch.device("cpu"), Silent())

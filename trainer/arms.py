@@ -12,6 +12,7 @@ import msgspec
 
 from sdk.files import read_text
 
+from .counts import Counts
 from .data import Dataset, Samples
 from .errors import RecipeError
 from .losses import Teaching
@@ -48,10 +49,9 @@ class Arm:
         """Return the images that the student learns from."""
         return data.students if self.teachers and self.unlabelled else data.train
 
-    def images(self, data: Dataset) -> int:
+    def images(self, counts: Counts) -> int:
         """Return the number of images that the student learns from."""
-        more = data.unlabelled if self.teachers and self.unlabelled else None
-        return len(data.train) + (len(more) if more else 0)
+        return counts.students if self.teachers and self.unlabelled else counts.train
 
     @property
     def spec(self) -> ViewSpec:

@@ -73,7 +73,7 @@ def cut(job: Job, seconds: float, *, arms: Arms = own_student, runs: int = 1) ->
 
     def needed(counts: dict[str, int]) -> float:
         candidate = _with_counts(recipe, counts)
-        return runs * estimate(candidate, job.data, arms(candidate), paces).seconds
+        return runs * estimate(candidate, arms(candidate), paces).seconds
 
     whole = _counts(recipe)
     least = {name: min(1, count) for name, count in whole.items()}

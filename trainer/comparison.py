@@ -21,6 +21,7 @@ from .arms import Change, arms_of, list_arms, read_changes
 from .budget import cut_to
 from .caveats import caveats, uncertain
 from .checkup import check_run, clear_run
+from .counts import Counts
 from .data import Dataset
 from .device import device_name
 from .estimate import tell_estimate
@@ -185,7 +186,7 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
     recipe, data = job.run.recipe, job.data
     for arm in list_arms(recipe, data, changes).values():  # before anything is written
         create_student(arm.recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
-        Lanes(recipe.data.lanes).check(arm.recipe.student.training.batch, arm.images(data))
+        Lanes(recipe.data.lanes).check(arm.recipe.student.training.batch, arm.images(Counts.of(data)))
     with ExitStack() as held:
         runs = [held.enter_context(_run_of(job, source, seed)) for seed in seeds]
         for run in runs:

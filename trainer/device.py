@@ -43,6 +43,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
+def devices_here(device: torch.device) -> int:
+    """Return how many devices of this kind the machine has, each of which can have a process; a CPU counts as one."""
+    return torch.cuda.device_count() if device.type == "cuda" else 1
+
+
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """Return the context in which a net computes at `precision` on `device`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=arithmetic(precision, device) == "bf16")

@@ -11,6 +11,7 @@ from sdk.errors import FileError
 
 from . import parallel
 from .arms import Arm, own_arm
+from .counts import Counts
 from .data import Dataset, Input, MemoryImages, Preprocessing, Resize, Split
 from .lessons import stored_form
 from .logits import Cost, cost
@@ -21,6 +22,9 @@ from .units import duration
 
 QUICK_S, QUICK_BATCH = 0.3, 16
 """The seconds that the steps of each net are timed before a run begins, and the largest batch; see `Paces`."""
+
+IMAGINED = 2**16
+"""So many images of a split are imagined at most, however many a plan is for. No more than these are ever timed."""
 
 
 class Estimate(NamedTuple):
@@ -41,6 +45,16 @@ class Estimate(NamedTuple):
         """The seconds of the whole run."""
         return sum(self.teachers.values()) + self.store + sum(self.students.values())
 
+    def shared(self, fillers: int, trainers: int) -> Estimate:
+        """Return the least seconds of the stages when so many processes, each with such a device, share them.
+
+        Stores divide by their number, because the units of a store are independent. Trainings take longer than this,
+        because the processes wait for each other in every step.
+        """
+        teachers = {name: seconds / trainers for name, seconds in self.teachers.items()}
+        students = {stage: seconds / trainers for stage, seconds in self.students.items()}
+        return Estimate(teachers, self.store / fillers, students)
+
     def __str__(self) -> str:
         stages = {f"teacher {name}": seconds for name, seconds in self.teachers.items()}
         stages |= {"logit store": self.store} if self.store else {}
@@ -51,7 +65,6 @@ class Estimate(NamedTuple):
 
 def estimate(
     recipe: Recipe,
-    data: Dataset,
     arms: Sequence[Arm],
     paces: Paces,
     *,
@@ -74,9 +87,9 @@ def estimate(
     for arm in arms:
         if is_done(arm.stage):
             continue
-        images = arm.images(data)
+        images = arm.images(paces.counts)
         students[arm.stage] = paces.student(arm).seconds(arm.recipe.student.training.epochs)
-        store = (arm.spec.hash(), stored_form(arm.recipe, len(data.labels)), images)
+        store = (arm.spec.hash(), stored_form(arm.recipe, paces.classes), images)
         stored[store] = max(stored.get(store, 0), images * arm.stored_views)
     answers = sum(stored.values())
     return Estimate(taught, answers * paces.seconds_to_answer if answers else 0.0, students)
@@ -100,7 +113,7 @@ def tell_estimate(
         paces = Paces(first, QUICK_S, QUICK_BATCH)
         try:
             found = [
-                estimate(job.run.recipe, job.data, arms(job.run.recipe), paces, teachers=teachers, is_done=job.run.has)
+                estimate(job.run.recipe, arms(job.run.recipe), paces, teachers=teachers, is_done=job.run.has)
                 for job in jobs
             ]
         except (FileError, OSError):
@@ -113,26 +126,23 @@ def tell_estimate(
     parallel.from_first(tell)
 
 
-def store_cost(recipe: Recipe, data: Dataset, paces: Paces) -> Cost | None:
+def store_cost(recipe: Recipe, paces: Paces) -> Cost | None:
     """Return the cost of the store that the run's own student learns from; None if nothing is stored."""
-    arm, classes = own_arm(recipe), len(data.labels)
+    arm = own_arm(recipe)
     if not arm.stored_views:
         return None
-    images = arm.images(data)
+    images = arm.images(paces.counts)
     return cost(
         views=arm.stored_views,
-        view_bytes=images * len(recipe.teachers) * stored_form(recipe, classes).bytes,
+        view_bytes=images * len(recipe.teachers) * stored_form(recipe, paces.classes).bytes,
         samples=images,
         epochs=recipe.student.training.epochs,
         images_per_second=1 / paces.seconds_to_answer,
     )
 
 
-def imagined(recipe: Recipe, *, images: int, classes: int, size: int) -> Dataset:
-    """Return data of `images` training images, all of them the same noise, which takes no memory.
-
-    As many images are held out as the recipe would hold out of a folder of these images.
-    """
+def imagined(recipe: Recipe, counts: Counts, *, classes: int, size: int) -> Dataset:
+    """Return data of so many labelled images, all of them the same noise, whose pixels take no memory."""
     input = Input(height=size, width=size, resize=Resize(mode="cover", size=(size, size)))
     noise = torch.randint(256, (1, size, size, 3), dtype=torch.uint8)
 
@@ -140,11 +150,10 @@ def imagined(recipe: Recipe, *, images: int, classes: int, size: int) -> Dataset
         labels, ids = torch.arange(count) % classes, torch.arange(count)
         return Split(MemoryImages(noise.expand(count, -1, -1, -1)), labels, ids, list(map(str, range(count))))
 
-    held = split(max(1, round(images * recipe.data.holdout)))
     return Dataset(
-        train=split(images),
-        validation=held,
-        test=held,
+        train=split(counts.train),
+        validation=split(counts.validation),
+        test=split(counts.test),
         labels=tuple(map(str, range(classes))),
         preprocessing=Preprocessing(input=input, mean=recipe.data.mean, std=recipe.data.std),
     )

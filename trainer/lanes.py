@@ -30,21 +30,27 @@ class Lanes:
         Raises:
             RecipeError: the message says what would fit.
         """
-        if world_size() == 1 and not is_streamed:
-            return
-        if self.count % world_size():
-            raise RecipeError(
-                f"{world_size()} processes do not divide data.lanes = {self.count}; "
+        if reason := self.refusal(world_size(), batch, images, is_streamed=is_streamed):
+            raise RecipeError(reason)
+
+    def refusal(self, processes: int, batch: int, images: int, *, is_streamed: bool = False) -> str:
+        """Return why that many processes can't share batches evenly, and what would fit; "" if they can."""
+        if processes == 1 and not is_streamed:
+            return ""
+        if self.count % processes:
+            return (
+                f"{processes} processes do not divide data.lanes = {self.count}; "
                 "start another number of processes, or set data.lanes to a multiple of it"
             )
         if batch % (2 * self.count):
             nearest = max(1, round(batch / (2 * self.count))) * 2 * self.count
-            raise RecipeError(
+            return (
                 f"batch = {batch} has no {self.count} equal lanes of pairs; "
                 f"set training.batch = {nearest}, or other data.lanes"
             )
         if images < batch and not is_streamed:
-            raise RecipeError(f"{images} images do not fill a batch of {batch}; train with one process")
+            return f"{images} images do not fill a batch of {batch}; train with one process"
+        return ""
 
     def own_numbers(self) -> range:
         """Return the numbers of the lanes of this process."""

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from .arms import Arm, own_arm
+from .counts import Counts
 from .data import Dataset, Preprocessing, to_device
 from .evaluate import EVALUATION_BATCH, logits_of
 from .lessons import LabelLessons, Lessons, OnlineLessons, StoredLessons, open_store
@@ -72,13 +73,15 @@ class Paces:
             written into its folder.
         seconds: how long the steps of one net are timed, after the first step.
         batch: the largest batch of images of 96 x 96 that is timed on a CPU.
+        counts: the number of images in the run; None means those of the job. The job's images are a sample of them.
     """
 
-    def __init__(self, job: Job, seconds: float, batch: int = BATCH_OF_96) -> None:
+    def __init__(self, job: Job, seconds: float, batch: int = BATCH_OF_96, counts: Counts | None = None) -> None:
         self.recipe, self.device, self.progress = from_scratch(job.run.recipe), job.device, job.progress
         self._kept = {name for name, it in job.run.recipe.teachers.items() if not it.training.epochs}
         self.seconds, self.batch = seconds, batch
-        self.whole, self.data = job.data, _sample(job.data, _largest_batch(job.run.recipe))
+        self.counts, self.classes = counts or Counts.of(job.data), len(job.data.labels)
+        self.data = _sample(job.data, _largest_batch(job.run.recipe))
         self._known: dict[bytes, Pace] = {}
 
     def teacher(self, name: str) -> Pace:
@@ -99,7 +102,7 @@ class Paces:
                 timed.training,
             )
             image = step / min(timed.training.batch, len(self.data.train))
-            return self._pace(once, image, len(self.whole.train), it.training, created.net, created.preprocessing)
+            return self._pace(once, image, self.counts.train, it.training, created.net, created.preprocessing)
 
         return self._remembered(["teacher", name], measured)
 
@@ -114,9 +117,9 @@ class Paces:
 
         def measured() -> Pace:
             once, step = self._timed(arm.stage, lambda folder, progress: self._begin(timed, folder, progress), smaller)
-            net = create_student(recipe.student, len(recipe.teachers), len(self.data.labels), self.data.preprocessing)
-            image = step / min(smaller.batch, arm.images(self.data))
-            return self._pace(once, image, arm.images(self.whole), training, net, self.data.preprocessing)
+            net = create_student(recipe.student, len(recipe.teachers), self.classes, self.data.preprocessing)
+            image = step / min(smaller.batch, arm.images(Counts.of(self.data)))
+            return self._pace(once, image, arm.images(self.counts), training, net, self.data.preprocessing)
 
         shape = replace(recipe.student, training=replace(training, epochs=1))
         # It makes no difference how many teachers' answers are read, but it does how many answer in every step.
@@ -142,7 +145,7 @@ class Paces:
 
     @cached_property
     def _untrained(self) -> dict[str, Teacher]:
-        classes, preprocessing = len(self.data.labels), self.data.preprocessing
+        classes, preprocessing = self.classes, self.data.preprocessing
         teachers = self.recipe.teachers.items()
         created = {name: create_teacher(it, classes, preprocessing).to(self.device) for name, it in teachers}
         for teacher in created.values():
@@ -185,7 +188,7 @@ class Paces:
         started = time.perf_counter()
         logits_of(net, sample, preprocessing).sum().item()
         answer = (time.perf_counter() - started) / len(sample)
-        validation, test = len(self.whole.validation) * answer, len(self.whole.test) * answer
+        validation, test = self.counts.validation * answer, self.counts.test * answer
         epoch = image * min(training.batch, images) * max(1, images // training.batch)
         return Pace(once + 2 * validation + 2 * test, epoch + validation)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from dataclasses import replace as with_
 from pathlib import Path
 
 import torch
@@ -16,16 +17,18 @@ from . import parallel
 from .balance import describe_balance
 from .budget import cut_to
 from .checkup import check_run, clear_run
+from .counts import Counts
 from .data import Dataset, Split, load, load_test
 from .device import device_name, pick_device
+from .errors import RecipeError
 from .folder import alone, together
-from .lanes import Lanes
 from .models import size_step
 from .opening import first_lines
 from .progress import Progress, Silent
 from .recipe import LARGEST_SMALL, Recipe, read_recipe, recipe_for
 from .run import Job, Run, Source, is_run, open_run, remembered_source, start_run
 from .settings import UNCHANGED, Settings
+from .sharing import refusal
 from .threads import computing
 from .units import Deadline, deadline_of
 
@@ -192,11 +195,9 @@ def check_shared(recipe: Recipe, data: Dataset) -> None:
         RecipeError: they have other recipes or images, or can't share a batch evenly.
     """
     parallel.check_same({"recipes": recipe.hash(), "images": data.hash() if parallel.world_size() > 1 else ""})
-    lanes, is_streamed = Lanes(recipe.data.lanes), data.train.unit_sizes is not None
-    for teacher in recipe.teachers.values():
-        if teacher.training.epochs:
-            lanes.check(teacher.training.batch, len(data.train), is_streamed=is_streamed)
-    lanes.check(recipe.student.training.batch, len(data.students), is_streamed=is_streamed)
+    is_streamed = data.train.unit_sizes is not None
+    if reason := refusal(recipe, Counts.of(data), parallel.world_size(), is_streamed=is_streamed):
+        raise RecipeError(reason)
 
 
 def test_images(folder: Path, progress: Progress) -> Split:
@@ -256,6 +257,25 @@ def choose(
         progress.tell(f"recipe: the one for images of {size} pixels, because --recipe names no other")
         _suggest(data, progress)
     return replace(chosen, data=how), data
+
+
+def choose_sample(
+    source: Source,
+    images: int,
+    recipe: Recipe | str | Path | None,
+    progress: Progress,
+    settings: Settings = UNCHANGED,
+) -> tuple[Recipe, Dataset, Counts]:
+    """Load images that are a sample of `images` images to train on; see `choose`. Return the counts of those, too.
+
+    If the recipe would keep so many as files, the sample stays files as well, which are decoded in every epoch.
+    """
+    chosen, data = choose(source, recipe, progress, settings)
+    counts, (height, width) = Counts.of(data).grown_to(images), data.train.size
+    if data.train.nbytes and counts.students * height * width * 3 > chosen.data.memory_gb * 2**30:
+        as_files = with_(settings, keys=(*settings.keys, "data.memory_gb=0"))
+        data = choose(source, recipe, Silent(), as_files)[1]
+    return chosen, data, counts
 
 
 def _suggest(data: Dataset, progress: Progress) -> None:

@@ -6,11 +6,15 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import NamedTuple, TypeVar
 
 from sdk.errors import UsageError
 
 Item = TypeVar("Item")
+
+MOST_IMAGES = 10**15
+"""More images than any dataset has."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +98,32 @@ def seconds_of(text: str) -> float:
 
 def size(count: float) -> str:
     """Return a number of bytes as people write it: `792 bytes`, `1.5 GB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} TB"
+    return f"{count:.3g} PB"
 
 
 def duration(seconds: float) -> str:
-    """Return a number of seconds as people write it: `4.2 s`, `12 min`, `3.1 h`."""
+    """Return a number of seconds as people write it: `4.2 s`, `12 min`, `3.1 h`, `12,000 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.2g} min"
+    return f"{seconds / 3600:,.{0 if seconds >= 360_000 else 1}f} h"
+
+
+def count_of(text: str) -> int:
+    """Return a number of images as people write it: `50000`, `1e9`, `1.28e6`.
+
+    Raises:
+        ValueError: it is not written so, not whole, below 2, or too large for any dataset.
+    """
+    try:
+        number = Decimal(text.strip())
+        if 2 <= number <= MOST_IMAGES and number == number.to_integral_value():
+            return int(number)
+    except InvalidOperation:
+        pass
+    raise ValueError(f"{text!r} is not a number of images; write a whole number of 2 or more, such as 50000 or 1e9")

@@ -160,7 +160,7 @@ def test_a_plan_takes_what_the_data_says(clothes, tiny_recipe_file, tmp_path, sh
     assert found["store"]["bytes"] == 2 * 66 * 2 * 3 * 2  # views, images, teachers, classes, float16
     assert list(tmp_path.iterdir()) == []
     assert "66 images of 20x20" in shell.succeeded(*arguments, "--size", 20, "--epochs", 1)
-    assert "--images and --classes describe" in shell.refused(*arguments, "--classes", 3)
+    assert "--classes describes images that --data does not name" in shell.refused(*arguments, "--classes", 3)
     assert "describe them by --images, --classes and --size" in shell.refused("plan", "--images", 50)
 
 

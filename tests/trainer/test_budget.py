@@ -9,6 +9,7 @@ from jobs import CPU, Told, job_of
 from trainer import budget
 from trainer.arms import Change, arms_of, own_arm, plain_arm
 from trainer.budget import as_cut, cut
+from trainer.counts import Counts
 from trainer.data import load
 from trainer.errors import RecipeError
 from trainer.pace import LEAST_STEPS, Pace, Paces, _Enough, _Stopwatch
@@ -40,6 +41,7 @@ class Steady:
 
     def __init__(self, job, seconds):
         self.seconds_to_answer = 0.5 / len(job.data.train)
+        self.counts, self.classes = Counts.of(job.data), len(job.data.labels)
 
     def teacher(self, name):
         return Pace(3.0, 1.0)

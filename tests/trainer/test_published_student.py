@@ -18,6 +18,7 @@ from jobs import CPU, job_of
 from trainer.arms import own_arm
 from trainer.budget import cut
 from trainer.comparison import compare_arms
+from trainer.counts import Counts
 from trainer.data import Dataset, load
 from trainer.errors import RecipeError
 from trainer.estimate import estimate, imagined
@@ -220,9 +221,9 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(trained, recip
 
 def test_a_plan_needs_no_weights(recipe):
     absent = replace(recipe, student=replace(recipe.student, weights="nowhere.safetensors"))
-    imaginary = imagined(absent, images=64, classes=3, size=32)
+    imaginary = imagined(absent, Counts.holding_out(64, 0.1), classes=3, size=32)
     paces = Paces(Job(Run(Path(), absent), imaginary, CPU, Silent()), 0.1)
-    assert estimate(absent, imaginary, [own_arm(absent)], paces).seconds > 0
+    assert estimate(absent, [own_arm(absent)], paces).seconds > 0
 
 
 def test_a_run_of_it_is_cut_to_the_time(recipe, data, tmp_path):

@@ -26,6 +26,10 @@ class Cost(NamedTuple):
         """The number of students from which on the store costs less time than teachers that answer in every epoch."""
         return max(1, math.ceil(self.fill_seconds / self.online_seconds))
 
+    def shared(self, fillers: int, trainers: int) -> Cost:
+        """Return the cost when so many processes fill the store, and so many train a student with online teachers."""
+        return Cost(self.bytes, self.fill_seconds / fillers, self.online_seconds / trainers)
+
     def __str__(self) -> str:
         return (
             f"{size(self.bytes)}, filled in about {duration(self.fill_seconds)}; teachers in the loop would take "
