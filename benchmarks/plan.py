@@ -5,9 +5,10 @@
 
 The recipe is cut to a few epochs and views of noise, so that the run takes a minute and not hours. The plan is made for
 the same cut, and the run follows at once. With `--busy N`, N other processes compute without a pause from before the
-plan until the run ends. With `--sample N`, the plan knows N of the images, and is scaled to all of them, as `plan --samples`
-does; the run has all. Expected: every stage within 25 % on a quiet machine, and the sum within 50 % beside one busy
-process. A stage of a second or less says little. `--within 25` makes the program fail if the sum is not within 25 %.
+plan until the run ends. With `--sample N`, the plan knows N of the images and is scaled to all of them, as `plan
+--samples` does; the run has all. Expected: every stage within 25 % on a quiet machine, and the sum within 50 % beside
+one busy process. A stage of a second or less says little. `--within 25` makes the program fail if the sum is not within
+25 %.
 """
 
 from __future__ import annotations

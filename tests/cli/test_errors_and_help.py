@@ -112,7 +112,11 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(shell, clothes, tiny_recip
     assert "name the images by --data" in fails("compare", "--out", run)
     assert "no such folder" in fails("distill", "--data", clothes, "--unlabelled", tmp_path / "no", "--out", run)
     assert "--unlabelled goes with --data" in fails("distill", "--unlabelled", clothes, "--out", distilled)
-    assert "--images" in fails("plan", "--images", 0, "--classes", 2, "--size", 28)
+    imagined = ("plan", "--classes", 2, "--size", 28)
+    for number in (0, "abc", 1.5):
+        assert f"'--samples': '{number}' is not a number of images" in fails(*imagined, "--samples", number)
+    assert "'--nodes'" in fails(*imagined, "--images", "1e3", "--nodes", 0)
+    assert "--nodes does not go with --latency-ms" in fails(*imagined, "--latency-ms", 5, "--nodes", 2)
     assert not run.exists()
 
     other = tmp_path / "other"

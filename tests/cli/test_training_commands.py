@@ -142,9 +142,16 @@ def test_a_plan_is_estimated_without_data_and_writes_nothing(tiny_recipe_file, t
     assert found["store"]["bytes"] == 2 * 50_000 * 2 * 3 * 2  # views, images, teachers, classes, float16
     assert found["store"]["pays_from_student"] == 1
     assert 0 < found["store"]["fill_seconds"] < found["store"]["online_seconds"] < found["seconds"]
+    assert found["images"] == {"train": 50_000, "unlabelled": 0, "validation": 5000, "test": 5000}
+    assert found["device"] == "cpu"
+    assert found["epoch_seconds"].keys() == {"teachers", "store", "student"}
+    assert found["nodes"]["at_least"] == {key: found[key] for key in ("teachers", "student", "seconds")} | {
+        "store": found["store"]["fill_seconds"]
+    }
     monkeypatch.chdir(tmp_path)
     done = shell.run(*arguments)
     assert "logit store" in done.out
+    assert "at least" not in done.out
     for what in ("teacher conv", "teacher involution", "student", "the teachers' answers"):
         assert f"timing {what}" in done.err
     assert list(tmp_path.iterdir()) == []
@@ -152,8 +159,29 @@ def test_a_plan_is_estimated_without_data_and_writes_nothing(tiny_recipe_file, t
     assert "100 pixels do not divide into patches of 16" in shell.refused(*photos), "before anything is timed"
 
 
+def test_a_plan_for_more_images_and_machines_than_there_are(clothes, tiny_recipe_file, shell, monkeypatch):
+    monkeypatch.setattr("libkd_sdk.commands.plan.MEASURED_S", 0.0)
+    many = ["plan", "--samples", "1e9", "--nodes", 16, "--recipe", tiny_recipe_file, "--threads", 1]
+    found = json.loads(shell.succeeded(*many, "--classes", 3, "--size", 28, "--set", "views.bits=8", "--json"))
+    assert found["store"]["bytes"] == 2 * 10**9 * 2 * (3 + 4)  # views, images, teachers, classes, scale and offset
+    nodes = found["nodes"]
+    assert (nodes["count"], nodes["processes"], nodes["training_processes"]) == (16, 16, 8)
+    assert nodes["limit"].startswith("16 processes do not divide data.lanes = 8")
+    assert nodes["pays_from_student"] == found["store"]["pays_from_student"]
+    assert nodes["at_least"]["store"] == found["store"]["fill_seconds"] / 16
+    assert nodes["at_least"]["student"] == found["student"] / 8
+    wide = ["--set", "data.lanes=16", "--set", "student.training.batch=32", "--set", "teachers.*.training.batch=32"]
+    out = shell.succeeded(*many, *wide, "--data", clothes)
+    assert "1,000,000,000 images of 28x28, 3 classes" in out
+    assert "on one cpu" in out
+    assert "on 16, at least" in out
+    assert "90,909,091 images for validation, 363,636,364 for the test" in out  # of 66 images, 6 and 24
+    assert "16 on 16 machines: all share each batch" in out
+
+
 def test_a_plan_takes_what_the_data_says(clothes, tiny_recipe_file, tmp_path, shell, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("libkd_sdk.commands.plan.MEASURED_S", 0.0)
     arguments = ["plan", "--data", clothes, "--recipe", tiny_recipe_file]
     assert "66 images of 28x28, 3 classes" in shell.succeeded(*arguments)
     found = json.loads(shell.succeeded(*arguments, "--threads", 1, "--json"))
