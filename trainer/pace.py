@@ -27,7 +27,7 @@ from .counts import Counts
 from .data import Dataset, Preprocessing, to_device
 from .evaluate import EVALUATION_BATCH, logits_of
 from .lessons import LabelLessons, Lessons, OnlineLessons, StoredLessons, open_store
-from .logits import fill_missing
+from .logits import LogitStore, fill_missing
 from .loop import RENDERED_AT_ONCE
 from .models import Teacher, create_student, create_teacher
 from .progress import Progress, Silent
@@ -45,8 +45,8 @@ BATCH_OF_96 = 32
 """The largest batch of images of 96 x 96 that is timed on a CPU, where larger ones take as long for each image. Smaller
 images are computed faster, but need larger batches for that: there are twice as many of 48 x 48."""
 
-ANSWERED_ON_CPU = 16
-"""The number of images that a CPU evaluates or answers at once while it is timed."""
+TIMED_VIEWS = 1000
+"""The views of the store that is filled while it is timed, which ends long before the last one."""
 
 
 class Pace(NamedTuple):
@@ -130,7 +130,8 @@ class Paces:
     def seconds_to_answer(self) -> float:
         """The seconds that all teachers take to answer for one image of a view, and to store that."""
         arm = own_arm(self.recipe)
-        few = self.data if self.device.type == "cuda" else _sample(self.data, 2, ANSWERED_ON_CPU)
+        count = self._timed_batch(self.data.preprocessing)
+        few = self.data if self.device.type == "cuda" else _sample(self.data, 2, count)
         split, decoding = to_device(arm.split(few), self.device, Silent()), 0.0
         if self.device.type == "cpu" and not split.nbytes:  # workers take longer to start than to decode these few
             started = time.perf_counter()
@@ -139,7 +140,7 @@ class Paces:
 
         def filled(folder: Path, progress: Progress) -> None:
             store = open_store(Run(folder, arm.recipe), few, arm, self._untrained)
-            fill_missing(store, self._untrained, split, progress)
+            fill_missing(LogitStore(store.folder, store.header, TIMED_VIEWS), self._untrained, split, progress)
 
         return self._timed("the teachers' answers", filled)[1] + decoding
 
@@ -170,8 +171,12 @@ class Paces:
 
     def _smaller(self, training: Training, preprocessing: Preprocessing) -> Training:
         """Return a schedule with the batch that is timed."""
-        batch = self.batch * 96 // preprocessing.input.height // 2 * 2
-        return training if self.device.type == "cuda" else replace(training, batch=min(training.batch, max(4, batch)))
+        batch = min(training.batch, self._timed_batch(preprocessing))
+        return training if self.device.type == "cuda" else replace(training, batch=batch)
+
+    def _timed_batch(self, preprocessing: Preprocessing) -> int:
+        """Return the largest batch that is timed on a CPU, in training, answering and evaluation."""
+        return max(4, self.batch * 96 // preprocessing.input.height // 2 * 2)
 
     def _pace(
         self, once: float, image: float, images: int, training: Training, net: nn.Module, preprocessing: Preprocessing
@@ -182,7 +187,7 @@ class Paces:
             image: the seconds of a step for each image in it.
             images: the number of images in an epoch.
         """
-        count = EVALUATION_BATCH if self.device.type == "cuda" else ANSWERED_ON_CPU
+        count = EVALUATION_BATCH if self.device.type == "cuda" else self._timed_batch(preprocessing)
         net, sample = net.to(self.device), self.data.test.take(torch.arange(min(count, len(self.data.test))))
         logits_of(net, sample, preprocessing)
         started = time.perf_counter()
