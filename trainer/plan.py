@@ -15,7 +15,7 @@ from .sharing import most_trainers, refusal
 
 
 class Plan(NamedTuple):
-    """What a run costs.
+    """The cost of a run.
 
     Attributes:
         counts, classes: the images that it is for, and the number of their classes.
