@@ -55,7 +55,8 @@ def test_time_and_storage_grow_with_the_images_and_memory_does_not(planned):
         assert other == pytest.approx(10_000 * one)
     for one, other in zip(_seconds(few.stages), _seconds(many.stages), strict=True):
         assert other == pytest.approx(10_000 * one, rel=0.01)  # a start takes as long for few images
-    assert many.stages.store == many.store.fill_seconds == pytest.approx(2 * many.epochs.store)
+    assert many.stages.store == pytest.approx(many.store.fill_seconds)
+    assert many.stages.store == pytest.approx(2 * many.epochs.store)  # views
 
 
 def test_machines_divide_the_store_and_as_much_of_the_training_as_the_lanes_allow(planned, tiny_recipe):
