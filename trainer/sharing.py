@@ -21,4 +21,6 @@ def refusal(recipe: Recipe, counts: Counts, processes: int, *, is_streamed: bool
 def most_trainers(recipe: Recipe, counts: Counts, processes: int, *, is_streamed: bool = False) -> int:
     """Return how many of the processes can train the nets of a recipe together; see `refusal`."""
     most = min(processes, recipe.data.lanes)
-    return next((count for count in range(most, 1, -1) if not refusal(recipe, counts, count, is_streamed=is_streamed)), 1)
+    return next(
+        (count for count in range(most, 1, -1) if not refusal(recipe, counts, count, is_streamed=is_streamed)), 1
+    )

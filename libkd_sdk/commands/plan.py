@@ -216,7 +216,7 @@ def _show(plan: Plan, nodes: int, side: int) -> None:
         ("held out", f"{plan.counts.validation:,} images for validation, {plan.counts.test:,} for the test"),
         ("logit store", str(plan.store) if plan.store else "none: the teachers answer online"),
     ]
-    if plan.processes > 1:
+    if plan.processes > 1 or plan.limit:
         all_fill = "all fill the store, and " if plan.store else ""
         limited = f"{all_fill}{plan.trainers:,} train together; {plan.limit}"
         work = limited if plan.limit else "all share each batch; how long they wait for each other was not measured"

@@ -112,6 +112,15 @@ def test_processes_that_can_not_train_together_are_counted(
     assert bool(found) == bool(reason)
 
 
+def test_images_in_shards_are_shared_by_whole_lanes_only(tiny_recipe):
+    counts = Counts(99, 0, 1, 1)
+    assert refusal(tiny_recipe, counts, 1, is_streamed=True) == ""
+    assert most_trainers(tiny_recipe, counts, 8, is_streamed=True) == 8
+    lanes = replace(tiny_recipe, data=replace(tiny_recipe.data, lanes=16))
+    assert refusal(lanes, counts, 1) == ""
+    assert refusal(lanes, counts, 1, is_streamed=True).startswith("batch = 16 has no 16 equal lanes of pairs")
+
+
 def test_a_sample_stands_for_more_images_of_its_kind(clothes, tiny_recipe):
     def chosen(images):
         return choose_sample(Source((str(clothes),)), images, tiny_recipe, Silent())
