@@ -1,15 +1,17 @@
 """Kill the commands that train, or fill their disk, at every write; continue; and compare all tensors, bit for bit.
 
-    python benchmarks/kills.py [--kills 200] [--full 100] [--seed 0] [--json]
+    python benchmarks/kills.py [--kills 200] [--terms 100] [--full 100] [--seed 0] [--json]
 
 Each trial starts a command in a process of its own, and ends it: by SIGKILL before or after one of its renames, its
-forced writes or its new files, by SIGKILL at a random moment, or by a disk that is full from one of these on. Then the
-same command runs again to its end. Expected:
+forced writes or its new files, by SIGTERM before one of these, by either at a random moment, or by a disk that is full
+from one of these on. Then the same command runs again to its end. Expected:
 
     lost        0: after that, every tensor is that of a run that nobody disturbed
+    rows        0: metrics.jsonl has each epoch once, with the loss of the run that nobody disturbed
     again       0: no net and no stored unit that was finished before the kill is computed again
     left over   0: no half-written file stays in the run
-    unclear     0: a full disk is one line that names the file, with the code file-unwritable
+    unclear     0: SIGTERM is one line, with the code stopped; a full disk is one that names the file, with the code
+                file-unwritable
 """
 
 from __future__ import annotations
@@ -41,9 +43,10 @@ from safetensors.torch import load_file  # noqa: E402
 from clothes import TINY_RECIPE, unpack_clothes  # noqa: E402
 from libkd_sdk.main import run as libkd  # noqa: E402
 from trainer import loop  # noqa: E402
+from trainer.metrics import epoch_rows  # noqa: E402
 
 RECIPE = TINY_RECIPE.replace("epochs = 10", "epochs = 2").replace("epochs = 4", "epochs = 2")
-CODE = "[file-unwritable]"
+FIGURES = ("lost", "rows", "again", "left over", "unclear")
 NOT_FULL = "the disk was not full in time"
 
 
@@ -52,6 +55,7 @@ class Fault(NamedTuple):
 
     how: str
     at: float
+    signal: signal.Signals = signal.SIGKILL
 
 
 class Job(NamedTuple):
@@ -62,10 +66,15 @@ class Job(NamedTuple):
     before: Path | None = None
 
 
+Losses = dict[str, list[tuple[int, float]]]
+"""The number and the loss of each epoch of each stage, in the order of the rows."""
+
+
 class Undisturbed(NamedTuple):
     """A run that nobody disturbed: its tensors by the name of their file, the number of its writes, its seconds."""
 
     tensors: dict[str, dict[str, torch.Tensor]]
+    losses: Losses
     writes: int
     seconds: float
 
@@ -73,6 +82,7 @@ class Undisturbed(NamedTuple):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--terms", type=int, default=100, help="how often SIGTERM comes")
     parser.add_argument("--full", type=int, default=100, help="how often the disk is full")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", default="distill,precompute,compare,teach", help="which of them, with commas")
@@ -82,28 +92,32 @@ def main() -> int:
     loop.LOST_AT_MOST = 0.0  # a checkpoint after every epoch, although the epochs are short
     with tempfile.TemporaryDirectory() as name:
         jobs = [job for job in make_jobs(Path(name)) if job.name in arguments.commands.split(",")]
-        figures = measure(jobs, Path(name), arguments.kills, arguments.full, random.Random(arguments.seed))
+        figures = measure(jobs, Path(name), arguments, random.Random(arguments.seed))
     if arguments.json:
         print(json.dumps(figures))
     else:
         for key, figure in figures.items():
             print(f"{key:<24} {figure}")
-    return int(any(figures[key] for key in ("lost", "again", "left over", "unclear")))
+    return int(any(figures[key] for key in FIGURES))
 
 
-def measure(jobs: Sequence[Job], place: Path, kills: int, full: int, chance: random.Random) -> dict[str, int]:
+def measure(jobs: Sequence[Job], place: Path, counts: argparse.Namespace, chance: random.Random) -> dict[str, int]:
     """Disturb each command in turn, at moments that are spread evenly over its writes, and return what was found."""
     whole = {job.name: undisturbed(job, place) for job in jobs}
     for job in jobs:
         print(f"{job.name}: {whole[job.name].writes} writes, {whole[job.name].seconds:.1f} s", file=sys.stderr)
-    found: Counter[str] = Counter(dict.fromkeys(("kills", "full disks", "lost", "again", "left over", "unclear"), 0))
-    for hows, count in ((("before", "after", "before", "after", "later"), kills), (("full",), full)):
+    found: Counter[str] = Counter(dict.fromkeys(("kills", "terms", "full disks", *FIGURES), 0))
+    for hows, count, number_of_signal in (
+        (("before", "after", "before", "after", "later"), counts.kills, signal.SIGKILL),
+        (("before", "later"), counts.terms, signal.SIGTERM),
+        (("full",), counts.full, signal.SIGKILL),
+    ):
         shares = [count // len(jobs) + (number < count % len(jobs)) for number in range(len(jobs))]
         for job, share in zip(jobs, shares, strict=True):
             for number, how in zip(range(share), itertools.cycle(hows), strict=False):
                 moment = (number + chance.random()) / share
                 at = moment * whole[job.name].seconds if how == "later" else 1 + int(moment * whole[job.name].writes)
-                found.update(trial(job, Fault(how, at), whole[job.name], place))
+                found.update(trial(job, Fault(how, at, number_of_signal), whole[job.name], place))
     return dict(found)
 
 
@@ -129,7 +143,8 @@ def undisturbed(job: Job, place: Path) -> Undisturbed:
     folder, started = fresh(job, place), time.perf_counter()
     code, error = in_child([*job.arguments, "--out", str(folder)], folder, Fault("count", 0))
     assert code == 0, error
-    return Undisturbed(tensors_in(folder), int(error.splitlines()[-1]), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Undisturbed(tensors_in(folder), losses_in(folder), int(error.splitlines()[-1]), seconds)
 
 
 def trial(job: Job, fault: Fault, whole: Undisturbed, place: Path) -> Counter[str]:
@@ -137,17 +152,22 @@ def trial(job: Job, fault: Fault, whole: Undisturbed, place: Path) -> Counter[st
     folder, found = fresh(job, place), Counter()
     arguments = [*job.arguments, "--out", str(folder)]
     code, error = in_child(arguments, folder, fault)
+    is_one_line = "Traceback" not in error and error.count("libkd-sdk: ") == 1
     if fault.how == "full" and not error.endswith(NOT_FULL):
         found["full disks"] += 1
-        lines = error.splitlines()
-        clear = code == 2 and "Traceback" not in error and lines[-1].endswith(CODE) and str(folder) in lines[-1]
+        line = error.splitlines()[-1]
+        clear = code == 2 and is_one_line and line.endswith("[file-unwritable]") and str(folder) in line
         found["unclear"] += tell(not clear, job, fault, error)
+    elif fault.signal == signal.SIGTERM and code != 0:
+        found["terms"] += 1
+        found["unclear"] += tell(code != 75 or not is_one_line or not error.endswith("[stopped]"), job, fault, error)
     else:
         found["kills"] += code == -signal.SIGKILL
     kept = finished(folder)
     code, error = in_child(arguments, folder, None)
     same = code == 0 and equal(tensors_in(folder), whole.tensors)
     found["lost"] += tell(not same, job, fault, error)
+    found["rows"] += tell(losses_in(folder) != whole.losses, job, fault, str(losses_in(folder)))
     found["again"] += tell(any(finished(folder).get(name) != it for name, it in kept.items()), job, fault, "again")
     left = [] if job.name == "precompute" else list(folder.rglob(".*"))  # others may be filling the same store
     found["left over"] += tell(bool(left), job, fault, str(left))
@@ -175,6 +195,15 @@ def tensors_in(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     """Return all tensors in a folder."""
     paths = sorted(folder.rglob("*.safetensors"))
     return {str(path.relative_to(folder)): {k: v.clone() for k, v in load_file(path).items()} for path in paths}
+
+
+def losses_in(folder: Path) -> Losses:
+    """Return the losses in a run, or in the runs in a folder."""
+    losses: Losses = {}
+    for path in sorted(folder.rglob("metrics.jsonl")):
+        for row in epoch_rows(path.parent):
+            losses.setdefault(str(path.parent.relative_to(folder) / row.stage), []).append((row.epoch, row.loss))
+    return losses
 
 
 def equal(one: dict[str, dict[str, torch.Tensor]], other: dict[str, dict[str, torch.Tensor]]) -> bool:
@@ -208,7 +237,7 @@ def in_child(arguments: list[str], folder: Path, fault: Fault | None) -> tuple[i
             os._exit(code)
         if fault and fault.how == "later":
             time.sleep(fault.at)
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, fault.signal)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         output.seek(0)
         return code, output.read().decode(errors="replace").strip()
@@ -237,16 +266,16 @@ class Writes:
             if self.fault.how == "full" and self.seen >= self.fault.at and makes:
                 self.full = True
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            self._kill("before")
+            self._end("before")
             found = function(*arguments, **options)
-            self._kill("after")
+            self._end("after")
             return found
 
         return watched
 
-    def _kill(self, how: str) -> None:
-        if self.fault == (how, self.seen):
-            os.kill(os.getpid(), signal.SIGKILL)
+    def _end(self, how: str) -> None:
+        if self.fault[:2] == (how, self.seen):
+            os.kill(os.getpid(), self.fault.signal)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from importlib import metadata
 
 import typer
@@ -40,9 +40,10 @@ from .commands import (
 )
 from .options import training_extra
 from .output import stderr
+from .stopping import interrupted_by_sigterm
 
 CONTINUED = {"demo", "teach", "precompute", "distill", "compare"}
-"""The commands that continue where they were interrupted."""
+"""The commands that always continue where they were interrupted."""
 
 SHARED = {"teach", "precompute", "distill", "compare", "eval"}
 """The commands that several processes can do together, which torchrun starts."""
@@ -112,11 +113,13 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line, and return its exit code."""
     try:
-        with _together(arguments):
+        with interrupted_by_sigterm() if _is_continued(arguments) else nullcontext(), _together(arguments):
             code: int = app(arguments, prog_name="libkd-sdk", standalone_mode=False) or 0
+            if code == INTERRUPTED:
+                raise KeyboardInterrupt  # of which typer has made a code
         if sys.stdout is not None:
             sys.stdout.flush()  # or Python finds out that the disk is full, and has no exit code for that
-        return code if code != INTERRUPTED else _interrupted(arguments)
+        return code
     except typer.TyperException as fault:
         return _fail(f"{fault.format_message()} (see --help) [{UsageError.code}]", UsageError.exit_code)
     except LibkdError as fault:
@@ -161,11 +164,16 @@ def _is_told() -> bool:
     return parallel is not None and parallel.is_told()
 
 
-def _interrupted(arguments: list[str]) -> int:
-    is_continued = bool(CONTINUED.intersection(arguments[:1])) or (
+def _is_continued(arguments: list[str]) -> bool:
+    """Return whether the command continues where it was interrupted."""
+    return bool(CONTINUED.intersection(arguments[:1])) or (
         arguments[:1] == ["predict"] and any(argument.partition("=")[0] == "--out" for argument in arguments)
     )
-    return _fail(f"interrupted{'; run the same command again to continue' * is_continued}", INTERRUPTED)
+
+
+def _interrupted(arguments: list[str]) -> int:
+    how = "; run the same command again to continue" if _is_continued(arguments) else ""
+    return _fail(f"interrupted{how}", INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> int:

@@ -82,7 +82,7 @@ def joined() -> Iterator[None]:
         try:
             with _others_may_be_lost():
                 yield
-        except Exception as fault:
+        except (Exception, KeyboardInterrupt) as fault:
             _tell_once(told, f"{type(fault).__name__}: {fault}")
             raise
         finally:

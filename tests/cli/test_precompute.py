@@ -1,12 +1,15 @@
 """`precompute` in parts and from other stores, as machines that share a run use it."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 
 import pytest
 
 from shell import LIBKD
+from trainer.logits import LogitStore
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +55,28 @@ def test_processes_with_and_without_a_part_fill_one_folder_at_once(copies, disti
     assert sum(result["units_computed"] for result in results) >= 2
     assert units_of(run) == units_of(distilled)
     assert min(result["units_missing"] for result in results) == 0
+
+
+def test_sigterm_ends_the_filling_with_a_word_and_loses_at_most_a_unit(copies, distilled, shell, monkeypatch):
+    run, write = copies[0], LogitStore.write
+
+    def write_and_end(store, *unit_and_logits):
+        write(store, *unit_and_logits)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ended = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(LogitStore, "write", write_and_end)
+            done = shell.run("precompute", "--out", run)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (done.code, done.out, ended) == (75, "", [])
+    assert done.err.splitlines()[-1].endswith("what was finished is kept, and the same command continues [stopped]")
+    assert len(units_of(run)) == 1
+    assert told(shell, "--out", run)["units_computed"] == 1
+    assert units_of(run) == units_of(distilled)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from libkd_sdk.output import show_json
+from sdk.errors import UsageError
 
 NO_SPACE = OSError(28, "No space left on device", "/a/run.json")
 
@@ -47,6 +50,48 @@ def test_what_happens_to_a_command_is_one_line(fault, code, line, shell, monkeyp
     assert line in done.err
     assert done.err.startswith("libkd-sdk: ")
     assert done.err.count("\n") == 1
+
+
+@pytest.fixture
+def ended():
+    """The numbers of the signals that would have ended this process."""
+    come: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: come.append(number))
+    yield come
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "code", "line"),
+    [
+        ("distill", "distill.deadline_of", 75, "stopped by SIGTERM; what was finished is kept, and the same command"),
+        ("verify", "verify.verify_bundle", 1, "unexpected AttributeError"),
+    ],
+)
+def test_sigterm_is_one_line_where_a_command_can_be_continued(
+    command, place, code, line, ended, shell, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(f"libkd_sdk.commands.{place}", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    done = shell.run(command, *["--out"] * (command == "distill"), tmp_path / "run")
+    assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
+    assert done.err.startswith(f"libkd-sdk: {line}")
+    assert len(ended) == (command == "verify")
+
+
+def test_an_error_that_is_on_its_way_is_told_although_sigterm_comes(ended, shell, monkeypatch, tmp_path):
+    @contextmanager
+    def told(arguments):
+        try:
+            yield
+        except UsageError:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    monkeypatch.setattr("libkd_sdk.main._together", told)
+    done = shell.run("distill", "--out", tmp_path / "run")
+    assert done.code == 2
+    assert done.err.endswith("no run there yet; name the images by --data [usage]\n")
+    assert not ended
 
 
 @pytest.mark.slow

@@ -1,0 +1,45 @@
+"""The end of a command by SIGTERM: it is one line, and an exit code that asks for another start."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from sdk.errors import LibkdError
+from trainer.errors import Stopped
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM interrupt the work inside the block as Ctrl-C does. A training finishes its step first.
+
+    Only the main thread of a process can handle signals; in another one, SIGTERM ends the process at once.
+
+    Raises:
+        Stopped: SIGTERM came.
+    """
+    has_come = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal has_come
+        if not has_come:  # a second one would interrupt the end
+            has_come = True
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        if not has_come:
+            raise
+        if isinstance(fault := interruption.__context__, LibkdError):  # on its way when SIGTERM came
+            raise fault from None
+        raise Stopped("stopped by SIGTERM; what was finished is kept, and the same command continues") from None
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
