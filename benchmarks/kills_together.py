@@ -59,7 +59,7 @@ STAGES = (
 RECIPE = TINY_RECIPE.replace("epochs = 10", "epochs = 6").replace("[student]", '[student]\nstem = "patch"')
 MARK, WORKS = "@ ", "works as "
 
-WAIT_S = 20
+WAIT_S = 30
 """How long a process waits here for the others."""
 
 GRACE_S = 30
@@ -85,12 +85,16 @@ WAYS = {
 
 
 class Attempt(NamedTuple):
-    """A start of the command: its exit code, its errors, the seconds until its stages, and since it was disturbed."""
+    """A start of the command: its exit code and errors, the seconds until its stages, and those since it was disturbed.
+
+    `stage` is the one in which that happened; it is empty if everything had ended before.
+    """
 
     code: int
     errors: list[str]
     begun: dict[str, float]
     seconds: float
+    stage: str
 
 
 class Started:
@@ -124,6 +128,11 @@ class Started:
         """Wait until a stage has begun, or until everything has ended."""
         with self._changed:
             self._changed.wait_for(lambda: stage in self.begun or self._is_read)
+
+    def stage(self) -> str:
+        """Return the stage that has begun last, or nothing if everything has ended."""
+        with self._changed:
+            return "" if self._is_read else list(self.begun)[-1]
 
     def kill(self) -> None:
         """Kill the command and the processes that it has started."""
@@ -197,11 +206,16 @@ class Rounds:
         """Start the command, let something happen to it, and look at how it ended."""
         way, kept = WAYS[name], finished(self.run)
         done = attempt(self.command, Disturbance(name, stage, after, self.chance.random(), self.run.parent))
-        what = f"{name}, {after:.2f} s after the beginning of {stage}"
+        if not done.stage:
+            self.count("unclear", done.code != 0, f"ended before {stage}: {done.code}, {done.errors}")
+            return done
+        what = f"{name}, {after:.2f} s after the beginning of {stage}, in {done.stage}"
         code = way.alone if self.processes == 1 else way.together
-        print(what, done.code, f"{done.seconds:.1f} s", *done.errors, sep="\n    ", file=sys.stderr, flush=True)
-        self.found[f"{name} in {stage}"] += 1
-        if done.code != 0 or stage != STAGES[-1]:
+        print(
+            f"{what}: {done.code} after {done.seconds:.1f} s", *done.errors, sep="\n    ", file=sys.stderr, flush=True
+        )
+        self.found[f"{name} in {done.stage}"] += 1
+        if done.code != 0 or done.stage != STAGES[-1]:
             told = [error.rpartition("[")[2].rstrip("]") for error in done.errors]
             clear = len(told) == bool(way.errors) and set(told) <= set(way.errors)
             self.count("unclear", not clear or done.code != code, f"{what}: {done.code}, {done.errors}")
@@ -241,17 +255,17 @@ class Disturbance(NamedTuple):
 
 def attempt(command: Sequence[str], disturbance: Disturbance | None = None) -> Attempt:
     """Start a command, disturb it, and wait until everything has ended."""
-    started, rest, since = Started(command), None, time.perf_counter()
+    started, rest, since, stage = Started(command), None, time.perf_counter(), ""
     if disturbance:
         started.wait_for(disturbance.stage)
         time.sleep(disturbance.after)
-        since = time.perf_counter()
-        rest = disturbance.happen(started)
+        since, stage = time.perf_counter(), started.stage()
+        rest = disturbance.happen(started) if stage else None
     code = started.ended(300)
     if rest:
         rest.unlink()
     errors = [line for line in started.lines if line.startswith("libkd-sdk: ")]
-    return Attempt(code, errors, started.begun, time.perf_counter() - since)
+    return Attempt(code, errors, started.begun, time.perf_counter() - since, stage)
 
 
 def fill(path: Path) -> Path:

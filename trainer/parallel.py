@@ -74,19 +74,23 @@ def joined() -> Iterator[None]:
         return
     _check_places()
     _take_gpu()
-    with _others_may_be_lost():
-        store, place, count = next(iter(rendezvous("env://", timeout=WAIT)))
-        told = PrefixStore("told", store)
-        backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backends, store=store, rank=place, world_size=count, timeout=WAIT)
-        try:
-            with _others_may_be_lost():
-                yield
-        except (Exception, KeyboardInterrupt) as fault:
-            _tell_once(told, f"{type(fault).__name__}: {fault}")
-            raise
-        finally:
-            dist.destroy_process_group()
+    minutes = f"{WAIT.total_seconds() / 60:g} minutes"
+    with _others_may_be_lost(
+        f"the processes of this run did not all come to {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}, where "
+        f"each waits {minutes} for the others; start all of them, with this address"
+    ):
+        told = _met()
+    try:
+        with _others_may_be_lost(
+            f"another process of this run ended, or was not heard of for {minutes}; "
+            "what was kept stays: look for its error, and start the same command again"
+        ):
+            yield
+    except (Exception, KeyboardInterrupt) as fault:
+        _tell_once(told, fault)
+        raise
+    finally:
+        dist.destroy_process_group()
 
 
 def _check_places() -> None:
@@ -102,33 +106,38 @@ def _take_gpu() -> None:
         torch.cuda.set_device(local_rank())
 
 
+def _met() -> PrefixStore:
+    """Meet the other processes. Return the place where one of them tells the others that it tells an error."""
+    store, place, count = next(iter(rendezvous("env://", timeout=WAIT)))
+    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backends, store=store, rank=place, world_size=count, timeout=WAIT)
+    return PrefixStore("told", store)
+
+
 @contextmanager
-def _others_may_be_lost() -> Iterator[None]:
+def _others_may_be_lost(message: str) -> Iterator[None]:
     try:
         yield
     except (dist.DistError, RuntimeError) as fault:
         words = ("gloo", "nccl", "rendezvous", "connection", "timed out", "socket")
         if not (isinstance(fault, dist.DistError) or any(word in str(fault).lower() for word in words)):
             raise
-        raise ProcessLost(
-            f"another process of this run ended, or was not heard of for {WAIT.seconds // 60} minutes; "
-            "what was kept stays: look for its error, and start the same command again"
-        ) from fault
+        raise ProcessLost(message) from fault
 
 
-def _tell_once(told: PrefixStore, fault: str) -> None:
-    """Let the first process tell of a fault that all of them have. The others wait a moment for that."""
+def _tell_once(told: PrefixStore, fault: BaseException) -> None:
+    """Let one process tell why the work ends. Who lost another one, or was interrupted, adds nothing to its error."""
     global _is_told
+    is_own = not isinstance(fault, (ProcessLost, KeyboardInterrupt))
     with suppress(dist.DistError, RuntimeError):  # the machine that keeps what was told may be lost
-        if is_first():
-            told.set(fault, "")
-        else:
-            told.wait([fault], timedelta(seconds=3))
-            _is_told = True
+        _is_told = not is_own and told.check(["error"])
+        if is_own:
+            told.set("error", "")  # before the others notice the end of this process
+        _is_told |= told.add(f"{type(fault).__name__}: {fault}" if is_own else "lost", 1) > 1
 
 
 def is_told() -> bool:
-    """Return whether the fault that ended the work here was told by the first process, so that nobody repeats it."""
+    """Return whether another process tells why the work here has ended, so that nobody repeats it."""
     return _is_told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from msgspec.structs import replace
 
 from company import together
+from sdk.errors import FileError, LibkdError
 from trainer import loop, parallel
 from trainer.arms import Change, own_arm, plain_arm
 from trainer.comparison import compare
@@ -273,6 +275,27 @@ def alone_of_two() -> None:
 def test_processes_that_do_not_come_are_given_up(tmp_path):
     (answer,) = together(1, alone_of_two, folder=tmp_path)
     assert answer[0] == "ProcessLost"
+    assert re.search(r"did not all come to 127\.0\.0\.1:\d+, where each waits 0\.05 minutes for the others", answer[1])
+
+
+def failing(ranks: list[int]) -> list[object]:
+    """Fail in some of the processes. Return the code of the error, and whether another process tells it."""
+    try:
+        with parallel.joined():
+            if parallel.rank() in ranks:
+                raise FileError("the disk is full")
+            while True:
+                parallel.total(1)
+    except LibkdError as fault:
+        return [fault.code, parallel.is_told()]
+
+
+@pytest.mark.parametrize("ranks", [[0], [1], [0, 1]])
+def test_one_process_tells_why_the_work_ends(ranks, tmp_path):
+    answers = together(2, failing, ranks, folder=tmp_path)
+    assert sorted(is_told for _, is_told in answers) == [False, True]
+    assert [code for code, is_told in answers if not is_told] == ["file-unwritable"]
+    assert [code == "file-unwritable" for code, _ in answers] == [rank in ranks for rank in range(2)]
 
 
 def without_a_place() -> None:
