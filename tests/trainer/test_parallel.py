@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -296,6 +297,16 @@ def test_one_process_tells_why_the_work_ends(ranks, tmp_path):
     assert sorted(is_told for _, is_told in answers) == [False, True]
     assert [code for code, is_told in answers if not is_told] == ["file-unwritable"]
     assert [code == "file-unwritable" for code, _ in answers] == [rank in ranks for rank in range(2)]
+
+
+def interrupted() -> bool:
+    with suppress(KeyboardInterrupt), parallel.joined():
+        raise KeyboardInterrupt
+    return parallel.is_told()
+
+
+def test_one_process_tells_that_all_were_interrupted(tmp_path):
+    assert sorted(together(2, interrupted, folder=tmp_path)) == [False, True]
 
 
 def without_a_place() -> None:
