@@ -67,7 +67,13 @@ GRACE_S = 30
 
 
 class Way(NamedTuple):
-    """What may happen: the codes of an error that follow, the exit codes without and with torchrun, the seconds."""
+    """A way to disturb a run: what it ends with, and how soon.
+
+    Attributes:
+        errors: the codes of the error that is told; none if nothing can be told.
+        alone, together: the exit code of a single process, and of torchrun.
+        seconds: how long it may take until everything has ended.
+    """
 
     errors: tuple[str, ...]
     alone: int

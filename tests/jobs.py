@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import torch
+from msgspec.structs import replace
 
 from trainer.data import Dataset
 from trainer.progress import Progress, Silent
+from trainer.recipe import Recipe, read_recipe
 from trainer.run import Job, Run
+from trainer.start import RunRequest, source_of
 
 CPU = torch.device("cpu")
 
@@ -51,6 +56,18 @@ class Terminate(Interrupt):
 def job_of(run: Run, data: Dataset, progress: Progress | None = None) -> Job:
     """Return the work on a run."""
     return Job(run, data, CPU, progress or Silent())
+
+
+def request_of(data: Path, out: Path, recipe: Recipe, seed: int = 0) -> RunRequest:
+    """Return the request for a run on the CPU."""
+    return RunRequest(out=out, source=source_of(str(data)), recipe=recipe, seed=seed, device="cpu", threads=1)
+
+
+def student_of(recipe: Path, batch: int = 32, **changes: Any) -> Recipe:
+    """Return a recipe with a student that drops blocks, and has no batch norms."""
+    made = read_recipe(recipe)
+    training = replace(made.student.training, batch=batch, epochs=3, precision="fp32")
+    return replace(made, student=replace(made.student, stem="patch", drop_path=0.3, training=training, **changes))
 
 
 def with_flipped_bit(content: bytes, bit: int) -> bytes:
