@@ -91,16 +91,21 @@ WAYS = {
 
 
 class Attempt(NamedTuple):
-    """A start of the command: its exit code and errors, the seconds until its stages, and those since it was disturbed.
+    """A start of the command: its exit code, the seconds until its stages, and those since it was disturbed.
 
     `stage` is the one in which that happened; it is empty if everything had ended before.
     """
 
     code: int
-    errors: list[str]
+    lines: list[str]
     begun: dict[str, float]
     seconds: float
     stage: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The errors that the command told."""
+        return [line for line in self.lines if line.startswith("libkd-sdk: ")]
 
 
 class Started:
@@ -214,7 +219,7 @@ class Rounds:
         way, kept = WAYS[name], finished(self.run)
         done = attempt(self.command, Disturbance(name, stage, after, self.chance.random(), self.run.parent))
         if not done.stage:
-            self.count("unclear", done.code != 0, f"ended before {stage}: {done.code}, {done.errors}")
+            self.count("unclear", done.code != 0, "\n".join([f"ended before {stage}", *done.lines]))
             return done
         what = f"{name}, {after:.2f} s after the beginning of {stage}, in {done.stage}"
         code = way.alone if self.processes == 1 else way.together
@@ -225,7 +230,7 @@ class Rounds:
         if done.stage != STAGES[-1] or done.errors:  # in the end, nothing may be left to say
             told = [error.rpartition("[")[2].rstrip("]") for error in done.errors]
             clear = len(told) == bool(way.errors) and set(told) <= set(way.errors)
-            self.count("unclear", not clear or done.code != code, f"{what}: {done.code}, {done.errors}")
+            self.count("unclear", not clear or done.code != code, "\n".join([what, str(done.code), *done.lines]))
         self.count("late", done.seconds > way.seconds, f"{what}: {done.seconds:.0f} s")
         again = [path for path, time_ns in kept.items() if finished(self.run).get(path) != time_ns]
         self.count("again", bool(again), f"{what}: {again}")
@@ -271,8 +276,7 @@ def attempt(command: Sequence[str], disturbance: Disturbance | None = None) -> A
     code = started.ended(300)
     if rest:
         rest.unlink()
-    errors = [line for line in started.lines if line.startswith("libkd-sdk: ")]
-    return Attempt(code, errors, started.begun, time.perf_counter() - since, stage)
+    return Attempt(code, started.lines, started.begun, time.perf_counter() - since, stage)
 
 
 def fill(path: Path) -> Path:
