@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from importlib import metadata
 
 import typer
@@ -40,7 +40,7 @@ from .commands import (
 )
 from .options import training_extra
 from .output import stderr
-from .stopping import interrupted_by_sigterm
+from .stopping import deaf_to_sigterm, interrupted_by_sigterm
 
 CONTINUED = {"demo", "teach", "precompute", "distill", "compare"}
 """The commands that always continue where they were interrupted."""
@@ -112,8 +112,15 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line, and return its exit code."""
+    if not _is_continued(arguments):
+        return _run(arguments, nullcontext())
+    with deaf_to_sigterm():
+        return _run(arguments, interrupted_by_sigterm())
+
+
+def _run(arguments: list[str], work: AbstractContextManager[None]) -> int:
     try:
-        with interrupted_by_sigterm() if _is_continued(arguments) else nullcontext(), _together(arguments):
+        with work, _together(arguments):
             code: int = app(arguments, prog_name="libkd-sdk", standalone_mode=False) or 0
             if code == INTERRUPTED:
                 raise KeyboardInterrupt  # of which typer has made a code

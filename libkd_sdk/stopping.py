@@ -1,10 +1,13 @@
-"""The end of a command by SIGTERM: it is one line, and an exit code that asks for another start."""
+"""The end of a command by SIGTERM: it is one line, and an exit code that asks for another start.
+
+Only the main thread of a process can handle signals; in another one, SIGTERM ends the process at once.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,8 +18,6 @@ from trainer.errors import Stopped
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
     """Let SIGTERM interrupt the work inside the block as Ctrl-C does. A training finishes its step first.
-
-    Only the main thread of a process can handle signals; in another one, SIGTERM ends the process at once.
 
     Raises:
         Stopped: SIGTERM came.
@@ -29,17 +30,31 @@ def interrupted_by_sigterm() -> Iterator[None]:
             has_come = True
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        with _on_sigterm(interrupt):
+            yield
     except KeyboardInterrupt as interruption:
         if not has_come:
             raise
         if isinstance(fault := interruption.__context__, LibkdError):  # on its way when SIGTERM came
             raise fault from None
         raise Stopped("stopped by SIGTERM; what was finished is kept, and the same command continues") from None
+
+
+@contextmanager
+def deaf_to_sigterm() -> Iterator[None]:
+    """Ignore SIGTERM inside the block, where an error is told; torchrun may send it at just that moment."""
+    with _on_sigterm(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _on_sigterm(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

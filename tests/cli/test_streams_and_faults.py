@@ -78,7 +78,8 @@ def test_sigterm_is_one_line_where_a_command_can_be_continued(
     assert len(ended) == (command == "verify")
 
 
-def test_an_error_that_is_on_its_way_is_told_although_sigterm_comes(ended, shell, monkeypatch, tmp_path):
+@pytest.mark.parametrize("when", ["on its way", "being told"])
+def test_an_error_is_told_although_sigterm_comes(when, ended, shell, monkeypatch, tmp_path):
     @contextmanager
     def told(arguments):
         try:
@@ -87,7 +88,10 @@ def test_an_error_that_is_on_its_way_is_told_although_sigterm_comes(ended, shell
             os.kill(os.getpid(), signal.SIGTERM)
             raise
 
-    monkeypatch.setattr("libkd_sdk.main._together", told)
+    if when == "on its way":
+        monkeypatch.setattr("libkd_sdk.main._together", told)
+    else:
+        monkeypatch.setattr("libkd_sdk.main._is_told", lambda: os.kill(os.getpid(), signal.SIGTERM))
     done = shell.run("distill", "--out", tmp_path / "run")
     assert done.code == 2
     assert done.err.endswith("no run there yet; name the images by --data [usage]\n")
