@@ -119,7 +119,7 @@ def _others_may_be_lost(message: str) -> Iterator[None]:
     try:
         yield
     except (dist.DistError, RuntimeError) as fault:
-        words = ("gloo", "nccl", "rendezvous", "connection", "timed out", "socket")
+        words = ("gloo", "nccl", "rendezvous", "connection", "timed out", "timeout", "socket")
         if not (isinstance(fault, dist.DistError) or any(word in str(fault).lower() for word in words)):
             raise
         raise ProcessLost(message) from fault

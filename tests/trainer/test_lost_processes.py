@@ -67,6 +67,24 @@ def test_a_process_that_hangs_is_given_up(clothes, tiny_recipe_file, tmp_path):
     assert answers[1][0] == "ProcessLost"
 
 
+def hanging_while_two_numbers_are_summed() -> None:
+    """Hang in the first process. The other one needs it twice, as for the gradients of a net with several parts."""
+    parallel.WAIT = timedelta(seconds=2)
+    with parallel.joined():
+        if parallel.is_first():
+            time.sleep(4)
+            return
+        with suppress(RuntimeError):
+            parallel.total(1)
+        parallel.total(1)  # gloo has closed the connection itself, and says so in other words
+
+
+def test_a_process_that_hangs_is_given_up_whatever_the_others_needed_it_for(tmp_path):
+    answers = together(2, hanging_while_two_numbers_are_summed, folder=tmp_path)
+    assert answers[0] is None
+    assert answers[1][0] == "ProcessLost"
+
+
 def alone_of_two() -> None:
     parallel.WAIT = timedelta(seconds=3)
     os.environ["WORLD_SIZE"] = "2"
