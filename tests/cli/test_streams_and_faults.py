@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,6 +78,22 @@ def test_sigterm_is_one_line_where_a_command_can_be_continued(
     assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
     assert done.err.startswith(f"libkd-sdk: {line}")
     assert len(ended) == (command == "verify")
+
+
+def test_sigterm_does_not_interrupt_an_import(ended, shell, monkeypatch, tmp_path):
+    module = tmp_path / "heard_while_imported.py"
+    module.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nis_whole = True\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def imports_and_works(within):
+        importlib.import_module(module.stem)
+        time.sleep(60)
+
+    monkeypatch.setattr("libkd_sdk.commands.distill.deadline_of", imports_and_works)
+    done = shell.run("distill", "--out", tmp_path / "run")
+    assert done.code == 75
+    assert sys.modules.pop(module.stem).is_whole
+    assert not ended
 
 
 @pytest.mark.parametrize("when", ["on its way", "being told"])
