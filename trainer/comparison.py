@@ -186,7 +186,8 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
     recipe, data = job.run.recipe, job.data
     for arm in list_arms(recipe, data, changes).values():  # before anything is written
         create_student(arm.recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
-        Lanes(recipe.data.lanes).check(arm.recipe.student.training.batch, arm.images(Counts.of(data)))
+        lanes, is_streamed = Lanes(recipe.data.lanes), data.train.unit_sizes is not None
+        lanes.check(arm.recipe.student.training.batch, arm.images(Counts.of(data)), is_streamed=is_streamed)
     with ExitStack() as held:
         runs = [held.enter_context(_run_of(job, source, seed)) for seed in seeds]
         for run in runs:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -62,6 +63,23 @@ def test_an_image_that_became_unreadable_is_named(tmp_path, workers, kind):
     assert str(caught.value).startswith(f"{files.names[40]}: ")
     assert "\n" not in str(caught.value)
     assert multiprocessing.active_children() == []
+
+
+def test_a_worker_ends_when_it_is_told_to_although_the_process_would_not(many):
+    files = load([many], DataRecipe(memory_gb=0)).train
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        given = files.feed(torch.arange(len(files)).split(2), workers=1)
+        next(given)
+        (worker,) = multiprocessing.active_children()
+        with pytest.raises((DataError, RuntimeError)):  # torch raises it as soon as the worker has ended
+            worker.terminate()
+            worker.join(10)
+            list(given)
+        worker.join(10)
+        assert worker.exitcode == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class TestReplaced:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Generic, TypeVar
@@ -43,6 +44,11 @@ class _InOrder(Sampler[Task]):
         return iter(self.tasks)
 
 
+def _end_on_sigterm(worker: int) -> None:
+    """Let a worker end when it is told to, and not do what the process does from which it was forked."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def decoded(decode: Callable[[Task], Tensor], tasks: Iterable[Task], workers: int, *, pin: bool) -> Iterator[Tensor]:
     """Give the pixels that `decode` makes of each task, in the order of the tasks.
 
@@ -64,6 +70,7 @@ def decoded(decode: Callable[[Task], Tensor], tasks: Iterable[Task], workers: in
         num_workers=workers,
         pin_memory=pin,
         multiprocessing_context="fork" if workers else None,  # a million files are not pickled for every worker
+        worker_init_fn=_end_on_sigterm,
         generator=torch.Generator(),  # its own, because the loader draws a seed
     )
     with warnings.catch_warnings():
