@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,9 @@ def units_of(samples) -> list[range]:
     return [range(end - size, end) for end, size in zip(ends, samples.unit_sizes, strict=True)]
 
 
-def shard_by_hand(path: Path, samples: dict[str, dict[str, bytes]], tar_format: str = "USTAR_FORMAT") -> Path:
-    with path.open("wb") as file, TarWriter(file, encoder=False, format=tar_format) as writer:
+def shard_by_hand(path: Path, samples: dict[str, dict[str, bytes]], tar_format: int = tarfile.USTAR_FORMAT) -> Path:
+    with path.open("wb") as file, TarWriter(file, encoder=False) as writer:
+        writer.tarstream.format = tar_format
         for key, members in samples.items():
             writer.write({"__key__": key, **members})
     return path

@@ -175,8 +175,11 @@ def test_a_pattern_is_found_again_from_another_folder(shards, recipe, tmp_path, 
     assert "belongs to other data" in changed.err
 
 
-def test_a_batch_that_lanes_can_not_share_is_refused_before_anything_is_written(shards, recipe, tmp_path, shell):
-    done = shell.run("distill", "--data", shards, "--recipe", recipe, "--batch", 20, "--out", tmp_path / "run")
+@pytest.mark.parametrize("command", ["distill", "compare"])
+def test_a_batch_that_lanes_can_not_share_is_refused_before_anything_is_written(
+    command, shards, recipe, tmp_path, shell
+):
+    done = shell.run(command, "--data", shards, "--recipe", recipe, "--batch", 20, "--out", tmp_path / "run")
     assert done.code == 2
     assert "batch = 20 has no 8 equal lanes of pairs; set training.batch = 16" in done.err
     assert not (tmp_path / "run").exists()

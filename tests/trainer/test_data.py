@@ -17,6 +17,7 @@ from sdk.errors import UsageError
 from sdk.images import pixels
 from trainer.data import UNLABELLED, FileImages, MemoryImages, load, load_labelled
 from trainer.data.named import FASHION_MNIST_LABELS
+from trainer.data.samples import spread
 from trainer.errors import DataError
 from trainer.progress import Silent
 from trainer.recipe import DataRecipe
@@ -323,3 +324,8 @@ def test_too_many_pixels_for_memory_are_refused_before_any_work(clothes, monkeyp
     monkeypatch.setattr("trainer.data.files.MAX_MEMORY", 1000)
     with pytest.raises(DataError, match=r"set a smaller data\.size"):
         load([clothes])
+
+
+def test_spread_indices_stay_inside_of_more_images_than_float32_can_count():
+    assert spread(20_000_000, 3).tolist() == [0, 10_000_000, 19_999_999]
+    assert spread(3, 8).tolist() == [0, 1, 2]

@@ -57,9 +57,9 @@ class TestForeign:
         assert sorted(here.validation.names) == sorted(moved.validation.names)
         assert sorted(here.test.names) == sorted(moved.test.names)
 
-    @pytest.mark.parametrize("tar_format", ["USTAR_FORMAT", "GNU_FORMAT", "PAX_FORMAT"])
+    @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
     def test_every_form_of_a_tar_is_read_like_tarfile_does(self, tar_format, tmp_path):
-        names = [f"{'long/' * 60}ö{n}" if n % 2 and tar_format != "USTAR_FORMAT" else f"ö{n}" for n in range(6)]
+        names = [f"{'long/' * 60}ö{n}" if n % 2 and tar_format != tarfile.USTAR_FORMAT else f"ö{n}" for n in range(6)]
         path = shard_by_hand(tmp_path / "train.tar", {n: {"jpg": PNG, "cls": b"1"} for n in names}, tar_format)
         with tarfile.open(path) as archive:
             expected = [(m.name.rpartition(".")[0], m.offset_data, m.size) for m in archive if m.name.endswith("jpg")]

@@ -30,7 +30,7 @@ class Images(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the pixels are; the CPU for files."""
+        """The device that holds the pixels; the CPU for files."""
 
     def __len__(self) -> int:
         """Return the number of images."""

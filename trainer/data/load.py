@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import DataError
@@ -17,7 +16,7 @@ from .files import Input, check_memory
 from .layout import LabelledFile, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
 from .reading import default_size, preprocessing_of, read, told
-from .samples import Samples
+from .samples import Samples, spread
 from .shards import Wanted, are_shards, load_shards, shard_files, wanted_of, wanted_of_named
 from .sources import ImageFile
 from .split import Split
@@ -163,7 +162,7 @@ def load_sample(
         return sample(named, count)
     progress = progress or Silent()
     found = shard_files(sources) if are_shards(sources) else told(loose(_places(sources)), progress)
-    chosen, _ = read([found[index] for index in _spread(len(found), count)], (), input, progress)
+    chosen, _ = read([found[index] for index in spread(len(found), count).tolist()], (), input, progress)
     return chosen.pixels()
 
 
@@ -202,11 +201,6 @@ def originals(sources: Sequence[str | Path]) -> dict[str, ImageFile]:
 def sample(samples: Samples, count: int) -> Tensor:
     """Return the pixels of at most `count` evenly spread images, uint8 [n, height, width, 3]."""
     return samples.few(count).pixels()
-
-
-def _spread(length: int, count: int) -> list[int]:
-    indices: list[int] = torch.linspace(0, length - 1, min(length, count)).round().int().tolist()
-    return indices
 
 
 def _name(sources: Sequence[str | Path]) -> str | None:

@@ -49,6 +49,11 @@ def joined(parts: list[Rows]) -> Rows:
     return parts[0] if len(parts) == 1 else Rows(*map(torch.cat, zip(*parts, strict=True)))
 
 
+def spread(length: int, count: int) -> Tensor:
+    """Return at most `count` evenly spread indices up to `length`, int64."""
+    return torch.linspace(0, length - 1, min(length, count), dtype=torch.float64).round().long()
+
+
 class Samples(Protocol):
     """N images of one size with labels and ids. Code that trains on them does not need to know where they are kept.
 

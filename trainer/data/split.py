@@ -19,7 +19,7 @@ from ..units import size
 from ..views import order, seed_of
 from .feed import WORKERS
 from .images import Images
-from .samples import Rows, Samples
+from .samples import Rows, Samples, spread
 
 UNLABELLED = -1
 """The label of an image whose class is not known."""
@@ -82,7 +82,7 @@ class Split:
         """Return at most `count` evenly spread samples."""
         if len(self) <= count:
             return self
-        return self.take(torch.linspace(0, len(self) - 1, count).round().long())
+        return self.take(spread(len(self), count))
 
     def rows(self, seed: int, view: int, places: range) -> Rows:
         at = torch.arange(places.start, places.stop, device=self.device)

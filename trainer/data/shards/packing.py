@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
+import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,8 +40,6 @@ from .listing import LIST, Shard, ShardList, SplitName, write_list
 
 _OWN = re.compile(r"(train|val|test|unlabelled)-\d{6}\.tar|\.[\w-]+\.(tar|json)\.[0-9a-f]+")
 _LOOK_AHEAD = 256
-_LONG_NAME = 90
-"""Longer names than this need GNU's form of a tar, which is read more slowly."""
 
 
 class Form(NamedTuple):
@@ -151,8 +149,6 @@ def pack(
     bad: dict[int, str] = {}
     splits: dict[SplitName, tuple[Shard, ...]] = {}
     counts = torch.zeros(len(wanted.labels), dtype=torch.int64)
-    is_long = any(len(os.fsencode(key_of(file.name))) > _LONG_NAME for file in wanted.files)
-    tar_format = "GNU_FORMAT" if is_long else "USTAR_FORMAT"
     names: tuple[SplitName, ...] = ("train", "val", "test", "unlabelled")
     for name, members in zip(names, found, strict=True):
         if not len(members):
@@ -163,7 +159,7 @@ def pack(
         samples = _samples(wanted, members.tolist(), form, bad, progress)
         for first in samples:
             path = out / f"{name}-{len(shards):06d}.tar"
-            shards.append(_write(path, chain([first], islice(samples, per_shard - 1)), tar_format))
+            shards.append(_write(path, chain([first], islice(samples, per_shard - 1))))
         progress.end(f"{len(shards):,} shard{'s' * (len(shards) != 1)}")
         if not skip_bad:
             check_share(bad, wanted.files)
@@ -232,12 +228,13 @@ def key_of(name: str) -> str:
     return "%5F" + key[1:] if key.startswith("__") else key
 
 
-def _write(path: Path, samples: Iterable[_Sample], tar_format: str) -> Shard:
+def _write(path: Path, samples: Iterable[_Sample]) -> Shard:
     from webdataset.writer import TarWriter
 
     count, is_labelled = 0, False
     with unfinished(path) as file:
-        with TarWriter(file, encoder=False, mtime=0, user="", group="", format=tar_format) as tar:
+        with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
+            tar.tarstream.format = tarfile.GNU_FORMAT  # no further header for names that are not ASCII
             for sample in samples:
                 label = {"cls": sample.label} if sample.label else {}
                 tar.write({"__key__": sample.key, sample.suffix: sample.content, **label})

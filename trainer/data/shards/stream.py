@@ -28,7 +28,7 @@ from ...views import order, seed_of
 from ..feed import WORKERS, ahead, decoded
 from ..files import Input, pixels_of, survey
 from ..images import FileImages
-from ..samples import Rows, joined
+from ..samples import Rows, joined, spread
 from ..sources import ImageFile
 from ..split import UNLABELLED, Split, sample_ids
 from .listing import Shard
@@ -145,7 +145,7 @@ class ShardSamples:
             if len(files) == count:
                 break
             there = open_shard(shard, self.numbers)
-            rows = torch.linspace(0, shard.samples - 1, min(shard.samples, count - len(files))).round().long()
+            rows = spread(shard.samples, count - len(files))
             files += [there.file(row) for row in rows.tolist()]
             ids.append(there.ids[rows])
             labels.append(there.labels[rows])
