@@ -27,21 +27,29 @@ class _Decoded(Dataset[Tensor | DataError], Generic[Task]):
     def __init__(self, decode: Callable[[Task], Tensor]) -> None:
         self.decode = decode
 
-    def __getitem__(self, task: Task) -> Tensor | DataError:
+    def __getitem__(self, task: Task | DataError) -> Tensor | DataError:
+        if isinstance(task, DataError):
+            return task
         try:
             return self.decode(task)
         except DataError as fault:
             return fault  # raised in a worker, it would arrive as the text of a traceback
 
 
-class _InOrder(Sampler[Task]):
-    """Gives the tasks one after another, each when the workers have room for it."""
+class _InOrder(Sampler[Task | DataError]):
+    """Gives the tasks one after another, each when the workers have room for it.
+
+    The loader would leave threads behind if the next task were an error. So it gets the error as a task.
+    """
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self.tasks = tasks
 
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self.tasks)
+    def __iter__(self) -> Iterator[Task | DataError]:
+        try:
+            yield from self.tasks
+        except DataError as fault:
+            yield fault
 
 
 def _end_on_sigterm(worker: int) -> None:
