@@ -70,7 +70,7 @@ class Way(NamedTuple):
     """A way to disturb a run: what it ends with, and how soon.
 
     Attributes:
-        errors: the codes of the error that is told; none if nothing can be told.
+        errors: the codes of the error that is told. After `kill`, there need not be one.
         alone, together: the exit code of a single process, and of torchrun.
         seconds: how long it may take until everything has ended.
     """
@@ -83,7 +83,7 @@ class Way(NamedTuple):
 
 WAYS = {
     "term": Way(("stopped",), 75, 1, GRACE_S),
-    "kill": Way((), -signal.SIGKILL, -signal.SIGKILL, 5),
+    "kill": Way(("process-lost",), -signal.SIGKILL, -signal.SIGKILL, 5),
     "one": Way(("process-lost", "stopped"), 0, 1, GRACE_S),  # stopped by torchrun, which may be the first to notice
     "hang": Way(("process-lost",), 0, 1, WAIT_S + GRACE_S + 15),
     "full": Way(("file-unwritable",), 2, 1, 60),
@@ -204,7 +204,7 @@ class Rounds:
             for stage, length in zip(STAGES, lengths, strict=True):
                 ways = [way for way in self.ways if (way, stage) != ("hang", "the end")]  # others are done then
                 after = length / 2 * self.chance.random()  # a stage that was continued is shorter
-                if self.disturbed(stage, after, self.chance.choice(ways)).code == 0:
+                if not ways or self.disturbed(stage, after, self.chance.choice(ways)).code == 0:
                     break
             last = attempt(self.command)
             left = [str(path) for path in self.run.rglob(".*")]
@@ -229,7 +229,7 @@ class Rounds:
         self.found[f"{name} in {done.stage}"] += 1
         if done.stage != STAGES[-1] or done.errors:  # in the end, nothing may be left to say
             told = [error.rpartition("[")[2].rstrip("]") for error in done.errors]
-            clear = len(told) == bool(way.errors) and set(told) <= set(way.errors)
+            clear = len(told) <= 1 and bool(told or name == "kill") and set(told) <= set(way.errors)
             self.count("unclear", not clear or done.code != code, "\n".join([what, str(done.code), *done.lines]))
         self.count("late", done.seconds > way.seconds, f"{what}: {done.seconds:.0f} s")
         again = [path for path, time_ns in kept.items() if finished(self.run).get(path) != time_ns]
