@@ -47,10 +47,10 @@ def interrupted_by_sigterm() -> Iterator[None]:
     try:
         with _on_sigterm(interrupt):
             yield
-    except KeyboardInterrupt as interruption:
-        if not has_come:
+    except (Exception, KeyboardInterrupt) as end:  # some libraries make another exception of an interruption
+        if not has_come or isinstance(end, LibkdError):
             raise
-        if isinstance(fault := interruption.__context__, LibkdError):  # on its way when SIGTERM came
+        if isinstance(fault := end.__context__, LibkdError):  # on its way when SIGTERM came
             raise fault from None
         raise Stopped("stopped by SIGTERM; what was finished is kept, and the same command continues") from None
     finally:

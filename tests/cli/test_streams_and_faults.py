@@ -80,6 +80,19 @@ def test_sigterm_is_one_line_where_a_command_can_be_continued(
     assert len(ended) == (command == "verify")
 
 
+def test_sigterm_is_told_although_a_library_makes_another_error_of_it(ended, shell, monkeypatch, tmp_path):
+    def interrupted(within):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ValueError("Invalid affine transformation matrix") from None
+
+    monkeypatch.setattr("libkd_sdk.commands.distill.deadline_of", interrupted)
+    done = shell.run("distill", "--out", tmp_path / "run")
+    assert (done.code, done.err.count("\n")) == (75, 1)
+    assert not ended
+
+
 def test_sigterm_does_not_interrupt_an_import(ended, shell, monkeypatch, tmp_path):
     module = tmp_path / "heard_while_imported.py"
     module.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nis_whole = True\n", encoding="utf-8")
