@@ -52,9 +52,12 @@ class _InOrder(Sampler[Task | DataError]):
             yield fault
 
 
-def _end_on_sigterm(worker: int) -> None:
-    """Let a worker end when it is told to, and not do what the process does from which it was forked."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _outlive_sigterm(worker: int) -> None:
+    """Let a worker go on when a cluster sends SIGTERM to all processes of a job: the step is finished first.
+
+    It ends when the loader tells it to, or when the process is gone from which it was forked.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def decoded(decode: Callable[[Task], Tensor], tasks: Iterable[Task], workers: int, *, pin: bool) -> Iterator[Tensor]:
@@ -78,7 +81,7 @@ def decoded(decode: Callable[[Task], Tensor], tasks: Iterable[Task], workers: in
         num_workers=workers,
         pin_memory=pin,
         multiprocessing_context="fork" if workers else None,  # a million files are not pickled for every worker
-        worker_init_fn=_end_on_sigterm,
+        worker_init_fn=_outlive_sigterm,
         generator=torch.Generator(),  # its own, because the loader draws a seed
     )
     with warnings.catch_warnings():
