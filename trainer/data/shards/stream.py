@@ -32,7 +32,7 @@ from ..samples import Rows, joined, spread
 from ..sources import ImageFile
 from ..split import UNLABELLED, Split, sample_ids
 from .listing import Shard
-from .tar import ImageInTar, LocalTar, Sample, opened
+from .tar import ImageInTar, LocalTar, Sample, descriptors, opened
 
 CPU = torch.device("cpu")
 
@@ -245,8 +245,11 @@ class ShardSamples:
         return [(shards[number], index - self._starts[number]) for index, number in places]
 
     def _decode(self, images: list[ImageInTar]) -> Tensor:
-        files = (ImageFile(image.name, image.content) for image in images)
-        return torch.from_numpy(np.stack([pixels_of(file, self.input) for file in files]))
+        rows = np.empty((len(images), *self.size, 3), np.uint8)
+        with descriptors(images) as found:
+            for row, image in enumerate(images):
+                rows[row] = pixels_of(ImageFile(image.name, partial(image.content, found[image.tar])), self.input)
+        return torch.from_numpy(rows)
 
     @cached_property
     def _open(self) -> _OpenShards:

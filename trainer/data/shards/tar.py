@@ -8,7 +8,7 @@ import re
 import tarfile
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -65,17 +65,34 @@ class ImageInTar(NamedTuple):
     offset: int
     size: int
 
-    def content(self) -> bytes:
-        """Return the bytes.
+    def content(self, descriptor: int) -> bytes:
+        """Return the bytes, read through an open descriptor of the tar.
 
         Raises:
-            ImageError, OSError: the tar is gone or cut off.
+            ImageError, OSError: the tar was cut off, or can't be read any more.
         """
-        with open(self.tar, "rb", buffering=0) as tar:  # noqa: PTH123 (it is called for every image)
-            content = os.pread(tar.fileno(), self.size, self.offset)
+        content = os.pread(descriptor, self.size, self.offset)
         if len(content) < self.size:
             raise ImageError(f"{self.name}: {self.tar} was cut off since this command began; put it back")
         return content
+
+
+@contextmanager
+def descriptors(images: Iterable[ImageInTar]) -> Iterator[dict[str, int]]:
+    """Give an open descriptor of each tar in which some images lie, by its path.
+
+    Raises:
+        DataError: a tar is gone.
+    """
+    found: dict[str, int] = {}
+    try:
+        for tar in {image.tar for image in images}:
+            with _readable(tar):
+                found[tar] = os.open(tar, os.O_RDONLY)
+        yield found
+    finally:
+        for descriptor in found.values():
+            os.close(descriptor)
 
 
 class LocalTar:
@@ -102,7 +119,9 @@ class LocalTar:
         return ImageFile(sample.name, partial(LocalTar._load, self, sample))
 
     def _load(self, sample: Sample) -> bytes:
-        return self.image(sample).content()
+        image = self.image(sample)
+        with self.path.open("rb") as file:
+            return image.content(file.fileno())
 
     def samples(self) -> list[Sample]:
         """Return all samples, in the order of the tar.
