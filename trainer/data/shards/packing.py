@@ -39,7 +39,8 @@ from ..split import UNLABELLED, sample_ids
 from .listing import LIST, Shard, ShardList, SplitName, write_list
 
 _OWN = re.compile(r"(train|val|test|unlabelled)-\d{6}\.tar|\.[\w-]+\.(tar|json)\.[0-9a-f]+")
-_LOOK_AHEAD = 256
+_LOOK_AHEAD, _TOGETHER = 512, 16
+"""The images that are prepared ahead, and those of a thread: a small image takes less time than a call of a thread."""
 
 
 class Form(NamedTuple):
@@ -217,7 +218,9 @@ def _samples(
     waiting = iter(members)
     with ThreadPoolExecutor(min(32, usable_cores() + 4)) as pool:  # some wait for the disk
         while block := list(islice(waiting, _LOOK_AHEAD)):
-            yield from filter(None, pool.map(prepared, block))
+            groups = [block[start : start + _TOGETHER] for start in range(0, len(block), _TOGETHER)]
+            for group in pool.map(lambda indices: list(map(prepared, indices)), groups):
+                yield from filter(None, group)
             progress.step(len(block))
 
 
