@@ -81,7 +81,7 @@ def test_a_reader_of_its_own_finds_the_logits_of_every_image(store, data):
 
 def names_in(train, places: range) -> list[tuple[int, str]]:
     files, start = train._open(train._shard_at(places.start)).result(), places.start
-    return [(start + row, sample.name) for row, sample in enumerate(files.samples)]
+    return [(start + row, name) for row, name in enumerate(files.names)]
 
 
 def test_the_stored_answers_are_those_to_the_images(store, run, data):

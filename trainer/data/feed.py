@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -52,12 +53,15 @@ class _InOrder(Sampler[Task | DataError]):
             yield fault
 
 
-def _outlive_sigterm(worker: int) -> None:
-    """Let a worker go on when a cluster sends SIGTERM to all processes of a job: the step is finished first.
+def _begin(worker: int) -> None:
+    """Prepare a worker that was forked.
 
-    It ends when the loader tells it to, or when the process is gone from which it was forked.
+    It outlives SIGTERM, which a cluster sends to all processes of a job, because the step is finished first; it ends
+    when the loader tells it to, or when the process is gone from which it was forked. And its garbage collector leaves
+    alone what that process had: touching all of it would copy all of it.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gc.freeze()
 
 
 def decoded(decode: Callable[[Task], Tensor], tasks: Iterable[Task], workers: int, *, pin: bool) -> Iterator[Tensor]:
@@ -81,7 +85,7 @@ def decoded(decode: Callable[[Task], Tensor], tasks: Iterable[Task], workers: in
         num_workers=workers,
         pin_memory=pin,
         multiprocessing_context="fork" if workers else None,  # a million files are not pickled for every worker
-        worker_init_fn=_outlive_sigterm,
+        worker_init_fn=_begin,
         generator=torch.Generator(),  # its own, because the loader draws a seed
     )
     with warnings.catch_warnings():

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import DataError, RecipeError
@@ -39,25 +40,30 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, eq=False)
 class OpenShard:
-    """A shard whose samples are known.
+    """A shard whose samples are known. Arrays take little memory, also in the workers that are forked from here.
 
     Attributes:
         tar: the shard on this machine.
-        samples: those that are used.
-        ids: int64 [n].
-        labels: int64 [n].
+        names: of the n samples that are used.
+        offsets, sizes: where their images lie in the tar, int64 [n].
+        ids, labels: int64 [n].
     """
 
     tar: LocalTar
-    samples: list[Sample]
+    names: list[str]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
     ids: Tensor
     labels: Tensor
 
     def image(self, row: int) -> ImageInTar:
-        return self.tar.image(self.samples[row])
+        return self.tar.image(self._sample(row))
 
     def file(self, row: int) -> ImageFile:
-        return self.tar.file(self.samples[row])
+        return self.tar.file(self._sample(row))
+
+    def _sample(self, row: int) -> Sample:
+        return Sample(self.names[row], None, int(self.offsets[row]), int(self.sizes[row]))
 
 
 def open_shard(shard: Shard, numbers: Mapping[bytes, int]) -> OpenShard:
@@ -82,7 +88,10 @@ def open_shard(shard: Shard, numbers: Mapping[bytes, int]) -> OpenShard:
             labels = torch.tensor([numbers[sample.label or b""] for sample in samples])
         except KeyError as fault:
             raise DataError(f"{shard.url}: class {fault.args[0]!r} is not in the list; pack it again") from fault
-    return OpenShard(tar, samples, sample_ids([sample.name for sample in samples]), labels)
+    names = [sample.name for sample in samples]
+    offsets = np.array([sample.offset for sample in samples], np.int64)
+    sizes = np.array([sample.size for sample in samples], np.int64)
+    return OpenShard(tar, names, offsets, sizes, sample_ids(names), labels)
 
 
 @dataclass(frozen=True, eq=False)
