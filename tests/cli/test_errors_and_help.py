@@ -22,6 +22,7 @@ from shell import LIBKD, libkd, succeeded
 
 NAMES = (
     "demo",
+    "pack",
     "teach",
     "precompute",
     "distill",

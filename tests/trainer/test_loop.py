@@ -86,8 +86,8 @@ def test_it_ends_with_the_same_weights_as_the_slow_loop(together, net_and_run, t
     seed = seed_of(run.recipe.seed, "teach", "conv")
     expected = slow_fit(untrained.net, tiny_data.train, TRAINING, untrained.preprocessing, seed).state_dict()
 
-    one_by_one = loop._rendered
-    monkeypatch.setattr(loop, "_rendered", lambda split, batches, _, **key: one_by_one(split, batches, together, **key))
+    grouped = loop._grouped
+    monkeypatch.setattr(loop, "_grouped", lambda rows, count: grouped(rows, together))
     ours = train_teacher(job_of(run, tiny_data), "conv").net.state_dict()
     assert any(not value.is_floating_point() for value in ours.values())
     for name, value in expected.items():
