@@ -11,12 +11,14 @@ from webdataset.writer import TarWriter
 from folders import PNG
 from trainer.data import Form, pack, wanted
 from trainer.data.files import digest
-from trainer.lanes import Lanes
+from trainer.lanes import ONE_LANE, Lanes
 from trainer.progress import Silent
 from trainer.recipe import DataRecipe
 
+AS_THEY_ARE = Form()
 
-def pack_into(out: Path, source: Path | str, form: Form = Form(), per_shard: int = 50, **options) -> Path:  # noqa: B008
+
+def pack_into(out: Path, source: Path | str, form: Form = AS_THEY_ARE, per_shard: int = 50, **options) -> Path:
     extra = options.pop("unlabelled", ())
     images = wanted([source], unlabelled=extra)
     pack(images, out, DataRecipe(), form, per_shard=per_shard, **{"skip_bad": False, "progress": Silent(), **options})
@@ -29,7 +31,7 @@ def by_id(samples) -> dict[int, tuple[int, str]]:
     return {key: (label, digest(pixels.numpy()).hex()) for key, label, pixels in rows}
 
 
-def streamed(samples, lanes: Lanes = Lanes(1), batch: int = 2, **epoch) -> dict[int, tuple[int, str]]:  # noqa: B008
+def streamed(samples, lanes: Lanes = ONE_LANE, batch: int = 2, **epoch) -> dict[int, tuple[int, str]]:
     """Return the same of what an epoch shows."""
     rows = list(samples.epoch(epoch.get("seed", 0), 0, epoch.get("number", 0), batch, lanes))
     found = {}

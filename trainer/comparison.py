@@ -186,7 +186,7 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
     recipe, data = job.run.recipe, job.data
     for arm in list_arms(recipe, data, changes).values():  # before anything is written
         create_student(arm.recipe.student, len(recipe.teachers), len(data.labels), data.preprocessing)
-        lanes, is_streamed = Lanes(recipe.data.lanes), data.train.unit_sizes is not None
+        lanes, is_streamed = Lanes(recipe.data.lanes), data.train.is_streamed
         lanes.check(arm.recipe.student.training.batch, arm.images(Counts.of(data)), is_streamed=is_streamed)
     with ExitStack() as held:
         runs = [held.enter_context(_run_of(job, source, seed)) for seed in seeds]

@@ -41,22 +41,24 @@ class StoredLessons:
     """
 
     def __init__(self, arm: Arm, store: LogitStore, device: torch.device) -> None:
-        self._answers_for: Callable[[int], Callable[[Tensor], Tensor]]
         self._views, self._objective = arm.stored_views, _learning_from(arm.teaching())
         self._columns = torch.tensor([list(store.header.teachers).index(name) for name in arm.teachers], device=device)
-        lanes = arm.recipe.data.lanes
-        if store.header.shards is not msgspec.UNSET:  # a lane walks from unit to unit
-            self._answers_for = partial(store.read_by_unit, device=device, kept=lanes + 2)
-            return
-        # A GPU keeps the views that it was given as long as there is room. A CPU has the files in its page cache.
-        kept = store.resident_views(device) if device.type == "cuda" else 0
-        self._answers_for = lru_cache(kept)(lambda view: store.read(view, device).at)
+        self._answers_for = _answers_in(store, device, arm.recipe.data.lanes)
 
     def epoch(self, number: int) -> EpochPlan:
         view = number % self._views
         answers = self._answers_for(view)
 
         return EpochPlan(view, self._objective, lambda batch: answers(batch.rows.places)[:, self._columns])
+
+
+def _answers_in(store: LogitStore, device: torch.device, lanes: int) -> Callable[[int], Callable[[Tensor], Tensor]]:
+    """Return a function that returns, for a view, a function that returns the answers at some of its places."""
+    if store.header.shards is not msgspec.UNSET:  # a lane walks from unit to unit
+        return partial(store.read_by_unit, device=device, kept=lanes + 2)
+    # A GPU keeps the views that it was given as long as there is room. A CPU has the files in its page cache.
+    kept = store.resident_views(device) if device.type == "cuda" else 0
+    return lru_cache(kept)(lambda view: store.read(view, device).at)
 
 
 class OnlineLessons:

@@ -151,7 +151,7 @@ def fit(model: Net, plan: Callable[[int], EpochPlan], task: Task, job: Job) -> N
         ProcessLost: one of them ended or hangs.
     """
     lanes = Lanes(job.run.recipe.data.lanes)
-    lanes.check(task.training.batch, len(task.split), is_streamed=task.split.unit_sizes is not None)
+    lanes.check(task.training.batch, len(task.split), is_streamed=task.split.is_streamed)
     steps = task.split.steps(task.training.batch, lanes)
     learner = Learner(model, task.training, steps, job.device, task.new, lanes)
     with finishing() as is_asked_to_stop:

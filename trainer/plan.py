@@ -58,7 +58,7 @@ def plan_run(job: Job, counts: Counts, *, nodes: int, seconds: float) -> Plan:
     """
     recipe, arm = job.run.recipe, own_arm(job.run.recipe)
     paces, processes = Paces(job, seconds, counts=counts), nodes * devices_here(job.device)
-    is_streamed = job.data.train.unit_sizes is not None
+    is_streamed = job.data.train.is_streamed
     return Plan(
         counts=counts,
         classes=paces.classes,

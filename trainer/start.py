@@ -195,7 +195,7 @@ def check_shared(recipe: Recipe, data: Dataset) -> None:
         RecipeError: they have other recipes or images, or can't share a batch evenly.
     """
     parallel.check_same({"recipes": recipe.hash(), "images": data.hash() if parallel.world_size() > 1 else ""})
-    is_streamed = data.train.unit_sizes is not None
+    is_streamed = data.train.is_streamed
     if reason := refusal(recipe, Counts.of(data), parallel.world_size(), is_streamed=is_streamed):
         raise RecipeError(reason)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from clothes import unpack_clothes
 from jobs import job_of
+from tars_of_samples import pack_into
 from trainer.arms import plain_arm
 from trainer.data import Dataset, load
 from trainer.pipeline import run_pipeline, train_arm
@@ -33,6 +35,18 @@ def finished(tiny_recipe: Recipe, tiny_data: Dataset, tmp_path_factory: pytest.T
     run_pipeline(job)
     train_arm(job, plain_arm(run.recipe))
     return run
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More of the clothes than `clothes` has. Shared: change a copy."""
+    return unpack_clothes(tmp_path_factory.mktemp("photos"), train=60, test=12)
+
+
+@pytest.fixture(scope="session")
+def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos in shards of 31 samples. Shared: change a copy."""
+    return pack_into(tmp_path_factory.mktemp("packed") / "shards", photos, per_shard=31)
 
 
 @pytest.fixture

@@ -10,25 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from clothes import unpack_clothes
 from folders import PNG, tar
 from jobs import Told
-from tars_of_samples import pack_into, shard_by_hand, simple, streamed
+from tars_of_samples import shard_by_hand, simple, streamed
 from trainer.data import load
 from trainer.data.shards.tar import opened
 from trainer.errors import DataError
 from trainer.lanes import Lanes
 from trainer.recipe import DataRecipe
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    return unpack_clothes(tmp_path_factory.mktemp("photos"), train=60, test=12)
-
-
-@pytest.fixture(scope="module")
-def shards(photos, tmp_path_factory) -> Path:
-    return pack_into(tmp_path_factory.mktemp("packed") / "shards", photos, per_shard=31)
 
 
 class TestForeign:

@@ -19,7 +19,7 @@ from folders import PNG, lay
 from jobs import Told
 from tars_of_samples import by_id, pack_into, streamed, units_of
 from trainer import lanes as lanes_room
-from trainer.data import Form, MemoryImages, Split, load
+from trainer.data import Form, MemoryImages, Split, load, wanted
 from trainer.data.named import NAMED, Named
 from trainer.data.shards.packing import key_of
 from trainer.data.split import sample_ids
@@ -28,16 +28,6 @@ from trainer.lanes import Lanes
 from trainer.recipe import DataRecipe
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    return unpack_clothes(tmp_path_factory.mktemp("photos"), train=60, test=12)
-
-
-@pytest.fixture(scope="module")
-def shards(photos, tmp_path_factory) -> Path:
-    return pack_into(tmp_path_factory.mktemp("packed") / "shards", photos, per_shard=31)
 
 
 class TestPacked:
@@ -240,6 +230,18 @@ def test_images_that_can_not_be_packed_are_named(photos, tmp_path):
     assert not (tmp_path / "others" / "shards.json").exists()
     pack_into(tmp_path / "others", folder, skip_bad=True)
     assert len(load([tmp_path / "others"]).train) == 156
+
+
+def test_data_that_no_training_takes_is_not_packed(tmp_path):
+    with pytest.raises(DataError, match=r"only one class \(cat\)"):
+        wanted([lay(tmp_path / "one", "cat/1.png", "cat/2.png", "cat/3.png")])
+    with pytest.raises(DataError, match="images for training are missing"):
+        wanted([lay(tmp_path / "test", "val/a/1.png", "val/b/1.png", "test/a/1.png", "test/b/1.png")])
+
+
+def test_a_list_is_named_by_its_folder_its_path_or_its_url(shards):
+    places = [shards, shards / "shards.json", f"file:{shards}/shards.json"]
+    assert len({load([place]).hash() for place in places}) == 1
 
 
 def test_an_image_is_stored_as_it_was(tmp_path):

@@ -15,7 +15,7 @@ from .division import Readable, divide
 from .files import Input, check_memory
 from .layout import LabelledFile, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
-from .reading import default_size, preprocessing_of, read, told
+from .reading import default_size, labels_of, preprocessing_of, read, told
 from .samples import Samples, spread
 from .shards import Wanted, are_shards, load_shards, shard_files, wanted_of, wanted_of_named
 from .sources import ImageFile
@@ -184,9 +184,9 @@ def wanted(
     extra = told(loose(_places(unlabelled)), progress)
     if (name := _name(sources)) is not None:
         return wanted_of_named(NAMED[name](root), extra)
-    found = [*told(labelled(_places(sources)), progress), *extra]
-    check_names(found)
-    return wanted_of(found)
+    found = told(labelled(_places(sources)), progress)
+    check_names([*found, *extra])
+    return wanted_of(found, extra)
 
 
 def originals(sources: Sequence[str | Path]) -> dict[str, ImageFile]:
@@ -246,17 +246,7 @@ def _from_files(
     size_step: int,
     skip_bad: bool,
 ) -> Dataset:
-    given = {item.split for item in found}
-    if not ("train" in given and "" not in given) and given != {""}:
-        raise DataError("images for training are missing, or are not in a folder train/; put them there")
-    training = [item for item in found if item.split in ("", "train")]
-    labels = tuple(sorted({item.label for item in training}))
-    if len(labels) < 2:
-        raise DataError(f"only one class ({labels[0]}); a classifier needs two or more class folders")
-    strangers = {item.label for item in found} - set(labels)
-    if strangers:
-        raise DataError(f"class {min(strangers)!r} has no training images; add some to train/ or remove it")
-
+    labels, training = labels_of(found), [item for item in found if item.split in ("", "train")]
     size = how.size or default_size([item.file for item in found], size_step, progress)
     preprocessing = preprocessing_of(size, how)
     check_memory(len(found) - len(training), preprocessing.input)

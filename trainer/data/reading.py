@@ -8,6 +8,7 @@ import torch
 
 from sdk.folders import kinds_of
 
+from ..errors import DataError
 from ..progress import Progress
 from ..recipe import DataRecipe
 from .files import (
@@ -36,6 +37,23 @@ def told(found: Labelled, progress: Progress) -> list[LabelledFile]:
     for line in found.left_out:
         progress.tell(f"left out: {line}")
     return found.images
+
+
+def labels_of(found: Sequence[LabelledFile]) -> tuple[str, ...]:
+    """Return the class names of labelled images, sorted.
+
+    Raises:
+        DataError: it is not clear which images are to train on, there is only one class, or one has none of them.
+    """
+    given = {item.split for item in found}
+    if not ("train" in given and "" not in given) and given != {""}:
+        raise DataError("images for training are missing, or are not in a folder train/; put them there")
+    labels = tuple(sorted({item.label for item in found if item.split in ("", "train")}))
+    if len(labels) < 2:
+        raise DataError(f"only one class ({labels[0]}); a classifier needs two or more class folders")
+    if strangers := {item.label for item in found} - set(labels):
+        raise DataError(f"class {min(strangers)!r} has no training images; add some to train/ or remove it")
+    return labels
 
 
 def read(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from .split import Split
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Rows:
     """Some samples, in the order in which they are shown.
 
     Attributes:
@@ -31,13 +33,17 @@ class Rows(NamedTuple):
     ids: Tensor
     labels: Tensor
 
+    @property
+    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All attributes, in their order."""
+        return self.indices, self.places, self.ids, self.labels
+
     def __len__(self) -> int:
-        """Return the number of samples, and not that of the attributes."""
         return len(self.indices)
 
     def take(self, rows: Tensor | slice) -> Rows:
         """Return some of the samples."""
-        return Rows(*(column[rows if isinstance(rows, slice) else rows.to(column.device)] for column in self))
+        return Rows(*(column[rows if isinstance(rows, slice) else rows.to(column.device)] for column in self.columns))
 
     def split_by(self, size: int) -> list[Rows]:
         """Return the samples in pieces of `size`; the last one may have fewer."""
@@ -46,7 +52,9 @@ class Rows(NamedTuple):
 
 def joined(parts: list[Rows]) -> Rows:
     """Return the samples of several parts, one part after another."""
-    return parts[0] if len(parts) == 1 else Rows(*map(torch.cat, zip(*parts, strict=True)))
+    if len(parts) == 1:
+        return parts[0]
+    return Rows(*map(torch.cat, zip(*(part.columns for part in parts), strict=True)))
 
 
 def spread(length: int, count: int) -> Tensor:
@@ -71,6 +79,10 @@ class Samples(Protocol):
     @property
     def device(self) -> torch.device:
         """The device of what `rows`, `epoch` and `feed` give, except for the indices."""
+
+    @property
+    def is_streamed(self) -> bool:
+        """It is true of samples in shards, through which the lanes of a batch walk."""
 
     @property
     def unit_sizes(self) -> tuple[int, ...] | None:

@@ -57,6 +57,10 @@ class Split:
         return self.ids.device
 
     @property
+    def is_streamed(self) -> bool:
+        return False
+
+    @property
     def unit_sizes(self) -> None:
         return None
 

@@ -82,10 +82,9 @@ def read_list(place: str) -> ShardList:
     Raises:
         DataError: it is missing or damaged.
     """
-    path = local_path(place)
-    copy = opened(place) if path is None else None
+    local, path = opened(place), local_path(place)
     try:
-        content = read_regular(copy.path if copy else place, _MAX_LIST)
+        content = read_regular(local.path, _MAX_LIST)
         if content is None:
             raise ValueError("larger than a list can be")
         found = msgspec.json.decode(content, type=ShardList)

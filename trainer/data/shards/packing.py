@@ -33,7 +33,7 @@ from ..division import division
 from ..files import check_share, content_of, pixels_of
 from ..layout import LabelledFile
 from ..named import Named
-from ..reading import preprocessing_of, tell_skipped
+from ..reading import labels_of, preprocessing_of, tell_skipped
 from ..sources import ImageFile
 from ..split import UNLABELLED, sample_ids
 from .listing import LIST, Shard, ShardList, SplitName, write_list
@@ -101,14 +101,16 @@ class Wanted:
     places: list[str]
 
 
-def wanted_of(found: Sequence[LabelledFile]) -> Wanted:
-    """Return the images to pack from some folders and archives."""
-    labels = tuple(sorted({item.label for item in found if item.split in ("", "train")}))
+def wanted_of(found: Sequence[LabelledFile], unlabelled: Sequence[LabelledFile]) -> Wanted:
+    """Return the images to pack from some folders and archives.
+
+    Raises:
+        DataError: they are no data to train on; see `trainer.data.reading.labels_of`.
+    """
+    labels, everything = labels_of(found), [*found, *unlabelled]
     number = {label: index for index, label in enumerate(labels)}
-    if strangers := {item.label for item in found if item.split != "unlabelled"} - set(labels):
-        raise DataError(f"class {min(strangers)!r} has no training images; add some to train/ or remove it")
-    classes = torch.tensor([number.get(item.label, UNLABELLED) for item in found], dtype=torch.int64)
-    return Wanted([item.file for item in found], labels, classes, [item.split for item in found])
+    classes = torch.tensor([number.get(item.label, UNLABELLED) for item in everything], dtype=torch.int64)
+    return Wanted([item.file for item in everything], labels, classes, [item.split for item in everything])
 
 
 def wanted_of_named(named: Named, unlabelled: Sequence[LabelledFile]) -> Wanted:

@@ -1,4 +1,4 @@
-"""Samples that are streamed from shards. What is kept in memory does not grow with their number.
+"""Samples that are streamed from shards. Of the samples, only those of shards in use are known in memory.
 
 The order of a view is that of the shards, one after another, and keyed within each; so pairs never cross a shard, and a
 shard is a unit of the logit store. In an epoch, the shards lie in a keyed order, each with its pairs shuffled, like a
@@ -121,6 +121,10 @@ class ShardSamples:
         return 0
 
     @property
+    def is_streamed(self) -> bool:
+        return True
+
+    @property
     def unit_sizes(self) -> tuple[int, ...]:
         return tuple(shard.samples for shard in self.shards)
 
@@ -171,7 +175,7 @@ class ShardSamples:
         return self._on_device(whole.take(slice(places.start - start, places.stop - start)))
 
     def steps(self, batch: int, lanes: Lanes = ONE_LANE) -> int:
-        steps = self._tape(0, 0).pairs // lanes.count // (batch // (2 * lanes.count))
+        steps = self._pairs // lanes.count // (batch // (2 * lanes.count))
         if not steps:
             raise RecipeError(f"{len(self):,} samples in shards do not fill a batch of {batch}; set a smaller batch")
         return steps
@@ -181,7 +185,7 @@ class ShardSamples:
     ) -> Iterator[Rows]:
         tape, of_a_lane, own = self._tape(seed, epoch), batch // (2 * lanes.count), lanes.own_numbers()
         self._open.room = 2 * len(own) + 2
-        steps, length = self.steps(batch, lanes), tape.pairs // lanes.count
+        steps, length = self.steps(batch, lanes), self._pairs // lanes.count
         walks = [
             self._walk(
                 tape,
@@ -196,8 +200,12 @@ class ShardSamples:
         """Return samples with all but the indices, which stay on the CPU, on the device, without waiting for it."""
         if self.device.type == "cpu":
             return rows
-        pinned = (column.pin_memory().to(self.device, non_blocking=True) for column in rows[1:])
+        pinned = (column.pin_memory().to(self.device, non_blocking=True) for column in rows.columns[1:])
         return Rows(rows.indices, *pinned)
+
+    @property
+    def _pairs(self) -> int:
+        return sum(shard.samples // 2 for shard in self.shards)
 
     def _tape(self, seed: int, epoch: int) -> _Tape:
         """Return the keyed order of the shards in an epoch. A shard without a pair is not in it."""
@@ -292,10 +300,6 @@ class _Tape(NamedTuple):
 
     shards: list[int]
     ends: list[int]
-
-    @property
-    def pairs(self) -> int:
-        return self.ends[-1] if self.ends else 0
 
     def start(self, place: int) -> int:
         return self.ends[place - 1] if place else 0

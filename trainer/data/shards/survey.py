@@ -43,6 +43,7 @@ class _One:
     texts: Counter[bytes]
     ids: Tensor
     bad: dict[str, str]
+    """The name of each sample that can't be used, by the reason, which names the shard."""
 
 
 def survey_shards(urls: Sequence[tuple[str, SplitName]], input: Input, skip_bad: bool, progress: Progress) -> Surveyed:
@@ -71,13 +72,13 @@ def survey_shards(urls: Sequence[tuple[str, SplitName]], input: Input, skip_bad:
     progress.end(f"{samples:,} samples")
     check_broken(broken, len(urls), skip_bad, progress)
     if len(bad) > MAX_BAD_SHARE * samples and not skip_bad:
-        names = list(bad)
+        names = list(bad.values())
         raise DataError(
             f"{len(bad)} of {samples} samples can't be read ({kinds_of(names)}: {listed(names, 3)}), {_MEND}"
         )
-    tell_skipped(list(bad.values()), list(bad), samples, progress)
+    tell_skipped(list(bad), list(bad.values()), samples, progress)
     _check_ids(ids)
-    found.skipped.extend([*broken, *bad.values()])
+    found.skipped.extend([*broken, *bad])
     return found
 
 
@@ -115,7 +116,7 @@ def _survey_one(url: str, is_labelled: bool, input: Input) -> _One:
         labelled=is_labelled,
     )
     texts = Counter(sample.label or b"" for sample in good)
-    bad = {samples[row].name: f"{url}: {reason}" for row, reason in sorted(reasons.items())}
+    bad = {f"{url}: {reason}": samples[row].name for row, reason in sorted(reasons.items())}
     return _One(shard, texts, sample_ids([sample.name for sample in good]), bad)
 
 
