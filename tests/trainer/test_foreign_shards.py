@@ -133,6 +133,20 @@ class TestForeign:
         assert len(data.train) + len(data.validation) == 40
         assert any(line.startswith(f"skipped: {name}: a shard that can't be read") for line in told.lines)
 
+    @pytest.mark.parametrize(
+        ("url", "reason"),
+        [
+            ("pipe:echo secret; exit 3", "the command that fetches it ended with exit code 3"),
+            ("s3://bucket/train.tar", "webdataset opens no such URL; give a command"),
+            ("pipe:true", "cut off at byte 0"),
+        ],
+    )
+    def test_what_can_not_be_fetched_is_told_in_one_short_line(self, url, reason):
+        with pytest.raises(DataError) as caught:
+            opened(url).samples()
+        assert str(caught.value).startswith(f"{url}: a shard that can't be read ({reason}")
+        assert "[" not in str(caught.value)
+
     def test_names_that_repeat_are_refused(self, place):
         shutil.copy(place / "train-0000.tar", place / "train-0001.tar")
         with pytest.raises(DataError, match="20 samples have the name of another one"):

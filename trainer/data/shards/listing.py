@@ -49,14 +49,12 @@ class ShardList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
         labels: the class names. The text of a sample's class is its number in them, counted from 0.
         counts: the number of training images of each class.
         splits: the shards of each split.
-        size: the height and the width of all images, in pixels; None if they are as they were.
     """
 
     format: Literal["libkd-shards/1"]
     labels: tuple[str, ...]
     counts: tuple[int, ...]
     splits: dict[SplitName, tuple[Shard, ...]]
-    size: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.counts) or len(set(self.labels)) < len(self.labels):

@@ -88,7 +88,7 @@ def load_shards(
     if (place := _list_in(sources)) is not None:
         listing = read_list(place)
         first = [shard.url for shard in listing.splits.get("train", ())[:1]]
-        preprocessing = _preprocessing(first, how.size or listing.size, how, size_step, progress)
+        preprocessing = _preprocessing(first, how, size_step, progress)
         found = _listed(listing, skip_bad, progress)
         if more:
             extra = survey_shards(more, preprocessing.input, skip_bad, progress)
@@ -97,7 +97,7 @@ def load_shards(
     else:
         urls = [(url, _split_of(url)) for url in expanded(list(map(str, sources)))]
         first = [url for url, split in urls if split == "train"][:1]
-        preprocessing = _preprocessing(first, how.size, how, size_step, progress)
+        preprocessing = _preprocessing(first, how, size_step, progress)
         surveyed = survey_shards([*urls, *more], preprocessing.input, skip_bad, progress)
         texts = surveyed.texts
         labels, numbers = _classes(texts)
@@ -132,12 +132,10 @@ def _split_of(url: str) -> SplitName:
     return "val" if told == "val" else "test" if told == "test" else "train"
 
 
-def _preprocessing(
-    first: Sequence[str], size: int | None, how: DataRecipe, size_step: int, progress: Progress
-) -> Preprocessing:
+def _preprocessing(first: Sequence[str], how: DataRecipe, size_step: int, progress: Progress) -> Preprocessing:
     if not first:
         raise DataError("no shards to train on; give some whose names do not say val or test")
-    if size is None:
+    if (size := how.size) is None:
         tar = opened(first[0])
         size = default_size([tar.file(sample) for sample in tar.samples() if sample.size], size_step, progress)
     return preprocessing_of(size, how)

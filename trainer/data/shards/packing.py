@@ -178,9 +178,7 @@ def pack(
         raise DataError(
             f"class {wanted.labels[int(counts.argmin())]!r} has no image to train on that can be read; add some"
         )
-    listing = ShardList(
-        format="libkd-shards/1", labels=wanted.labels, counts=tuple(counts.tolist()), splits=splits, size=form.size
-    )
+    listing = ShardList(format="libkd-shards/1", labels=wanted.labels, counts=tuple(counts.tolist()), splits=splits)
     write_list(out, listing)
     return listing
 

@@ -31,6 +31,9 @@ _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _META = re.compile(r"__[^/]*__($|/)")
 """The names under which webdataset keeps facts on a shard."""
 
+_ENDED = re.compile(r": exit (\d+) \(read\) ")
+"""The end of webdataset's error when curl or another command fails; all its arguments stand before it."""
+
 _BLOCK, _AT_ONCE = 512, 2**20
 _LABEL, _MAX_LABEL = "cls", 500
 _FIRST = 16
@@ -166,8 +169,10 @@ def opened(url: str) -> LocalTar:
 
 
 def _fetched(url: str) -> LocalTar:
-    from webdataset.gopen import gopen
+    from webdataset.gopen import gopen, gopen_schemes
 
+    if urlparse(url).scheme not in gopen_schemes:
+        raise ValueError("webdataset opens no such URL; give a command that writes the shard: 'pipe:COMMAND'")
     digest = hashlib.sha256()
     descriptor, name = tempfile.mkstemp(prefix="libkd-sdk-", suffix=".tar")
     try:
@@ -196,6 +201,8 @@ def _readable(url: str) -> Iterator[None]:
         raise
     except Exception as fault:  # webdataset and the readers of tars raise almost any exception
         reason = next(iter(str(getattr(fault, "strerror", None) or fault).splitlines()), type(fault).__name__)
+        if ended := _ENDED.search(reason):
+            reason = f"the command that fetches it ended with exit code {ended[1]}"
         if isinstance(fault, FileNotFoundError) and local_path(url) is None:
             reason = f"{fault.filename} is not installed here"
         raise DataError(f"{url}: a shard that can't be read ({reason}); copy or pack it again") from fault
