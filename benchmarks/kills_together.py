@@ -293,7 +293,7 @@ def work(arguments: list[str]) -> int:
     """Run the command line as one of the processes, which mark the stages that begin on stderr."""
     mark(f"{WORKS}{os.getpid()}")
     loop.LOST_AT_MOST = 0.0  # a checkpoint after every epoch, although the epochs are short
-    parallel.WAIT = timedelta(seconds=WAIT_S)
+    parallel.WAIT = parallel.PATIENCE = timedelta(seconds=WAIT_S)
     begin, end = Bars.begin, Bars.end
 
     def begins(bars: Bars, stage: str, steps: int) -> None:

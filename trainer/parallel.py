@@ -24,12 +24,15 @@ from sdk.errors import LibkdError, UsageError
 
 from .errors import ProcessLost, RecipeError
 
-WAIT = timedelta(minutes=10)
-"""How long a process waits for the others before it gives up. Reading the images may take one longer than another."""
+WAIT, PATIENCE = timedelta(minutes=10), timedelta(hours=2)
+"""How long a process waits for the others before it gives up: in a step that all make together, and where each has
+work of its own, such as to read images or to fill its units of a store. The end of another one is noticed at once."""
 
 Answer = TypeVar("Answer")
 
 _is_alone = _is_told = False
+_patient: dist.ProcessGroup | None = None
+"""All processes, for exchanges in which one may wait long for another."""
 
 
 def _place(name: str, default: int) -> int:
@@ -72,6 +75,7 @@ def joined() -> Iterator[None]:
     if _place("WORLD_SIZE", 1) == 1 or dist.is_initialized():
         yield
         return
+    global _patient
     _check_places()
     _take_gpu()
     minutes = f"{WAIT.total_seconds() / 60:g} minutes"
@@ -80,16 +84,19 @@ def joined() -> Iterator[None]:
         f"each waits {minutes} for the others; start all of them, with this address"
     ):
         told = _met()
+        _patient = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
     try:
         with _others_may_be_lost(
-            f"another process of this run ended, or was not heard of for {minutes}; "
-            "what was kept stays: look for its error, and start the same command again"
+            "another process of this run ended or hangs; what was kept stays: look for its error, and start the same "
+            "command again"
         ):
             yield
+            meet()  # or a process that hangs in its last work would be noticed by nobody
     except (Exception, KeyboardInterrupt) as fault:
         _tell_once(told, fault)
         raise
     finally:
+        _patient = None
         dist.destroy_process_group()
 
 
@@ -157,8 +164,14 @@ def from_first(work: Callable[[], Answer]) -> Answer:
             outcome = [_outcome(work)]
         finally:
             _is_alone = False
-    dist.broadcast_object_list(outcome, src=0)
+    dist.broadcast_object_list(outcome, src=0, group=_patient)
     return cast(Answer, _result(outcome[0]))
+
+
+def meet() -> None:
+    """Wait until all processes have come here."""
+    if world_size() > 1:
+        dist.barrier(group=_patient)
 
 
 def as_first(value: Answer) -> Answer:
@@ -176,7 +189,7 @@ def agreed(work: Callable[[], Answer]) -> Answer:
         return work()
     own = _outcome(work)
     faults: list[LibkdError | None] = [None] * world_size()
-    dist.all_gather_object(faults, own if isinstance(own, LibkdError) else None)
+    dist.all_gather_object(faults, own if isinstance(own, LibkdError) else None, group=_patient)
     for fault in faults:
         if fault is not None:
             raise fault
@@ -205,7 +218,7 @@ def check_same(facts: Mapping[str, str]) -> None:
     if world_size() == 1:
         return
     known: list[Mapping[str, str]] = [{}] * world_size()
-    dist.all_gather_object(known, dict(facts))
+    dist.all_gather_object(known, dict(facts), group=_patient)
     for name in facts:
         values = {each.get(name) for each in known}
         if len(values) > 1:

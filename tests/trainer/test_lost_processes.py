@@ -81,7 +81,29 @@ def hanging_while_two_numbers_are_summed() -> None:
 
 def test_a_process_that_hangs_is_given_up_whatever_the_others_needed_it_for(tmp_path):
     answers = together(2, hanging_while_two_numbers_are_summed, folder=tmp_path)
-    assert answers[0] is None
+    assert [error for error, _ in answers] == ["ProcessLost", "ProcessLost"]  # the first one wakes up too late
+
+
+def slow_at_first() -> int:
+    parallel.WAIT = timedelta(seconds=1)
+    with parallel.joined():
+        parallel.from_first(lambda: time.sleep(3))
+        return parallel.total(1)
+
+
+def test_a_process_may_take_longer_for_work_of_its_own(tmp_path):
+    assert together(2, slow_at_first, folder=tmp_path) == [2, 2]
+
+
+def hanging_at_the_end() -> None:
+    parallel.PATIENCE = timedelta(seconds=2)
+    with parallel.joined():
+        if parallel.is_first():
+            time.sleep(5)
+
+
+def test_a_process_that_hangs_in_its_last_work_is_given_up(tmp_path):
+    answers = together(2, hanging_at_the_end, folder=tmp_path)
     assert answers[1][0] == "ProcessLost"
 
 

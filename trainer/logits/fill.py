@@ -15,7 +15,7 @@ from ..data import Samples
 from ..device import Arithmetic
 from ..errors import OutOfMemory
 from ..models import Teacher
-from ..parallel import from_first, rank, total, world_size
+from ..parallel import from_first, meet, rank, total, world_size
 from ..progress import Progress
 from ..units import ALL, Part, size
 from ..views import render
@@ -71,6 +71,7 @@ def fill_missing(
                 answers += sum(map(len, rows.values()))
                 units += 1
         progress.end(size(store.bytes))
+    meet()  # one may have a unit more than another
     return FillResult(units=total(units), answers=total(answers), seconds=time.perf_counter() - started)
 
 
