@@ -65,8 +65,8 @@ def answers(folder: Path) -> dict[str, Tensor]:
 def differences(logits: Tensor, dtype: DType, temperature: float) -> tuple[float, float]:
     """Return the largest and the mean difference of a probability that storing makes."""
     form = Form(logits.shape[1], 0, dtype)
-    parts = {name: part[:, None] for name, part in form.pack(logits).items()}
-    stored = Answers(form, form.unpack(parts)).at(torch.arange(len(logits)))[:, 0]
+    parts = {name: part[:, None] for name, part in form.unpack(form.pack(logits)).items()}
+    stored = Answers(form, parts).at(torch.arange(len(logits)))[:, 0]
     apart = ((stored / temperature).softmax(-1) - (logits / temperature).softmax(-1)).abs()
     return apart.max().item(), apart.mean().item()
 

@@ -21,8 +21,8 @@ EVERY_FORM = list(itertools.product([0, 2], ["float16", "int8"]))
 
 
 def stored_and_read(form, logits):
-    parts = {name: part[:, None] for name, part in form.pack(logits).items()}
-    return Answers(form, form.unpack(parts)).at(torch.arange(len(logits)))[:, 0]
+    parts = {name: part[:, None] for name, part in form.unpack(form.pack(logits)).items()}
+    return Answers(form, parts).at(torch.arange(len(logits)))[:, 0]
 
 
 @pytest.mark.parametrize("largest", [65504, 3000, 20, 1, 1e-2, 1e-4, 1e-6, 1e-9, 0])

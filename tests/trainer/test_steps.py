@@ -151,8 +151,8 @@ def test_no_extra_reads_the_device(field, pretended):
 
 def filled(form: Form) -> dict[str, Tensor]:
     both = torch.randn(2, 64, CLASSES)
-    packed = [form.pack(logits) for logits in both]
-    return form.unpack({name: torch.stack([parts[name] for parts in packed], dim=1) for name in form.parts})
+    stored = [form.unpack(form.pack(logits)) for logits in both]
+    return {name: torch.stack([parts[name] for parts in stored], dim=1) for name in form.parts}
 
 
 FORMS = {f"{dtype}, top {k}": Form(CLASSES, k, dtype) for dtype in ("float16", "int8") for k in (0, 3)}

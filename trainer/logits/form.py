@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,11 +73,17 @@ class Form(NamedTuple):
             return parts | dict(zip((self.logits, "scale", "offset"), codes_of(values), strict=True))
         return parts | {self.logits: values.to(torch.float16)}
 
-    def unpack(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the parts of all teachers' answers, [N, T, ...] each, as they are kept in memory.
+    def empty(self, count: int, teachers: int) -> dict[str, Tensor]:
+        """Return memory for all teachers' answers to `count` images, as `unpack` returns those of one teacher.
 
-        They differ from those of a file only in indices of 16 bits, which are int16 with the same bits: a GPU can't
-        index uint16.
+        Its parts are [count, teachers, ...].
+        """
+        return {name: _memory((count, teachers, *shape), _kept(dtype)) for name, (dtype, shape) in self.parts.items()}
+
+    def unpack(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parts of one teacher's answers, [N, ...] each, as they are kept in memory.
+
+        They differ from those of a file only in indices of 16 bits, which are int16 with the same bits.
 
         Raises:
             ValueError: a part has another shape or dtype, or there is no such class.
@@ -84,7 +91,7 @@ class Form(NamedTuple):
         for name, (dtype, shape) in self.parts.items():
             part = parts[name]
             older = torch.int32 if name == "indices" else dtype  # all indices had 32 bits once
-            if part.shape[2:] != shape or part.dtype not in (dtype, older):
+            if part.shape[1:] != shape or part.dtype not in (dtype, older):
                 raise ValueError(f"{name} of shape {tuple(part.shape)} and {part.dtype}")
         if not self.top_k:
             return dict(parts)
@@ -105,7 +112,7 @@ class Answers:
     is left out.
 
     Args:
-        parts: [N, T, ...] each; see `Form.unpack`.
+        parts: [N, T, ...] each; see `Form.empty`.
     """
 
     def __init__(self, form: Form, parts: Mapping[str, Tensor]) -> None:
@@ -131,6 +138,20 @@ class Answers:
         others = max(1, self.form.classes - self.form.top_k)
         level = (rows["rest"] - math.log(others))[..., None].expand(*rows["rest"].shape, self.form.classes)
         return level.scatter(-1, wide(rows["indices"]), values)
+
+
+def _kept(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in memory of a part that has this dtype in a file."""
+    return torch.int16 if dtype == torch.uint16 else dtype  # a GPU can't index uint16
+
+
+def _memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return a tensor whose values are not set.
+
+    The memory is that of numpy, which asks the system for large pages. With small pages, writing to a new tensor
+    takes as long as reading and checking what is written there.
+    """
+    return torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 def wide(indices: Tensor) -> Tensor:

@@ -164,24 +164,28 @@ class LogitStore:
     def read_unit(self, view: int, shard: int) -> tuple[dict[str, Tensor], Arithmetic]:
         """Return what a unit stores, and the arithmetic in which it was computed.
 
-        The parts are tensors [places, teachers, ...], as `Form.unpack` returns them.
+        The parts are tensors [places, teachers, ...]; see `Form.empty`.
 
         Raises:
             StoreError: the unit is missing, damaged, or that of another place or store.
         """
-        file, places, form = self.unit(view, shard), len(self.shards()[shard]), self.header.form
+        parts = self.header.form.empty(len(self.shards()[shard]), len(self.header.teachers))
+        return parts, self._read_into(parts, view, shard)
+
+    def _read_into(self, parts: Mapping[str, Tensor], view: int, shard: int) -> Arithmetic:
+        """Copy what a unit stores into tensors [places, teachers, ...], and return its arithmetic."""
+        file, form = self.unit(view, shard), self.header.form
         tensors, facts = file.read()
         try:
-            stacked = {
-                part: torch.stack([tensors[f"{name}.{part}"] for name in self.header.teachers], dim=1)
-                for part in form.parts
-            }
-            parts = form.unpack(stacked)
-            if any(len(tensor) != places for tensor in parts.values()):
-                raise ValueError(f"not the answers for {places} images")
+            for index, teacher in enumerate(self.header.teachers):
+                stored = form.unpack({part: tensors[f"{teacher}.{part}"] for part in form.parts})
+                for part, rows in stored.items():
+                    if len(rows) != len(parts[part]):
+                        raise ValueError(f"not the answers for {len(parts[part])} images")
+                    parts[part][:, index] = rows
         except (KeyError, ValueError, RuntimeError) as fault:
             raise file.refusal(str(fault)) from fault
-        return parts, "bf16" if facts.get("arithmetic") == "bf16" else "fp32"
+        return "bf16" if facts.get("arithmetic") == "bf16" else "fp32"
 
     def resident_views(self, device: torch.device) -> int:
         """Return how many views may have their answers on `device` at the same time."""
@@ -193,19 +197,15 @@ class LogitStore:
         Raises:
             StoreError: a unit is missing or damaged.
         """
-        first, *others = enumerate(self.shards())
-        parts: dict[str, Tensor] = {}
+        parts = self.header.form.empty(self.header.samples, len(self.header.teachers))
 
-        def keep(one: tuple[int, range]) -> None:
-            shard, places = one
-            for part, rows in self.read_unit(view, shard)[0].items():
-                if part not in parts:
-                    parts[part] = rows.new_empty(self.header.samples, *rows.shape[1:])
-                parts[part][places.start : places.stop] = rows
+        def read(shard: int) -> None:
+            places = self.shards()[shard]
+            own = {part: rows[places.start : places.stop] for part, rows in parts.items()}
+            self._read_into(own, view, shard)
 
-        keep(first)
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the digests take most of the time
-            list(pool.map(keep, others))
+            list(pool.map(read, range(len(self.shards()))))
         if device is not None and self.resident_views(device):
             parts = {part: tensor.to(device) for part, tensor in parts.items()}
         return self.answers(parts)
