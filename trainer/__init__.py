@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from runtimes.cores import limit_spinning
 from sdk.traces import remove_unused_compiler_cache
 
+from .memory import use_large_pages
+
 if TYPE_CHECKING:
     from .comparison import ComparisonResult, compare
     from .pipeline import distill
@@ -50,7 +52,8 @@ _MODULES = {
     "read_recipe": "recipe",
 }
 
-limit_spinning()  # before torch is imported
+limit_spinning()  # both before torch is imported
+use_large_pages()
 remove_unused_compiler_cache()
 
 

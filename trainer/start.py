@@ -22,6 +22,7 @@ from .data import Dataset, Split, load, load_test
 from .device import device_name, pick_device
 from .errors import RecipeError
 from .folder import alone, together
+from .memory import keeping_freed_memory
 from .models import size_step
 from .opening import first_lines
 from .progress import Progress, Silent
@@ -130,7 +131,7 @@ def at_speed(name: str, threads: int | None, progress: Progress) -> Iterator[tor
         RecipeError: there is no such device here.
     """
     device = parallel.agreed(lambda: pick_device(name))
-    with computing(threads, device) as chosen:
+    with computing(threads, device) as chosen, keeping_freed_memory():
         shared = f", {count} processes" if (count := parallel.world_size()) > 1 else ""
         progress.tell(f"device: {device_name(device)}{f', {chosen}' if device.type == 'cpu' else ''}{shared}")
         yield device
