@@ -56,6 +56,7 @@ def test_a_probe_times_every_part_of_every_stage(probed):
     assert all(f"===== {name}, three steps" in tables for name in ("views", "conv", "involution", "student"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_probe_estimates_what_a_longer_job_has_time_for(probed, tiny_recipe_file):
     folder, _ = probed

@@ -23,7 +23,12 @@ def run(distilled, tmp_path) -> Path:
     ("options", "folder", "title"),
     [
         (("coreml", "--precision", "fp16"), "coreml-fp16", "Core ML"),
-        (("executorch", "--backend", "coreml"), "executorch-coreml", "ExecuTorch with coreml"),
+        pytest.param(
+            ("executorch", "--backend", "coreml"),
+            "executorch-coreml",
+            "ExecuTorch with coreml",
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             ("executorch", "--backend", "vulkan", "--precision", "fp16"),
             "executorch-vulkan-fp16",

@@ -10,12 +10,26 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "fake"
+
+RUN = """
+import io, json, sys
+from contextlib import redirect_stdout
+from libkd_sdk.main import run
+printed = []
+for command in json.loads(sys.argv[1]):
+    with redirect_stdout(io.StringIO()) as output:
+        assert run(command) == 0, command
+    printed.append(output.getvalue())
+print(json.dumps(printed))
+"""
 
 DEMO = """
 import sys
@@ -39,10 +53,10 @@ class Commands:
         engines.write_text(after, encoding="utf-8")
         self._folder = folder
 
-    def python(self, *arguments: object) -> str:
+    def python(self, code: str, *arguments: object) -> str:
         """Run Python with the fourth engine and return what it prints."""
         done = subprocess.run(
-            [sys.executable, *map(str, arguments)],
+            [sys.executable, "-c", code, *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=self._folder,
@@ -52,9 +66,10 @@ class Commands:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def run(self, *arguments: object) -> str:
-        """Run a command and return what it prints."""
-        return self.python("-m", "libkd_sdk", *arguments)
+    def run(self, *commands: Sequence[object]) -> list[Any]:
+        """Run commands, one after another in one process, and return the JSON that each prints."""
+        printed = self.python(RUN, json.dumps([[*map(str, command), "--json"] for command in commands]))
+        return [json.loads(output) for output in json.loads(printed)]
 
 
 @pytest.fixture(scope="module")
@@ -62,40 +77,33 @@ def commands(tmp_path_factory) -> Commands:
     return Commands(tmp_path_factory.mktemp("four-engines"))
 
 
-@pytest.fixture(scope="module")
-def demo(commands, distilled, clothes, tiny_recipe_file, tmp_path_factory) -> tuple[Path, str]:
-    """The folder of a demo on little data, whose teachers and student are trained already, and its tables."""
-    out = tmp_path_factory.mktemp("demo")
-    shutil.copytree(distilled, out / "run", ignore=shutil.ignore_patterns("bundles"))
-    return out, commands.python("-c", DEMO, out, clothes, tiny_recipe_file)
-
-
-@pytest.mark.slow
-def test_the_demo_has_a_row_and_a_column_for_it(demo):
-    out, tables = demo
+@pytest.mark.long
+def test_the_demo_has_a_row_and_a_column_for_it(commands, distilled, clothes, tiny_recipe_file, tmp_path):
+    shutil.copytree(distilled, tmp_path / "run", ignore=shutil.ignore_patterns("bundles"))  # what is trained already
+    tables = commands.python(DEMO, tmp_path, clothes, tiny_recipe_file)
     assert "fake fp32" in tables
-    result = json.loads((out / "demo.json").read_text(encoding="utf-8"))
+    result = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))
     assert list(result["bundles"]) == list(result["predictions"]) == ["onnx", "openvino", "executorch", "fake"]
     assert result["bundles"]["fake"]["proof"]["max_abs_difference"] <= 1e-4
 
 
 @pytest.mark.slow
-def test_every_command_works_with_it(demo, commands, clothes, tmp_path):
-    out, _ = demo
-    bundle, page = tmp_path / "bundle", tmp_path / "speed.html"
-    made = json.loads(commands.run("export", out / "run", "--target", "fake", "--out", bundle, "--json"))
-    assert made["proof"]["images"] == 24
-    assert json.loads(commands.run("info", bundle, "--json"))["target"] == "fake"
-    assert json.loads(commands.run("verify", bundle, "--json"))["ok"]
+def test_every_command_works_with_it(commands, distilled, clothes, tmp_path):
+    bundle, page, onnx = tmp_path / "bundle", tmp_path / "speed.html", distilled / "bundles" / "onnx"
     image = clothes / "test" / "Bag" / "0.png"
-    other = json.loads(commands.run("predict", out / "bundles" / "onnx", image, "--json"))
-    assert json.loads(commands.run("predict", bundle, image, "--json"))["label"] == other["label"]
-    bundles = (bundle, out / "bundles" / "onnx")
-    rows = json.loads(
-        commands.run(
-            "benchmark", *bundles, "--rounds", 1, "--calls", 2, "--report", page, "--json", "--validation", clothes
-        )
+    measuring = ("--rounds", 1, "--calls", 2, "--report", page, "--validation", clothes)
+    made, told, verified, other, own, rows = commands.run(
+        ("export", distilled, "--target", "fake", "--out", bundle),
+        ("info", bundle),
+        ("verify", bundle),
+        ("predict", onnx, image),
+        ("predict", bundle, image),
+        ("benchmark", bundle, onnx, *measuring),
     )
+    assert made["proof"]["images"] == 24
+    assert told["target"] == "fake"
+    assert verified["ok"]
+    assert own["label"] == other["label"]
     assert [row["target"] for row in rows] == ["fake", "onnx"]
     assert rows[0]["bare"]["calls"] == 2
     assert rows[0]["top1"] == rows[1]["top1"]

@@ -164,8 +164,7 @@ class TestWeightsOutsideOfTheFile:
     [
         *(("onnx", precision) for precision in ("fp32", "fp16", "int8")),
         *(("openvino", precision) for precision in ("fp32", "fp16", "int8")),
-        ("executorch", "fp32"),
-        *(pytest.param("executorch", precision, marks=pytest.mark.long) for precision in ("fp16", "int8")),
+        *(pytest.param("executorch", precision, marks=pytest.mark.long) for precision in ("fp32", "fp16", "int8")),
     ],
 )
 def test_an_image_is_answered_alike_beside_any_other_image(vit, preprocessing, tmp_path, target, precision):

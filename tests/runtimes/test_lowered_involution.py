@@ -86,10 +86,11 @@ def test_involution_answers_like_pytorch(involutions, target, tmp_path):
         assert delegation.outside.keys() <= known
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("target", "precision"),
     [
-        pytest.param(target, precision, marks=pytest.mark.long if target == "executorch" else ())
+        (target, precision)
         for target, engine in RUNNABLE.items()
         for precision in engine.precisions
         if precision != "fp32"

@@ -244,7 +244,7 @@ def test_heads_that_are_not_just_columns_stay_together(windows, watched, apart):
     assert len(program.graph.find_nodes(op="call_function", target=ATTENTION)) == (0 if apart else 1)
 
 
-@pytest.mark.parametrize("tokens", ["learned", "stems"])
+@pytest.mark.parametrize("tokens", [pytest.param("learned", marks=pytest.mark.long), "stems"])
 def test_the_student_is_one_delegate(tokens, tmp_path):
     torch.manual_seed(0)
     student = Student(classes=7, teachers=2, size=32, tokens=tokens, width=48, depth=1).eval()

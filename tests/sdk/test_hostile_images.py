@@ -94,6 +94,7 @@ class TestMemory:
         path.write_bytes(encoded(Image.new("RGB", size, (9, 99, 199)), format))
         assert megabytes(path) < 100
 
+    @pytest.mark.long
     @pytest.mark.slow
     def test_four_large_images_with_transparency_at_once(self, tmp_path):
         path = tmp_path / "large.png"

@@ -66,6 +66,7 @@ def test_every_engine_answers_like_pytorch(target, published, labels_file, expec
     np.testing.assert_allclose(found, expected, atol=0.01)  # but for a pixel that the two crop otherwise
 
 
+@pytest.mark.long
 def test_large_photographs_decoded_at_a_fraction_show_the_same(published, labels_file, tmp_path):
     assert export(published, labels_file, "--target", "onnx", "--out", tmp_path / "b") == 0
     off = []

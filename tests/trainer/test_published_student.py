@@ -226,6 +226,7 @@ def test_a_plan_needs_no_weights(recipe):
     assert estimate(absent, [own_arm(absent)], paces).seconds > 0
 
 
+@pytest.mark.long
 def test_a_run_of_it_is_cut_to_the_time(recipe, data, tmp_path):
     job = job_of(Run(tmp_path / "run", recipe), data)
     found = cut(job, 3600)
