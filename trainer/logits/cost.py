@@ -24,7 +24,7 @@ class Cost(NamedTuple):
     @property
     def students(self) -> int:
         """The number of students from which on the store costs less time than teachers that answer in every epoch."""
-        return max(1, math.ceil(self.fill_seconds / self.online_seconds))
+        return math.floor(self.fill_seconds / self.online_seconds + 1e-9) + 1
 
     def shared(self, fillers: int, trainers: int) -> Cost:
         """Return the cost when so many processes fill the store, and so many train a student with online teachers."""
