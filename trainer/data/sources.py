@@ -28,7 +28,7 @@ _MAX_PATH = 4096
 """The length of the longest path that a link in a zip may hold."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """An image file.
 
@@ -176,6 +176,7 @@ def _in_tar(path: Path) -> Found:
     with tarfile.open(path) as archive:
         is_packed = not isinstance(archive.fileobj, io.BufferedReader)
         for member in archive:
+            archive.members.clear()  # or it keeps a kilobyte for each
             name = PurePosixPath(member.name).as_posix()
             if is_junk(name) or name == ".":
                 continue
