@@ -1,11 +1,12 @@
 """Measure what data in shards costs: memory as the samples grow, the speed of streaming, the speed of the store.
 
-    python benchmarks/shards.py memory [--samples 1000000] [--size 8] [--into FOLDER]
+    python benchmarks/shards.py memory [--samples 1000000] [--per-shard 2048] [--size 8] [--into FOLDER]
     python benchmarks/shards.py speed [--samples 20000] [--size 64] [--rounds 5]
 
 `memory` packs synthetic images, plans, trains a tiny teacher, fills a view and trains a tiny student for an epoch, with
-a tenth of the samples and with all of them. Each command is a process of its own; its memory, with that of its workers,
-is looked at four times a second. Expected: the peaks of the commands that train differ by less than 10 %.
+a tenth of the samples and with all of them. The same number is held out of both, which stays in memory. Each command is
+a process of its own; its memory, with that of its workers, is looked at four times a second. Expected: the peaks of the
+commands that train differ by less than 10 %.
 
 `speed` compares the processor time of an epoch of views that is streamed with that of the same images in memory, to
 which their decoding is added, all in one process; expected: 0.9. And it reads a view from a store whose files are in
@@ -49,40 +50,41 @@ heads = 2
 training = { epochs = 1, batch = 512 }
 """
 
-CLASSES = 10
+CLASSES, HELD_OUT = 10, 2000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["memory", "speed"])
     parser.add_argument("--samples", type=int)
+    parser.add_argument("--per-shard", type=int, default=2048)
     parser.add_argument("--size", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--into", type=Path, help="a folder for the images and the runs")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.into) as folder:
         if arguments.what == "memory":
-            memory(Path(folder), arguments.samples or 1_000_000, arguments.size or 8)
+            memory(Path(folder), arguments.samples or 1_000_000, arguments.per_shard, arguments.size or 8)
         else:
             speed(Path(folder), arguments.samples or 20_000, arguments.size or 64, arguments.rounds)
 
 
-def memory(folder: Path, samples: int, size: int) -> None:
+def memory(folder: Path, samples: int, per_shard: int, size: int) -> None:
     recipe = folder / "recipe.toml"
     recipe.write_text(RECIPE)
-    peaks = [measured(folder / str(count), count, size, recipe) for count in (samples // 10, samples)]
+    peaks = [measured(folder / str(count), count, per_shard, size, recipe) for count in (samples // 10, samples)]
     for command, large in peaks[1].items():
         print(f"{command:12}{large:8,.0f} MB, {large / peaks[0][command]:.2f} of that with a tenth of the samples")
 
 
-def measured(folder: Path, samples: int, size: int, recipe: Path) -> dict[str, float]:
+def measured(folder: Path, samples: int, per_shard: int, size: int, recipe: Path) -> dict[str, float]:
     """Return the most memory of each command in MB, and print its curve."""
     folder.mkdir()
     write_images(folder / "images.tar", samples, size)
     shards, run = folder / "shards", folder / "run"
     train = ["--out", run, "--threads", 1]
     commands = {
-        "pack": ["--data", folder / "images.tar", "--out", shards, "--per-shard", 8192],
+        "pack": ["--data", folder / "images.tar", "--out", shards, "--per-shard", per_shard],
         "plan": ["--data", shards, "--recipe", recipe, "--threads", 1],
         "teach": ["conv", "--data", shards, "--recipe", recipe, *train],
         "precompute": train,
@@ -105,7 +107,8 @@ def write_images(path: Path, samples: int, size: int) -> None:
         for number in range(samples):
             content = io.BytesIO()
             Image.fromarray(draw.integers(0, 256, (size, size, 3), np.uint8)).save(content, "PNG", compress_level=1)
-            member = tarfile.TarInfo(f"{number % CLASSES}/{number:09d}.png")
+            split = "val" if number < HELD_OUT else "test" if number < 2 * HELD_OUT else "train"
+            member = tarfile.TarInfo(f"{split}/{number % CLASSES}/{number:09d}.png")
             member.size = content.tell()
             content.seek(0)
             archive.addfile(member, content)

@@ -176,7 +176,7 @@ def _in_tar(path: Path) -> Found:
     with tarfile.open(path) as archive:
         is_packed = not isinstance(archive.fileobj, io.BufferedReader)
         for member in archive:
-            archive.members.clear()  # or it keeps a kilobyte for each
+            archive.members.clear()  # type: ignore[attr-defined]  # or it keeps a kilobyte for each
             name = PurePosixPath(member.name).as_posix()
             if is_junk(name) or name == ".":
                 continue
