@@ -97,6 +97,7 @@ def test_an_error_in_one_section_does_not_stop_the_others(clothes, tiny_recipe_f
     assert "broken: left out, no time" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_job_keeps_what_is_finished(clothes, tiny_recipe_file, tmp_path):
     options = ["--recipe", tiny_recipe_file, "--seconds", 3600, "--run", "run", "--out", "out", clothes]

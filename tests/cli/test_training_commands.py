@@ -48,6 +48,7 @@ def test_the_store_is_checked_and_refilled(distilled, tmp_path, shell):
     assert "(it holds view 0, shard 0 of" in done.err
 
 
+@pytest.mark.long  # `test_precompute.py` has a shorter one
 def test_two_processes_fill_one_store(distilled, tmp_path, shell):
     run = shutil.copytree(distilled, tmp_path / "run")
     units = {path.name: path.read_bytes() for path in (run / "logits").glob("view-*.safetensors")}

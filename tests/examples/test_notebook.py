@@ -29,6 +29,7 @@ def test_it_is_kept_without_outputs(notebook):
         ast.parse(cell.source)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -135,9 +135,8 @@ def test_distilling(clothes, tiny_recipe_file, tmp_path):
     check(traces(command, tmp_path), run.parent, tmp_path / "temporary")
 
 
-@pytest.mark.parametrize(
-    "target", [pytest.param(target, marks=() if target == "onnx" else pytest.mark.long) for target in RUNNABLE]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("target", RUNNABLE)
 def test_exporting(target, distilled, tmp_path):
     given = tmp_path / "given"
     shutil.copytree(distilled, given / "run")
