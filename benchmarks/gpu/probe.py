@@ -32,6 +32,7 @@ from workbench import Workbench, first_of, say
 
 from trainer.arms import Arm, own_arm, plain_arm
 from trainer.budget import cut
+from trainer.checkpoint import Position
 from trainer.data import load
 from trainer.device import arithmetic, pick_device
 from trainer.logits import fill_batch
@@ -212,7 +213,8 @@ def checkpoints(bench: Workbench) -> None:
     for name, (step, learner) in bench.as_in_the_recipe().items():
         step(0)
         file = TensorFile(SCRATCH / f"{name}.safetensors", f"a checkpoint of {name}", "remove it")
-        bench.figures[f"checkpoint {name}_ms"] = bench.milliseconds(lambda _, it=learner, at=file: it.save(at, 1), 5, 1)
+        save = partial(learner.save, file, Position(1))
+        bench.figures[f"checkpoint {name}_ms"] = bench.milliseconds(lambda _, save=save: save(), 5, 1)
         say(f"   of {name}: {bench.figures[f'checkpoint {name}_ms']:.0f} ms")
         file.path.unlink(missing_ok=True)
 
