@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from dataclasses import replace as with_
 from pathlib import Path
@@ -131,9 +131,10 @@ def at_speed(name: str, threads: int | None, progress: Progress) -> Iterator[tor
         RecipeError: there is no such device here.
     """
     device = parallel.agreed(lambda: pick_device(name))
-    with computing(threads, device) as chosen, keeping_freed_memory():
+    on_cpu = device.type == "cpu"
+    with computing(threads, device) as chosen, keeping_freed_memory() if on_cpu else nullcontext():
         shared = f", {count} processes" if (count := parallel.world_size()) > 1 else ""
-        progress.tell(f"device: {device_name(device)}{f', {chosen}' if device.type == 'cpu' else ''}{shared}")
+        progress.tell(f"device: {device_name(device)}{f', {chosen}' if on_cpu else ''}{shared}")
         yield device
 
 

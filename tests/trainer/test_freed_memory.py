@@ -16,7 +16,6 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs
 
 STEPS = """
 import resource
-from contextlib import nullcontext
 import trainer
 import torch
 from trainer.memory import keeping_freed_memory
