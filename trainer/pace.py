@@ -81,7 +81,7 @@ class Paces:
         self._kept = {name for name, it in job.run.recipe.teachers.items() if not it.training.epochs}
         self.seconds, self.batch = seconds, batch
         self.counts, self.classes = counts or Counts.of(job.data), len(job.data.labels)
-        self.data = _sample(job.data, _largest_batch(job.run.recipe))
+        self.data = _sample(job.data, _images_to_time(job))
         self._known: dict[bytes, Pace] = {}
 
     def teacher(self, name: str) -> Pace:
@@ -131,7 +131,7 @@ class Paces:
         """The seconds that all teachers take to answer for one image of a view, and to store that."""
         arm = own_arm(self.recipe)
         count = self._timed_batch(self.data.preprocessing)
-        few = self.data if self.device.type == "cuda" else _sample(self.data, 2, count)
+        few = self.data if self.device.type == "cuda" else _sample(self.data, count)
         split, decoding = to_device(arm.split(few), self.device, Silent()), 0.0
         if self.device.type == "cpu" and not split.nbytes:  # workers take longer to start than to decode these few
             started = time.perf_counter()
@@ -225,16 +225,17 @@ def from_scratch(recipe: Recipe) -> Recipe:
     return replace(recipe, teachers=teachers, student=recipe.student.from_scratch())
 
 
-def _largest_batch(recipe: Recipe) -> int:
+def _images_to_time(job: Job) -> int:
+    """Return the number of images that are enough: some batches, and as many as a GPU renders at once, twice."""
+    recipe, size = job.run.recipe, job.data.preprocessing.input
     trainings = [recipe.student.training, *(it.training for it in recipe.teachers.values())]
-    return max(training.batch for training in trainings)
+    batches = 8 * max(training.batch for training in trainings)
+    on_gpu = 2 * RENDERED_AT_ONCE // (size.height * size.width)
+    return max(batches, on_gpu) if job.device.type == "cuda" else batches
 
 
-def _sample(data: Dataset, batch: int, most: int | None = None) -> Dataset:
-    """Return evenly spread images of each split: some batches, and as many as a GPU renders at once, twice."""
-    size = data.preprocessing.input
-    count = most or max(8 * batch, 2 * RENDERED_AT_ONCE // (size.height * size.width))
-
+def _sample(data: Dataset, count: int) -> Dataset:
+    """Return at most `count` images to train on, evenly spread, and few of the other splits."""
     return with_(
         data,
         train=data.train.few(count),

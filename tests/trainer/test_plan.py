@@ -13,6 +13,7 @@ from trainer.counts import Counts
 from trainer.data import FileImages, MemoryImages
 from trainer.estimate import IMAGINED, Estimate, imagined
 from trainer.logits import Cost
+from trainer.pace import Paces
 from trainer.plan import plan_run
 from trainer.progress import Silent
 from trainer.run import Run, Source
@@ -133,6 +134,12 @@ def test_a_sample_stands_for_more_images_of_its_kind(clothes, tiny_recipe):
     assert isinstance(data.train.images, FileImages), "so many are decoded in every epoch"
     assert (len(data.train), counts.train) == (66, 10**9)
     assert recipe == tiny_recipe
+
+
+def test_a_cpu_times_some_batches_and_not_as_many_images_as_a_gpu_renders_at_once(tiny_recipe):
+    """A million tiny images in shards would all be opened for an estimate."""
+    data = imagined(tiny_recipe, Counts(5000, 0, 100, 100), classes=3, size=28)
+    assert len(Paces(job_of(Run(Path(), tiny_recipe), data), 0.1).data.train) == 8 * 16
 
 
 def test_a_split_that_is_there_does_not_shrink_to_nothing():
