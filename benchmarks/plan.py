@@ -31,12 +31,11 @@ from trainer.arms import own_arm
 from trainer.counts import Counts
 from trainer.estimate import estimate, imagined
 from trainer.pace import Paces
-from trainer.pipeline import fill_store, train_arm
+from trainer.pipeline import fill_store, train_arms, train_teachers
 from trainer.progress import Silent
 from trainer.recipe import Recipe, Training, read_recipe
 from trainer.run import Job, Run, Source, start_run
 from trainer.threads import computing
-from trainer.train import train_teacher
 
 
 class Stage(NamedTuple):
@@ -78,12 +77,12 @@ def main() -> None:
         planning = time.perf_counter() - started
         run = start_run(Path(folder) / "run", recipe, data, Source(("noise",)))
         job = Job(run, data, device, Silent())
+        teachers = planned._replace(store=0.0, students={}).seconds
         stages = [
-            Stage(f"teacher {name}", planned.teachers[name], seconds(train_teacher, job, name))
-            for name in recipe.teachers
+            Stage("teachers", teachers, seconds(train_teachers, job)),
+            Stage("logit store", planned.store, seconds(fill_store, job, arm)),
+            Stage("student", planned.students[arm.stage], seconds(train_arms, job, [arm])),
         ]
-        stages.append(Stage("logit store", planned.store, seconds(fill_store, job, arm)))
-        stages.append(Stage("student", planned.students[arm.stage], seconds(train_arm, job, arm)))
     together = Stage("together", planned.seconds, sum(stage.taken for stage in stages))
     stages.append(together)
     if options.json:

@@ -128,36 +128,32 @@ class _Clock:
         return f", {duration((self.seconds() - since) / (self._done - done) * (self._total - self._done))} left"
 
 
-class Bars:
-    """A `trainer.progress.Progress`, and a context manager, that draws a bar and the remaining time for each stage.
+class _Bar:
+    """A `trainer.progress.Progress` that draws a bar and the remaining time for each stage, one after another.
 
-    If stderr is not a terminal, it prints a line after each epoch, and one when a stage is finished.
+    Without a bar it prints a line after each epoch, and one when a stage is finished.
+
+    Args:
+        bars: where the bars are drawn; None prints lines.
     """
 
-    def __init__(self) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>4.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=stderr,
-        )
-        self._live = stderr.is_terminal
+    def __init__(self, bars: Progress | None) -> None:
+        self._bars = bars
         self._task = TaskID(0)
         self._clock = _Clock(0)
         self._stage, self._note = "", ""
 
+    def beside(self) -> _Bar:
+        return _Bar(self._bars)
+
     def begin(self, stage: str, steps: int) -> None:
         self._stage, self._note, self._clock = stage, "", _Clock(steps)
-        if self._live:
+        if self._bars:
             self._task = self._bars.add_task(escape(stage), total=max(1, steps), note="")
 
     def step(self, steps: int = 1, note: str = "") -> None:
         self._clock.step(steps)
-        if self._live:
+        if self._bars:
             self._note = escape(note) if note else self._note
             self._bars.update(self._task, advance=steps, note=self._note)
         elif note and not steps:
@@ -165,11 +161,11 @@ class Bars:
 
     def advance_to(self, done: int) -> None:
         """Tell that `done` steps of the stage are done in all."""
-        if self._live:
+        if self._bars:
             self._bars.update(self._task, completed=done)
 
     def end(self, summary: str = "") -> None:
-        if self._live:
+        if self._bars:
             total = self._bars.tasks[self._task].total
             self._bars.update(self._task, completed=total, note=escape(summary) if summary else self._note)
         else:
@@ -179,13 +175,30 @@ class Bars:
         """Print a line above the bars."""
         remark(text)
 
+
+class Bars(_Bar):
+    """The bars of a command, on stderr, while this context manager is open; lines if stderr is not a terminal."""
+
+    def __init__(self) -> None:
+        drawn = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>4.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=stderr,
+        )
+        super().__init__(drawn if stderr.is_terminal else None)
+
     def __enter__(self) -> Bars:
-        if self._live:
+        if self._bars:
             self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live:
+        if self._bars:
             self._bars.stop()

@@ -26,7 +26,7 @@ from runtimes.engines import check_runs_here, load_bare, load_runtime, open_bare
 
 from . import errors
 from .bundle import Bundle
-from .bundle.trial import python
+from .children import python
 from .classifier import Classifier
 from .errors import EngineError, EngineMissing, LibkdError, UsageError
 from .images import ImageSource

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from msgspec.structs import replace
@@ -34,6 +35,9 @@ class Interrupt(Silent):
 
     def __init__(self, stage: str, steps: int) -> None:
         self.wanted, self.left, self.here = stage, steps, False
+
+    def beside(self) -> Self:
+        return copy(self)
 
     def begin(self, stage: str, steps: int) -> None:
         self.here = stage == self.wanted

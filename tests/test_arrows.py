@@ -25,6 +25,7 @@ ALLOWED = {
     "trainer": (
         "trainer",
         "sdk.images",
+        "sdk.children",
         "sdk.folders",
         "sdk.files",
         "sdk.tars",

@@ -30,14 +30,14 @@ from .folder import alone
 from .lanes import Lanes
 from .models import create_student
 from .opening import first_lines
-from .pipeline import train_arm
+from .pipeline import train_arms, train_teachers
 from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import NetRecord, read_record, write_record
 from .run import Job, Run, Source, image_counts, start_run, teacher_stage
 from .settings import UNCHANGED, Settings
 from .start import RunRequest, Sources, check_shared, choose, in_place, source_of
-from .train import check_claim, train_teacher
+from .train import check_claim
 from .units import Deadline, deadline_of
 
 RESULTS = "results.json"
@@ -197,10 +197,8 @@ def compare_arms(job: Job, source: Source, seeds: Sequence[int], changes: Mappin
         tell_estimate(jobs, arms_of(data, changes))
         for seed, own in zip(seeds, jobs, strict=True):
             job.progress.tell(f"seed {seed}")
-            for name in recipe.teachers:
-                train_teacher(own, name)
-            for arm in list_arms(own.run.recipe, data, changes).values():
-                train_arm(own, arm)
+            train_teachers(own)
+            train_arms(own, [*list_arms(own.run.recipe, data, changes).values()])
     stages = {name: arm.stage for name, arm in list_arms(runs[0].recipe, data, changes).items()}
     figures = {name: _figures(runs, stage) for name, stage in stages.items()}
     pairs = paired({name: row.top1 for name, row in figures.items()})

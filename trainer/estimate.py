@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from heapq import heapreplace
 from typing import NamedTuple
 
 import torch
@@ -34,16 +35,20 @@ class Estimate(NamedTuple):
         teachers: the seconds to train each teacher, by name.
         store: the seconds to fill the logit stores.
         students: the seconds to train the student of each arm, by its stage, without the teachers' answers.
+        teachers_at_once, students_at_once: how many of them are trained at the same time.
     """
 
     teachers: dict[str, float]
     store: float
     students: dict[str, float]
+    teachers_at_once: int = 1
+    students_at_once: int = 1
 
     @property
     def seconds(self) -> float:
         """The seconds of the whole run."""
-        return sum(self.teachers.values()) + self.store + sum(self.students.values())
+        taught = _together(self.teachers.values(), self.teachers_at_once)
+        return taught + self.store + _together(self.students.values(), self.students_at_once)
 
     def shared(self, fillers: int, trainers: int) -> Estimate:
         """Return the least seconds of the stages when so many processes, each with such a device, share them.
@@ -53,7 +58,7 @@ class Estimate(NamedTuple):
         """
         teachers = {name: seconds / trainers for name, seconds in self.teachers.items()}
         students = {stage: seconds / trainers for stage, seconds in self.students.items()}
-        return Estimate(teachers, self.store / fillers, students)
+        return self._replace(teachers=teachers, store=self.store / fillers, students=students)
 
     def __str__(self) -> str:
         stages = {f"teacher {name}": seconds for name, seconds in self.teachers.items()}
@@ -61,6 +66,14 @@ class Estimate(NamedTuple):
         stages |= self.students
         parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
         return f"{parts}; about {duration(self.seconds)} in all"
+
+
+def _together(seconds: Iterable[float], at_once: int) -> float:
+    """Return the time until the last stage has ended. They begin in this order, each as soon as another one ends."""
+    ends = [0.0] * at_once
+    for stage in seconds:
+        heapreplace(ends, ends[0] + stage)
+    return max(ends)
 
 
 def estimate(
@@ -77,8 +90,10 @@ def estimate(
         teachers: the teachers that it trains; None means all.
         is_done: tells whether a stage is finished. Such a stage takes no time and is not timed.
     """
+    teachers_at_once = paces.at_once([(paces.counts.train, it.training) for it in recipe.teachers.values()])
+    students_at_once = paces.at_once([(arm.images(paces.counts), arm.recipe.student.training) for arm in arms])
     taught = {
-        name: paces.teacher(name).seconds(it.training.epochs)
+        name: paces.teacher(name, teachers_at_once).seconds(it.training.epochs)
         for name, it in recipe.teachers.items()
         if (teachers is None or name in teachers) and not is_done(teacher_stage(name))
     }
@@ -88,11 +103,12 @@ def estimate(
         if is_done(arm.stage):
             continue
         images = arm.images(paces.counts)
-        students[arm.stage] = paces.student(arm).seconds(arm.recipe.student.training.epochs)
+        students[arm.stage] = paces.student(arm, students_at_once).seconds(arm.recipe.student.training.epochs)
         store = (arm.spec.hash(), stored_form(arm.recipe, paces.classes), images)
         stored[store] = max(stored.get(store, 0), images * arm.stored_views)
     answers = sum(stored.values())
-    return Estimate(taught, answers * paces.seconds_to_answer if answers else 0.0, students)
+    store_seconds = answers * paces.seconds_to_answer if answers else 0.0
+    return Estimate(taught, store_seconds, students, teachers_at_once, students_at_once)
 
 
 def tell_estimate(

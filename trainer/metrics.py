@@ -97,10 +97,13 @@ class Metrics:
 
     def __init__(self, run: Path, stage: str, epoch: int) -> None:
         self._run = run
-        kept = [
-            row for row in rows(run) if not (isinstance(row, EpochRow) and row.stage == stage and row.epoch >= epoch)
-        ]
-        write_whole(run / FILE, "".join(to_json(row, indent=None) for row in kept))
+        with held(run / FILE, wait=True):  # stages may be trained side by side
+            kept = [
+                row
+                for row in rows(run)
+                if not (isinstance(row, EpochRow) and row.stage == stage and row.epoch >= epoch)
+            ]
+            write_whole(run / FILE, "".join(to_json(row, indent=None) for row in kept))
         self._curves = Curves(run / "tensorboard" / stage.replace("/", "-"), epoch)
 
     def add(self, row: EpochRow) -> None:

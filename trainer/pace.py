@@ -10,10 +10,10 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace as with_
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from .arms import Arm, own_arm
+from .beside import at_once, computing_with, fillers
 from .counts import Counts
 from .data import Dataset, Preprocessing, to_device
 from .evaluate import EVALUATION_BATCH, logits_of
@@ -74,9 +75,19 @@ class Paces:
         seconds: how long the steps of one net are timed, after the first step.
         batch: the largest batch of images of 96 x 96 that is timed on a CPU.
         counts: the number of images in the run; None means those of the job. The job's images are a sample of them.
+        side_by_side: whether stages that need nothing of each other are done at the same time where that is faster.
     """
 
-    def __init__(self, job: Job, seconds: float, batch: int = BATCH_OF_96, counts: Counts | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        seconds: float,
+        batch: int = BATCH_OF_96,
+        counts: Counts | None = None,
+        *,
+        side_by_side: bool = True,
+    ) -> None:
+        self._job, self._side_by_side = job, side_by_side
         self.recipe, self.device, self.progress = from_scratch(job.run.recipe), job.device, job.progress
         self._kept = {name for name, it in job.run.recipe.teachers.items() if not it.training.epochs}
         self.seconds, self.batch = seconds, batch
@@ -84,8 +95,17 @@ class Paces:
         self.data = _sample(job.data, _images_to_time(job))
         self._known: dict[bytes, Pace] = {}
 
-    def teacher(self, name: str) -> Pace:
-        """Return the pace at which a teacher is trained."""
+    def at_once(self, trainings: Sequence[tuple[int, Training]]) -> int:
+        """Return how many of some trainings are done at the same time; see `trainer.beside`.
+
+        Args:
+            trainings: the number of images and the schedule of each.
+        """
+        shown = [images * training.epochs for images, training in trainings]
+        return at_once(self._job, shown, self.counts) if self._side_by_side else 1
+
+    def teacher(self, name: str, slots: int = 1) -> Pace:
+        """Return the pace at which a teacher is trained, if `slots` stages share the threads."""
         it = self.recipe.teachers[name]
 
         def measured() -> Pace:
@@ -100,14 +120,19 @@ class Paces:
                     Job(Run(folder, recipe), self.data, self.device, progress), name
                 ),
                 timed.training,
+                slots,
             )
             image = step / min(timed.training.batch, len(self.data.train))
             return self._pace(once, image, self.counts.train, it.training, created.net, created.preprocessing)
 
-        return self._remembered(["teacher", name], measured)
+        return self._remembered(["teacher", name, slots], measured)
 
-    def student(self, arm: Arm) -> Pace:
-        """Return the pace at which an arm's student is trained, without the time to store its teachers' answers."""
+    def student(self, arm: Arm, slots: int = 1) -> Pace:
+        """Return the pace at which an arm's student is trained, without the time to store its teachers' answers.
+
+        Args:
+            slots: the number of stages that share the threads.
+        """
         views, training = arm.recipe.views, arm.recipe.student.training.from_scratch()
         one_view = replace(views, count=1, mode="replay" if views.mode == "exact" else views.mode)
         smaller = self._smaller(training, self.data.preprocessing)
@@ -116,7 +141,8 @@ class Paces:
         timed = Arm(arm.stage, arm.teachers, recipe, arm.unlabelled)
 
         def measured() -> Pace:
-            once, step = self._timed(arm.stage, lambda folder, progress: self._begin(timed, folder, progress), smaller)
+            begun = partial(self._begin, timed)
+            once, step = self._timed(arm.stage, begun, smaller, slots)
             net = create_student(recipe.student, len(recipe.teachers), self.classes, self.data.preprocessing)
             image = step / min(smaller.batch, arm.images(Counts.of(self.data)))
             return self._pace(once, image, arm.images(self.counts), training, net, self.data.preprocessing)
@@ -124,12 +150,17 @@ class Paces:
         shape = replace(recipe.student, training=replace(training, epochs=1))
         # It makes no difference how many teachers' answers are read, but it does how many answer in every step.
         taught = arm.teachers if views.mode == "online" else bool(arm.teachers)
-        return self._remembered([taught, arm.unlabelled, one_view, shape], measured)
+        return self._remembered([taught, arm.unlabelled, one_view, shape, slots], measured)
 
     @cached_property
     def seconds_to_answer(self) -> float:
-        """The seconds that all teachers take to answer for one image of a view, and to store that."""
+        """The seconds that all teachers take to answer for one image of a view, and to store that.
+
+        If several processes fill the store together, it is the time between two of their answers.
+        """
         arm = own_arm(self.recipe)
+        views = max(1, arm.stored_views)
+        together = fillers(self._job, views * arm.images(self.counts), views, self.counts) if self._side_by_side else 1
         count = self._timed_batch(self.data.preprocessing)
         few = self.data if self.device.type == "cuda" else _sample(self.data, count)
         split, decoding = to_device(arm.split(few), self.device, Silent()), 0.0
@@ -142,7 +173,7 @@ class Paces:
             store = open_store(Run(folder, arm.recipe), few, arm, self._untrained)
             fill_missing(LogitStore(store.folder, store.header, TIMED_VIEWS), self._untrained, split, progress)
 
-        return self._timed("the teachers' answers", filled)[1] + decoding
+        return (self._timed("the teachers' answers", filled, slots=together)[1] + decoding) / together
 
     @cached_property
     def _untrained(self) -> dict[str, Teacher]:
@@ -198,16 +229,20 @@ class Paces:
         return Pace(once + 2 * validation + 2 * test, epoch + validation)
 
     def _timed(
-        self, what: str, work: Callable[[Path, Progress], object], training: Training | None = None
+        self, what: str, work: Callable[[Path, Progress], object], training: Training | None = None, slots: int = 1
     ) -> tuple[float, float]:
-        """Return the seconds before the first step of `work`, and those of a step.
+        """Return the seconds before the first step of `work`, and those of a step, with its share of the threads.
 
         Work that is compiled is done twice: the second time, the compiler has its results in a cache.
         """
         self.progress.begin(f"timing {what}", 1)
         for _ in range(2 if training and training.compile else 1):
             progress = _Stopwatch(self.device, self.seconds)
-            with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
+            with (
+                computing_with(max(1, torch.get_num_threads() // slots)),
+                tempfile.TemporaryDirectory() as folder,
+                suppress(_Enough),
+            ):
                 work(Path(folder), progress)
         self.progress.end()
         return progress.measured()

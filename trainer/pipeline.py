@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from sdk.errors import UsageError
 
 from . import parallel
 from .arms import Arm, own_arm
+from .beside import at_once, fillers, side_by_side
 from .budget import own_student
+from .counts import Counts
 from .data import to_device
 from .estimate import tell_estimate
 from .joining import join
@@ -20,7 +24,7 @@ from .models import Student, Teacher
 from .progress import Progress, Silent
 from .recipe import Recipe
 from .records import StoreRow
-from .run import STUDENT, Job, Run, load_student, load_teacher
+from .run import STUDENT, Job, Run, load_student, load_teacher, teacher_stage
 from .settings import UNCHANGED, Settings
 from .start import RunRequest, Sources, at_work, source_of
 from .train import train_student, train_teacher
@@ -93,11 +97,46 @@ def run_pipeline(job: Job) -> Student:
         StoreError: the store's folder holds a store that was made for something else.
         Diverged, OutOfMemory: a training failed.
     """
-    if job.run.has(STUDENT):
-        return load_student(job.run)[0].to(job.device)
-    for name in job.run.recipe.teachers:
-        train_teacher(job, name)
-    return train_arm(job, own_arm(job.run.recipe))
+    if not job.run.has(STUDENT):
+        train_teachers(job)
+        train_arms(job, [own_arm(job.run.recipe)])
+    return load_student(job.run)[0].to(job.device)
+
+
+def train_teachers(job: Job) -> None:
+    """Train the teachers of the run that are missing, side by side on a CPU with several threads.
+
+    Raises:
+        Diverged, OutOfMemory, ProcessLost, Stopped: a training failed or was stopped.
+    """
+    recipe, images = job.run.recipe, len(job.data.train)
+    missing = [partial(_teach, name=name) for name in recipe.teachers if not job.run.has(teacher_stage(name))]
+    side_by_side(job, missing, at_once(job, [images * it.training.epochs for it in recipe.teachers.values()]))
+
+
+def train_arms(job: Job, arms: Sequence[Arm]) -> None:
+    """Fill the stores that some arms learn from, and train the students that are missing, side by side like teachers.
+
+    Raises:
+        RunError: a teacher is not trained yet.
+        StoreError: the store's folder holds a store that was made for something else.
+        Diverged, OutOfMemory, ProcessLost, Stopped: a training failed or was stopped.
+    """
+    missing = [arm for arm in arms if not job.run.has(arm.stage)]
+    for arm in missing:
+        if arm.stored_views:
+            fill_store(job, arm)
+    counts = Counts.of(job.data)
+    slots = at_once(job, [arm.images(counts) * arm.recipe.student.training.epochs for arm in arms])
+    side_by_side(job, [partial(_train, arm=arm) for arm in missing], slots)
+
+
+def _teach(job: Job, name: str) -> None:
+    train_teacher(job, name)
+
+
+def _train(job: Job, arm: Arm) -> None:
+    train_arm(job, arm)
 
 
 def train_arm(job: Job, arm: Arm) -> Student:
@@ -128,19 +167,34 @@ def fill_store(job: Job, arm: Arm, part: Part = ALL) -> tuple[LogitStore, FillRe
     units = parallel.from_first(lambda: len(store.missing(part)))
     if not units:
         return store, FillResult(units=0, answers=0, seconds=0.0)
-    split = to_device(arm.split(job.data), job.device, job.progress)
     job.progress.tell(
         f"logit store: {store.views} views x {store.header.samples:,} images x {len(teachers)} teachers, "
         f"{units} of {len(part.of(list(store.units())))} units missing"
         f"{f' in part {part.number}/{part.count}' if part.count > 1 else ''}"
     )
-    done = fill_missing(store, teachers, split, job.progress, part)
+    if (slots := fillers(job, store.views * store.header.samples, sum(1 for _ in store.units()))) > 1:
+        done = _filled_side_by_side(job, arm, [own for own in part.parts(slots) if store.missing(own)], slots)
+    else:
+        split = to_device(arm.split(job.data), job.device, job.progress)
+        done = fill_missing(store, teachers, split, job.progress, part)
     if done.units:
         row = StoreRow(stage=store.folder.name, units=done.units, answers=done.answers, seconds=done.seconds)
         parallel.from_first(lambda: add_row(job.run.folder, row))
         rate = done.answers / done.seconds
         job.progress.tell(f"logit store: {rate:,.0f} answers per second; {_cost(store, arm, rate / len(teachers))}")
     return store, done
+
+
+def _filled_side_by_side(job: Job, arm: Arm, parts: Sequence[Part], slots: int) -> FillResult:
+    started = time.perf_counter()
+    filled = side_by_side(job, [partial(_fill, arm=arm, part=part) for part in parts], slots)
+    seconds = time.perf_counter() - started
+    return FillResult(units=sum(it.units for it in filled), answers=sum(it.answers for it in filled), seconds=seconds)
+
+
+def _fill(job: Job, arm: Arm, part: Part) -> FillResult:
+    store, teachers = _store_of(job, arm)
+    return fill_missing(store, teachers, to_device(arm.split(job.data), job.device, job.progress), job.progress, part)
 
 
 def join_stores(job: Job, arm: Arm, folders: Sequence[Path]) -> tuple[LogitStore, int]:

@@ -57,15 +57,16 @@ def plan_run(job: Job, counts: Counts, *, nodes: int, seconds: float) -> Plan:
         seconds: how long the steps of each net are timed; see `Paces`.
     """
     recipe, arm = job.run.recipe, own_arm(job.run.recipe)
-    paces, processes = Paces(job, seconds, counts=counts), nodes * devices_here(job.device)
-    is_streamed = job.data.train.is_streamed
+    processes = nodes * devices_here(job.device)
+    paces = Paces(job, seconds, counts=counts, side_by_side=processes == 1)
+    stages, is_streamed = estimate(recipe, [arm], paces), job.data.train.is_streamed
     return Plan(
         counts=counts,
         classes=paces.classes,
         device=device_name(job.device),
-        stages=estimate(recipe, [arm], paces),
+        stages=stages,
         epochs=Estimate(
-            {name: paces.teacher(name).epoch for name in recipe.teachers},
+            {name: paces.teacher(name, stages.teachers_at_once).epoch for name in recipe.teachers},
             arm.images(counts) * paces.seconds_to_answer if arm.stored_views else 0.0,
             {arm.stage: paces.student(arm).epoch},
         ),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Protocol, Self
 
 
 class Progress(Protocol):
     """Follow the work, one stage at a time. The command line draws bars from these calls."""
+
+    def beside(self) -> Progress:
+        """Return a progress for stages that go on at the same time as those of this one, in the same thread."""
 
     def begin(self, stage: str, steps: int) -> None:
         """Handle the start of `stage`, which takes `steps` steps."""
@@ -28,6 +31,9 @@ class Progress(Protocol):
 
 class Silent:
     """A `Progress` that ignores every call."""
+
+    def beside(self) -> Self:
+        return self
 
     def begin(self, stage: str, steps: int) -> None: ...
 

@@ -28,6 +28,10 @@ class Part:
         """Return the items of this part. The parts take the items in turn, so they differ by one at most."""
         return items[self.number - 1 :: self.count]
 
+    def parts(self, count: int) -> list[Part]:
+        """Return the parts of this part."""
+        return [Part(self.number + number * self.count, self.count * count) for number in range(count)]
+
 
 ALL = Part(1, 1)
 """The whole work."""

@@ -117,7 +117,7 @@ def run_demo(
     with training_extra():
         from trainer.arms import own_arm, plain_arm
         from trainer.estimate import tell_estimate
-        from trainer.pipeline import run_pipeline, train_arm
+        from trainer.pipeline import train_arms, train_teachers
         from trainer.records import write_record
         from trainer.run import Source
         from trainer.start import RunRequest, at_work
@@ -128,8 +128,8 @@ def run_demo(
     with Bars() as bars, at_work(request, bars) as job:
         run, dataset = job.run, job.data
         tell_estimate([job], lambda recipe: [own_arm(recipe), plain_arm(recipe)])
-        run_pipeline(job)
-        train_arm(job, plain_arm(run.recipe))
+        train_teachers(job)
+        train_arms(job, [own_arm(run.recipe), plain_arm(run.recipe)])
         bundles = [
             export_student(run.folder, dataset.test, target, out / "bundles" / target, bars) for target in RUNNABLE
         ]

@@ -26,6 +26,7 @@ from runtimes.base import first_line
 from runtimes.cores import usable_cores
 from runtimes.engines import ENGINES, load_runtime
 
+from ..children import python
 from ..errors import BundleError, EngineError, EngineMissing, LibkdError, ProofError, UsageError
 from .folder import Bundle
 from .golden import TOLERANCE
@@ -36,7 +37,6 @@ MAX_ANSWER_BYTES = 2**20
 GRACE_S = 5
 """A child that nobody ends, because its parent was killed, ends itself this many seconds after its time."""
 
-PROGRAM = "import sys; sys.path[:] = {path}; from {module} import main; main()"
 ERRORS = {kind.code: kind for kind in (BundleError, EngineError, EngineMissing, ProofError, UsageError)}
 """The errors that cross to the parent, as their code and message."""
 
@@ -101,19 +101,6 @@ def try_in_child(bundle: Bundle, threads: int | None, limits: Limits) -> float |
         f"{bundle.path}: crashed {ENGINES[bundle.target].title} in a child process ({_end(code)}); "
         f"don't use this bundle, or allow more than {memory_gb:.1f} GB if it is large"
     )
-
-
-def python(module: str) -> list[str]:
-    """Return the command of a Python that runs `main` of a module and imports from the same folders as this process.
-
-    With `python -m`, it would look into the current folder first, where anything may lie.
-
-    Raises:
-        EngineError: this process is a frozen program.
-    """
-    if getattr(sys, "frozen", False) or not sys.executable:
-        raise EngineError("this needs Python for a child process, which a frozen program lacks")
-    return [sys.executable, "-c", PROGRAM.format(path=ascii([*map(str, sys.path)]), module=module)]
 
 
 @contextmanager

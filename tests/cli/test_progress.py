@@ -47,6 +47,25 @@ def test_each_epoch_is_a_line_with_all_that_one_asks_for(clock, capsys):
     ]
 
 
+def test_stages_side_by_side_have_lines_and_clocks_of_their_own(clock, capsys):
+    with Bars() as bars:
+        one, other = bars.beside(), bars.beside()
+        one.begin("training teachers/conv", 20)
+        clock.now += 5.0
+        other.begin("training teachers/involution", 10)
+        for bar, steps in ((one, 0), (other, 0), (one, 10), (other, 5)):
+            clock.now += 10.0
+            bar.step(steps)
+        one.step(0, "epoch 1/2")
+        other.step(0, "epoch 1/2")
+        other.end("validation 50.0%")
+    assert capsys.readouterr().err.splitlines() == [
+        "training teachers/conv: epoch 1/2, 30 s left",
+        "training teachers/involution: epoch 1/2, 20 s left",
+        "training teachers/involution   40.0 s  validation 50.0%",
+    ]
+
+
 def test_a_note_of_a_step_is_no_line(clock, capsys):
     with Bars() as bars:
         bars.begin("storing logits", 2)

@@ -43,10 +43,13 @@ class Steady:
         self.seconds_to_answer = 0.5 / len(job.data.train)
         self.counts, self.classes = Counts.of(job.data), len(job.data.labels)
 
-    def teacher(self, name):
+    def at_once(self, trainings):
+        return 1
+
+    def teacher(self, name, slots):
         return Pace(3.0, 1.0)
 
-    def student(self, arm):
+    def student(self, arm, slots):
         return Pace(3.0, 2.0)
 
 
@@ -118,7 +121,7 @@ def test_a_run_that_was_cut_is_recognised(steady, tiny_data):
 class Seen(Paces):
     """Paces that count the timed steps."""
 
-    def _timed(self, what, work, training=None):
+    def _timed(self, what, work, training=None, slots=1):
         counted = []
 
         def watched(folder, progress):
@@ -128,7 +131,7 @@ class Seen(Paces):
 
         self.steps = counted
         self.folders = set(Path.cwd().iterdir())
-        return super()._timed(what, watched, training)
+        return super()._timed(what, watched, training, slots)
 
 
 def test_paces_come_from_a_few_real_steps(tiny_recipe, tiny_data, tmp_path, monkeypatch):

@@ -136,8 +136,19 @@ class _OwnPosition(io.RawIOBase):
         super().close()
 
 
+class _Zip(zipfile.ZipFile):
+    """A zip that can be given to another process, which opens it again."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.BufferedReader(_OwnPosition(path)))
+        self._path = path
+
+    def __reduce__(self) -> tuple[type[_Zip], tuple[Path]]:
+        return _Zip, (self._path,)
+
+
 def _in_zip(path: Path) -> Found:
-    archive = zipfile.ZipFile(io.BufferedReader(_OwnPosition(path)))
+    archive = _Zip(path)
     found, links = Found([], []), dict[str, str]()
     for member in archive.infolist():
         name = PurePosixPath(member.filename).as_posix()

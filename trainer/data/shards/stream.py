@@ -11,11 +11,11 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from itertools import accumulate, tee
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -111,6 +111,10 @@ class ShardSamples:
     class_counts: Tensor
     input: Input
     device: torch.device = CPU
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out the shards that are open: another process opens its own."""
+        return ShardSamples, tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def size(self) -> tuple[int, int]:
