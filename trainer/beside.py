@@ -37,6 +37,7 @@ from . import parallel
 from .counts import Counts
 from .errors import ProcessLost
 from .memory import keeping_freed_memory
+from .models import come_along
 from .progress import Progress, Silent
 from .run import Job
 from .stopping import finishing, stopped
@@ -58,7 +59,8 @@ def at_once(job: Job, shown: Sequence[int], counts: Counts | None = None) -> int
     """Return how many stages are done at the same time.
 
     It is 1 where each stage has all threads: on a GPU, in one of several processes that `torchrun` has started, with a
-    single thread, with so much data that a copy of it would matter, and where all but one stage are short.
+    single thread, with a net that only the calling program knows, with so much data that a copy of it would matter, and
+    where all but one stage are short.
 
     Args:
         shown: the images that each stage is shown, counted again in each epoch.
@@ -66,7 +68,8 @@ def at_once(job: Job, shown: Sequence[int], counts: Counts | None = None) -> int
     """
     area, counts = math.prod(job.data.train.size), counts or Counts.of(job.data)
     in_memory = counts.students * (job.data.train.nbytes > 0) + counts.validation + counts.test
-    shares = job.device.type == "cpu" and parallel.world_size() == 1 and os.name == "posix" and can_start()
+    shares = job.device.type == "cpu" and not parallel.is_shared() and os.name == "posix" and can_start()
+    shares = shares and come_along(job.run.recipe)
     worthy = sum(count * area >= LEAST_PIXELS for count in shown)
     return max(1, min(worthy, torch.get_num_threads())) if shares and 3 * area * in_memory <= MOST_BYTES else 1
 
@@ -170,7 +173,7 @@ class _Child(Generic[Answer]):
         """Handle what it says next, and return whether it is done.
 
         Raises:
-            ProcessLost: it ended without an answer.
+            ProcessLost, Stopped: it ended without an answer.
             Exception: what its work raised.
         """
         try:
@@ -178,10 +181,7 @@ class _Child(Generic[Answer]):
                 raise EOFError
             what, *said = self.connection.recv()
         except (EOFError, OSError):
-            raise ProcessLost(
-                f"{self._doing}: its process ended ({_end(self.process.wait())}); what was kept stays: start the same "
-                "command again, with --threads 1 if memory is short"
-            ) from None
+            raise self._lost(self.process.wait()) from None
         if what == "raised":
             raise said[0]
         if what == "done":
@@ -192,6 +192,14 @@ class _Child(Generic[Answer]):
             self._doing = said[0]
         getattr(self._progress, what)(*said)
         return False
+
+    def _lost(self, code: int) -> LibkdError:
+        if code == -signal.SIGTERM:  # which a cluster sends to all processes
+            return stopped(self._doing)
+        return ProcessLost(
+            f"{self._doing}: its process ended ({_end(code)}); what was kept stays: start the same command again, "
+            "with --threads 1 if memory is short"
+        )
 
     def close(self) -> None:
         """Wait for its end, and make sure of it."""

@@ -41,7 +41,12 @@ def _place(name: str, default: int) -> int:
 
 def world_size() -> int:
     """Return how many processes work together here: 1 unless they have joined, and inside `from_first`."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _is_alone else 1
+    return dist.get_world_size() if is_shared() and not _is_alone else 1
+
+
+def is_shared() -> bool:
+    """Return whether several processes do this work together, also inside `from_first`."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:

@@ -99,6 +99,9 @@ class TimedProgress:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
+    def beside(self) -> TimedProgress:
+        return self
+
     def begin(self, stage: str, steps: int) -> None:
         self.stage, self.steps, self.done, self.note = stage, steps, 0, ""
         self.began = self.shown = _now()

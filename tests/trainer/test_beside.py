@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace as with_
+from functools import partial
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from msgspec.structs import replace
 
 from jobs import Interrupt, Terminate, job_of
 from trainer import beside
@@ -102,9 +105,9 @@ def fails(job):
     raise Diverged("teachers/conv: the loss is nan")
 
 
-def dies(job):
+def dies(job, by=signal.SIGKILL):
     job.progress.begin("training teachers/conv", 1)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), by)
 
 
 def waits(job):
@@ -126,6 +129,7 @@ def interrupts(job):
 @pytest.mark.parametrize(
     ("work", "error", "words"),
     [
+        (partial(dies, by=signal.SIGTERM), Stopped, "^training teachers/conv: stopped by SIGTERM"),
         (interrupts, KeyboardInterrupt, None),
         (fails, Diverged, "^teachers/conv: the loss is nan$"),
         (dies, ProcessLost, r"^training teachers/conv: its process ended \(SIGKILL\).*--threads 1"),
@@ -217,8 +221,12 @@ def test_what_shares_nothing_has_all_threads(tiny_recipe, tiny_data, tmp_path, m
         assert at_once(job, [long]) == 1
         assert at_once(job, [long, long], Counts(10**6, 0, 1, 1)) == 1, "2.4 GB"
         assert at_once(with_(job, device=torch.device("cuda")), [long, long]) == 1
-        monkeypatch.setattr("trainer.parallel.world_size", lambda: 2)
-        assert at_once(job, [long, long]) == 1
+        with monkeypatch.context() as under_torchrun:
+            under_torchrun.setattr("trainer.parallel.is_shared", lambda: True)
+            assert at_once(job, [long, long]) == 1
+        monkeypatch.setitem(timm.models._registry._model_entrypoints, "own_net", fails)
+        own = replace(tiny_recipe, teachers={"own": replace(tiny_recipe.teachers["conv"], model="own_net")})
+        assert at_once(job_of(Run(tmp_path, own), tiny_data), [long, long]) == 1, "another process does not know it"
     assert at_once(job, [long, long]) == 1
 
 

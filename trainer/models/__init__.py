@@ -5,7 +5,7 @@ Importing this package registers nets with timm that timm does not have: RedNet,
 
 from . import rednet, small
 from .involution import Involution, involution
-from .nets import check_nets
+from .nets import check_nets, come_along
 from .student import Student, create_student, size_step, student_preprocessing
 from .teacher import Teacher, create_teacher
 from .weights import classifiers
@@ -16,6 +16,7 @@ __all__ = [
     "Teacher",
     "check_nets",
     "classifiers",
+    "come_along",
     "create_student",
     "create_teacher",
     "involution",

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import timm
+
 from ..data import Preprocessing
 from ..errors import RecipeError
 from ..recipe import Recipe
 from .student import create_student
 from .teacher import create_teacher
+
+
+def come_along(recipe: Recipe) -> bool:
+    """Return whether all nets of a recipe are timm's or ours: a net that the calling program registered is its own."""
+    names = [recipe.student.model, *(teacher.model for teacher in recipe.teachers.values())]
+    modules = (timm.models.model_entrypoint(name).__module__ for name in names if name and timm.is_model(name))
+    return all(module.partition(".")[0] in ("timm", "trainer") for module in modules)
 
 
 def check_nets(recipe: Recipe, classes: int, preprocessing: Preprocessing) -> None:
