@@ -94,7 +94,7 @@ def side_by_side(job: Job, works: Sequence[Callable[[Job], Answer]], slots: int)
         Stopped: SIGTERM came.
         Exception: what the first work raised that failed.
     """
-    if slots == 1:
+    if slots == 1 or not works:
         return [work(job) for work in works]
     threads = max(1, torch.get_num_threads() // slots)
     if len(works) == 1:
@@ -105,7 +105,7 @@ def side_by_side(job: Job, works: Sequence[Callable[[Job], Answer]], slots: int)
         waiting = deque(enumerate(works))
         while waiting or children:
             if is_asked_to_stop():
-                raise stopped("stages side by side")
+                raise stopped(" and ".join(child.doing for child in children))
             while waiting and len(children) < slots:
                 number, work = waiting.popleft()
                 children.append(_Child(number, _Task(work, spans, threads), file, job.progress.beside()))
@@ -140,13 +140,14 @@ class _Child(Generic[Answer]):
 
     Attributes:
         number: the place of the work among all.
+        doing: the stage that it has begun last.
         answer: what the work returned, once `hear` has returned True.
     """
 
     answer: Answer
 
     def __init__(self, number: int, task: _Task, file: int, progress: Progress) -> None:
-        self.number, self._progress, self._doing = number, progress, "a stage"
+        self.number, self._progress, self.doing = number, progress, "a stage"
         self.connection, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
@@ -189,15 +190,15 @@ class _Child(Generic[Answer]):
             self.close()
             return True
         if what == "begin":
-            self._doing = said[0]
+            self.doing = said[0]
         getattr(self._progress, what)(*said)
         return False
 
     def _lost(self, code: int) -> LibkdError:
         if code == -signal.SIGTERM:  # which a cluster sends to all processes
-            return stopped(self._doing)
+            return stopped(self.doing)
         return ProcessLost(
-            f"{self._doing}: its process ended ({_end(code)}); what was kept stays: start the same command again, "
+            f"{self.doing}: its process ended ({_end(code)}); what was kept stays: start the same command again, "
             "with --threads 1 if memory is short"
         )
 

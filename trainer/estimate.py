@@ -65,7 +65,9 @@ class Estimate(NamedTuple):
         stages |= {"logit store": self.store} if self.store else {}
         stages |= self.students
         parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
-        return f"{parts}; about {duration(self.seconds)} in all"
+        side_by_side = max(self.teachers_at_once, self.students_at_once)
+        with_others = f", with {side_by_side} side by side" if side_by_side > 1 else ""
+        return f"{parts}; about {duration(self.seconds)} in all{with_others}"
 
 
 def _together(seconds: Iterable[float], at_once: int) -> float:

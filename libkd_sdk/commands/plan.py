@@ -216,6 +216,8 @@ def _show(plan: Plan, nodes: int, side: int) -> None:
         ("held out", f"{plan.counts.validation:,} images for validation, {plan.counts.test:,} for the test"),
         ("logit store", str(plan.store) if plan.store else "none: the teachers answer online"),
     ]
+    if (at_once := plan.stages.teachers_at_once) > 1:
+        facts.append(("teachers", f"{at_once} are trained side by side, each with a part of the threads"))
     if plan.processes > 1 or plan.limit:
         all_fill = "all fill the store, and " if plan.store else ""
         limited = f"{all_fill}{plan.trainers:,} train together; {plan.limit}"

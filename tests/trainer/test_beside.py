@@ -89,7 +89,7 @@ def test_a_run_side_by_side_has_the_bits_of_one_with_a_thread(finished, tiny_rec
 @pytest.mark.usefixtures("_two_threads")
 def test_what_is_told_to_end_is_kept_and_continued(finished, tiny_recipe, tiny_data, tmp_path):
     run = start_run(tmp_path / "run", tiny_recipe, tiny_data, SOURCE)
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped, match="training teachers/involution: stopped by SIGTERM"):
         train_teachers(job_of(run, tiny_data, Terminate("training teachers/involution", 5)))
     assert not children_of(os.getpid())
     assert run.checkpoint("teachers/involution").path.exists(), "in the middle of an epoch"
@@ -233,7 +233,10 @@ def test_what_shares_nothing_has_all_threads(tiny_recipe, tiny_data, tmp_path, m
 def test_an_estimate_counts_what_is_done_at_once():
     stages = Estimate({"a": 10.0, "b": 4.0, "c": 5.0}, 2.0, {"student": 7.0, "arms/plain": 8.0})
     assert stages.seconds == 36
-    assert stages._replace(teachers_at_once=2, students_at_once=2).seconds == 10 + 2 + 8
+    assert str(stages).endswith("about 36 s in all")
+    side_by_side = stages._replace(teachers_at_once=2, students_at_once=2)
+    assert side_by_side.seconds == 10 + 2 + 8
+    assert str(side_by_side).endswith("about 20 s in all, with 2 side by side")
 
 
 def test_a_plan_times_stages_with_their_share(tiny_recipe, tiny_data, tmp_path, monkeypatch):
