@@ -31,7 +31,7 @@ lint: .venv/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy --config-file tests/mypy.ini tests tools examples docs
+	$(BIN)/mypy --config-file tests/mypy.ini tests tools examples docs benchmarks
 
 # The documentation, in docs/_build. A warning is an error.
 docs: .venv/ready

@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from trainer.arms import own_arm
+from trainer.data import Split
 from trainer.lessons import open_store
 from trainer.logits import Answers, Form
 from trainer.logits.fill import FILL_BATCH, answers_of
@@ -53,7 +55,7 @@ def answers(folder: Path) -> dict[str, Tensor]:
     """Return each teacher's logits for view 0 of all training images, float32 [images, classes]."""
     job = prepare(RunRequest(out=folder, device="cpu"), Silent())
     teachers, arm = load_teachers(job), own_arm(job.run.recipe)
-    store, split = open_store(job.run, job.data, arm, teachers), arm.split(job.data)
+    store, split = open_store(job.run, job.data, arm, teachers), cast(Split, arm.split(job.data))
     found: dict[str, list[Tensor]] = {name: [] for name in teachers}
     chunks = order(store.header.seed, split.ids, 0).split(FILL_BATCH)
     for indices, images in zip(chunks, split.images.feed(chunks, job.device), strict=True):

@@ -120,7 +120,9 @@ def odd_entry(folder: Path, draw: Random, material: Material) -> None:
     outside = folder.with_name(f"{folder.name}-outside")
     if kind == 0:
         shutil.move(file, outside)
-        file.symlink_to(draw.choice([outside, "/dev/zero", "/proc/self/mem", file.name, "../" * 50 + "etc/passwd"]))
+        file.symlink_to(
+            draw.choice([str(outside), "/dev/zero", "/proc/self/mem", file.name, "../" * 50 + "etc/passwd"])
+        )
     elif kind == 1:
         file.unlink()
         os.mkfifo(file)

@@ -37,7 +37,7 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(_measured(arguments.child, arguments.bundle, arguments.threads, arguments.calls)))
         return
-    rows = []
+    rows = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory() as folder:
         for precision in PRECISIONS:
             bundle, found = _export(precision, Path(folder)), dict[str, list[dict[str, float]]]()

@@ -29,7 +29,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(measured(*arguments.child, arguments.batch)))
+        net, way = arguments.child
+        print(json.dumps(measured(net, way, arguments.batch)))
         return
     for net in NETS:
         rounds = [[asked(net, way, arguments.batch) for way in WAYS] for _ in range(arguments.rounds)]

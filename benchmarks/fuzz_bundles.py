@@ -68,18 +68,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Place(Path(name))
         place.prepare(engines)
-        rows = []
+        rows = list[dict[str, Any]]()
         for kind in KINDS:
-            row = Counter()
+            row = Counter[str]()
             for engine in engines:
                 count = -(-arguments.count * kind.share // (sum(kind.share for kind in KINDS) * len(engines)))
                 row += _run(place, kind, engine, arguments.seed, count)
             rows.append({"of": kind.name, "tried": row.total() - row["contained"], **_counts(row)})
             if not arguments.json:
                 print(_line(rows[-1]), flush=True)
-    total = Counter()
-    for row in rows:
-        total.update({name: value for name, value in row.items() if name != "of"})
+    total = Counter[str]()
+    for counted in rows:
+        total.update({name: value for name, value in counted.items() if name != "of"})
     rows.append({"of": "all", **total})
     print(json.dumps(rows, indent=2) if arguments.json else _line(rows[-1]))
     unsafe = sum(row["wrong"] for row, kind in zip(rows, KINDS, strict=False) if not kind.hashed_again)
@@ -198,7 +198,7 @@ def _export(engine: str, seed: int, folder: Path) -> None:
         nn.Linear(16 * (SIZE // 4) ** 2, len(LABELS)),
     )
     with torch.no_grad():
-        module[-1].weight *= 6
+        module.get_parameter(f"{len(module) - 1}.weight").mul_(6)
     draw = np.random.default_rng(seed)
     pixels = np.stack([_waves(draw, SIZE, SIZE) for _ in range(64)])
     sdk.export(

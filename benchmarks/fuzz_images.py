@@ -256,7 +256,7 @@ def intact() -> list[tuple[str, bytes]]:
             for mode in ("RGB", "RGBA", "L", "P", "CMYK", "1", "I;16")
         ),
         *(
-            (f"tiff-{name}", "TIFF", "RGB", {"compression": name})
+            (f"tiff-{name}", "TIFF", "RGB", dict[str, object](compression=name))
             for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
         ),
         ("tiff-group4", "TIFF", "1", {"compression": "group4"}),

@@ -55,7 +55,7 @@ def by_unfolding(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def ways(device: str) -> dict[str, Way]:
-    everywhere = {"unfold": by_unfolding, "involution": involution}
+    everywhere: dict[str, Way] = {"unfold": by_unfolding, "involution": involution}
     if device == "cpu":
         return everywhere
     return {**everywhere, "shifts": _Involution.apply, "compiled unfold": torch.compile(by_unfolding, dynamic=False)}

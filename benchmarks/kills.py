@@ -149,7 +149,7 @@ def undisturbed(job: Job, place: Path) -> Undisturbed:
 
 def trial(job: Job, fault: Fault, whole: Undisturbed, place: Path) -> Counter[str]:
     """Disturb a command, run it again to its end, and return what was found."""
-    folder, found = fresh(job, place), Counter()
+    folder, found = fresh(job, place), Counter[str]()
     arguments = [*job.arguments, "--out", str(folder)]
     code, error = in_child(arguments, folder, fault)
     is_one_line = "Traceback" not in error and error.count("libkd-sdk: ") == 1

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
@@ -116,7 +116,7 @@ def _row(
     }
 
 
-def _line(row: dict[str, str | int | float]) -> str:
+def _line(row: dict[str, Any]) -> str:
     return (
         "{net:<8} {target:<10} {threads} threads: exported in {export_s:.0f} s, plain {plain_ms:7.2f} ms, "
         "fp32 {fp32_ms:7.2f} ms ({faster_than_plain:.2f} times faster), int8 {int8_ms:7.2f} ms "
@@ -174,6 +174,7 @@ def _plain_onnx(module: torch.nn.Module, example: torch.Tensor, folder: Path, ma
         external_data=False,
         verbose=False,
     )
+    assert exported is not None
     exported.model.metadata_props[METADATA_KEY] = manifest
     exported.save(folder / "model.onnx")
 

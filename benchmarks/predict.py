@@ -51,7 +51,7 @@ def main() -> None:
                 bundle = _export(student, target, Path(folder) / f"{target}-{student}")
                 if target == "onnx":
                     rows.append({"of": f"{student} px {target}", **_memory(bundle)})
-                command = [sys.executable, __file__, "--bundle", bundle, "--calls", str(arguments.calls)]
+                command = [sys.executable, __file__, "--bundle", str(bundle), "--calls", str(arguments.calls)]
                 found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
                 rows += [{"of": f"{student} px {target}", **row} for row in found]
     print(json.dumps(rows, indent=2) if arguments.json else "\n".join(map(_line, rows)))
@@ -128,6 +128,7 @@ def _engine_call(classifier: sdk.Classifier) -> Callable[[np.ndarray], object]:
     """Return the engine's own call on the session of the classifier, so that nothing else differs."""
     checked: Any = classifier._session._session
     session = checked._session
+    assert classifier.bundle is not None
     target = classifier.bundle.target
     if target == "onnx":
         return lambda pixels: session._session.run(["probabilities"], {"pixels": pixels})

@@ -26,6 +26,7 @@ import tempfile
 import time
 from functools import partialmethod
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -112,7 +113,7 @@ def write_images(path: Path, samples: int, size: int) -> None:
             member.size = content.tell()
             content.seek(0)
             archive.addfile(member, content)
-            archive.members.clear()
+            archive.members.clear()  # type: ignore[attr-defined]  # or it keeps a kilobyte for each
 
 
 def memory_of(command: list[str]) -> list[float]:
@@ -150,11 +151,12 @@ def speed(folder: Path, samples: int, size: int, rounds: int) -> None:
     from trainer.progress import Silent
     from trainer.recipe import DataRecipe
 
-    ShardSamples.feed = partialmethod(ShardSamples.feed, workers=0)  # cores slow each other where they share a unit
+    monkey: Any = ShardSamples
+    monkey.feed = partialmethod(ShardSamples.feed, workers=0)  # cores slow each other where they share a unit
     write_photos(folder / "images.tar", samples, size)
     images = wanted([folder / "images.tar"])
     pack(images, folder / "shards", DataRecipe(), Form(), per_shard=8192, skip_bad=False, progress=Silent())
-    streamed, resident = load([folder / "shards"]).train, load([folder / "images.tar"]).train
+    streamed, resident = cast(ShardSamples, load([folder / "shards"]).train), load([folder / "images.tar"]).train
     ratios = []
     for number in range(rounds):
         decoding, in_memory, streaming = (
@@ -183,7 +185,7 @@ def write_photos(path: Path, samples: int, size: int) -> None:
             member.size = content.tell()
             content.seek(0)
             archive.addfile(member, content)
-            archive.members.clear()
+            archive.members.clear()  # type: ignore[attr-defined]  # or it keeps a kilobyte for each
 
 
 def seconds(work, *arguments) -> float:

@@ -125,7 +125,11 @@ class Images:
         self.expected = [_answer(classifier, source()) for source in self.sources]
 
     def _add(self, *sources: ImageSource) -> None:
-        self.sources += [lambda source=source: source for source in sources]
+        self.sources += [partial(_same, source) for source in sources]
+
+
+def _same(source: ImageSource) -> ImageSource:
+    return source
 
 
 def _open(path: Path) -> ImageSource:
@@ -228,7 +232,7 @@ class Soak:
             self._check(number, outcome)
         how = draw.choice(("close", "drop", "collect"))
         if how == "close":
-            stream.close()
+            stream.close()  # type: ignore[attr-defined]  # it is a generator, which the annotation leaves open
         elif how == "collect":
             circle: list[object] = [stream]
             circle.append(circle)

@@ -144,7 +144,12 @@ class Bench:
         def views(number: int) -> None:
             next(batches(self.split, seed=0, view=number, epoch=0, size=self.batch, spec=self.arm.spec))
 
-        kinds = {"plain": plain_step, "stored": stored_step, "timm": timm_step, "views": views}
+        kinds: dict[str, Callable[[int], None]] = {
+            "plain": plain_step,
+            "stored": stored_step,
+            "timm": timm_step,
+            "views": views,
+        }
         medians = self._medians(kinds, rounds)
         return {
             **{f"{name}_ms": 1000 * seconds for name, seconds in medians.items()},
@@ -246,6 +251,7 @@ class _Answered(nn.Module):
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.num_classes, self.in_chans = CLASSES, 3
+        self.heads = tuple[Tensor, ...]()
         self.pretrained_cfg = {"mean": preprocessing.mean, "std": preprocessing.std}
 
     def set_distilled_training(self, enable: bool) -> None:

@@ -25,16 +25,17 @@ from pathlib import Path
 import torch
 from kernels import kernels
 from msgspec.structs import replace
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
-from workbench import Workbench, first_of, say
+from workbench import Step, Workbench, first_of, say
 
 from trainer.arms import Arm, own_arm, plain_arm
 from trainer.budget import cut
 from trainer.checkpoint import Position
 from trainer.data import load
 from trainer.device import arithmetic, pick_device
+from trainer.learner import Learner
 from trainer.logits import fill_batch
 from trainer.pipeline import train_arm
 from trainer.progress import Silent
@@ -42,7 +43,7 @@ from trainer.recipe import Recipe, read_recipe
 from trainer.run import Job, Run, Source, start_run, teacher_stage
 from trainer.tensors import TensorFile
 from trainer.train import train_teacher
-from trainer.views import render
+from trainer.views import ViewSpec, render
 
 SCRATCH = Path(os.environ.get("LIBKD", "libkd-scratch"))
 
@@ -70,7 +71,7 @@ def main() -> int:
     bench.figures["load_s"] = time.perf_counter() - started
     sizes = " + ".join(f"{len(split):,}" for split in (data.train, data.validation, data.test))
     say(f"{sizes} images in {bench.figures['load_s']:.1f} s")
-    sections = {
+    sections: dict[str, Callable[[Workbench], None]] = {
         "ceilings": ceilings,
         "kernels": kernels,
         "whole path": partial(whole_path, few=options.few, source=Source(tuple(options.data))),
@@ -170,7 +171,7 @@ def rendering(bench: Workbench) -> None:
             bench.note(f"views {name} {count}", step, count, rounds=10)
 
 
-def _render(images: Tensor, ids: Tensor, spec: object, number: int) -> None:
+def _render(images: Tensor, ids: Tensor, spec: ViewSpec, number: int) -> None:
     render(images, ids, seed=0, view=number, spec=spec)
 
 
@@ -193,7 +194,8 @@ def filling(bench: Workbench) -> None:
     operations = sum(bench.operations(it.net, it.preprocessing, backward=False) for it in bench.teachers.values())
     for teacher in bench.teachers.values():
         teacher.net.eval()
-    batch = min(fill_batch(*bench.train.images.size, bench.device), len(bench.train))
+    height, width = bench.train.size
+    batch = min(fill_batch(height, width, bench.device), len(bench.train))
     indices = torch.arange(batch, device=bench.device)
     (images,) = bench.train.images.feed([indices], bench.device)
 
@@ -213,10 +215,13 @@ def checkpoints(bench: Workbench) -> None:
     for name, (step, learner) in bench.as_in_the_recipe().items():
         step(0)
         file = TensorFile(SCRATCH / f"{name}.safetensors", f"a checkpoint of {name}", "remove it")
-        save = partial(learner.save, file, Position(1))
-        bench.figures[f"checkpoint {name}_ms"] = bench.milliseconds(lambda _, save=save: save(), 5, 1)
+        bench.figures[f"checkpoint {name}_ms"] = bench.milliseconds(partial(_save, learner, file), 5, 1)
         say(f"   of {name}: {bench.figures[f'checkpoint {name}_ms']:.0f} ms")
         file.path.unlink(missing_ok=True)
+
+
+def _save(learner: Learner[nn.Module], file: TensorFile, number: int) -> None:
+    learner.save(file, Position(number))
 
 
 def waits(bench: Workbench) -> None:
@@ -262,7 +267,7 @@ def tables(bench: Workbench) -> None:
     """Write the profiler's tables, sorted by device time and by host time, and measure how busy the device is."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.on_gpu else [])]
     images, ids = bench.train.pixels()[: bench.batch], bench.train.ids[: bench.batch]
-    work = {"views": partial(_render, images, ids, bench.recipe.views.spec)}
+    work: dict[str, Step] = {"views": partial(_render, images, ids, bench.recipe.views.spec)}
     work |= {name: step for name, (step, _) in bench.as_in_the_recipe().items()}
     with (bench.out / "profile.txt").open("w") as file:
         for name, step in work.items():

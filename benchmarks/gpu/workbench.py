@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.arms import own_arm
-from trainer.data import Dataset, Preprocessing, Split, to_input
+from trainer.data import Dataset, Preprocessing, Samples, Split, to_input
 from trainer.learner import Learner
 from trainer.loop import Batch, batches
 from trainer.losses import distillation, labels_alone, soft_cross_entropy
@@ -23,7 +24,7 @@ from trainer.models import Teacher, create_student, create_teacher
 from trainer.recipe import Recipe, Training
 
 START = time.perf_counter()
-Step = Callable[[int], None]
+Step = Callable[[int], object]
 """A piece of work to be timed. The argument counts the calls."""
 
 
@@ -55,7 +56,7 @@ class Workbench:
 
     @cached_property
     def train(self) -> Split:
-        return self.data.train.to(self.device)
+        return cast(Split, self.data.train.to(self.device))
 
     @cached_property
     def shown(self) -> list[Batch]:
@@ -124,8 +125,8 @@ class Workbench:
 
             def loss_of(output: Tensor) -> Tensor:
                 if not taught:
-                    return sum(labels_alone(output, targets).values())
-                return sum(distillation(output, targets, kept[one.rows.places].float(), teaching).values())
+                    return _sum(labels_alone(output, targets))
+                return _sum(distillation(output, targets, kept[one.rows.places].float(), teaching))
 
             learner.step(number, inputs, loss_of)
 
@@ -166,8 +167,14 @@ class Workbench:
         say(text)
 
 
-def first_of(split: Split, count: int) -> Split:
-    """Return the first samples of a split."""
+def _sum(losses: dict[str, Tensor]) -> Tensor:
+    first, *others = losses.values()
+    return sum(others, start=first)
+
+
+def first_of(samples: Samples, count: int) -> Split:
+    """Return the first samples of a split, which is not streamed."""
+    split = cast(Split, samples)
     return split.take(torch.arange(min(count, len(split))))
 
 
