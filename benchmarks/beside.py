@@ -3,8 +3,8 @@
     python benchmarks/beside.py [--recipe demo] [--images 12000] [--epochs 2] [--rounds 3] [--threads 2]
 
 In each round both are done once: all teachers of the recipe, then the student with its teachers and without. The times
-hold all that belongs to a training, such as starting the processes, and validation. Expected on two cores: side by side
-takes at most 0.8 of the time.
+hold all that belongs to a training, such as starting the processes, and validation. Expected on two cores: less time
+side by side, and the less, the longer the trainings are.
 """
 
 from __future__ import annotations

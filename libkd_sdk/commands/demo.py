@@ -124,7 +124,7 @@ def run_demo(
 
     source = Source((data,))
     request = RunRequest(out=out / "run", source=source, recipe=recipe, seed=seed, device=device, threads=threads)
-    remark(f"Two teachers, their stored logits, two students, {len(RUNNABLE)} bundles: 6 to 12 minutes on two cores.")
+    remark(f"Two teachers, their stored logits, two students, {len(RUNNABLE)} bundles: 6 to 10 minutes on two cores.")
     with Bars() as bars, at_work(request, bars) as job:
         run, dataset = job.run, job.data
         tell_estimate([job], lambda recipe: [own_arm(recipe), plain_arm(recipe)])
