@@ -125,11 +125,7 @@ class Images:
         self.expected = [_answer(classifier, source()) for source in self.sources]
 
     def _add(self, *sources: ImageSource) -> None:
-        self.sources += [partial(_same, source) for source in sources]
-
-
-def _same(source: ImageSource) -> ImageSource:
-    return source
+        self.sources += [lambda source=source: source for source in sources]  # type: ignore[misc]
 
 
 def _open(path: Path) -> ImageSource:
