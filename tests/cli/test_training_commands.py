@@ -91,6 +91,7 @@ def test_a_time_that_makes_no_sense_leaves_nothing(clothes, tiny_recipe_file, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_run_is_cut_to_the_time_it_is_given_and_goes_on_as_it_was_cut(clothes, tiny_recipe_file, tmp_path, shell):
     arguments = ["distill", "--data", clothes, "--recipe", tiny_recipe_file, "--out", tmp_path / "run"]
     first = libkd(*arguments, "--within", "1h")

@@ -142,13 +142,14 @@ def test_one_that_fails_ends_all(work, error, words, tiny_recipe, tiny_data, tmp
     assert not children_of(os.getpid())
 
 
+@pytest.mark.slow
 def test_each_has_its_share_of_the_threads_and_the_same_job(tiny_recipe, tiny_data, tmp_path):
     job = job_of(Run(tmp_path, tiny_recipe), tiny_data)
     with computing_with(5):
-        answers = side_by_side(job, [threads_of] * 3, 2)
+        answers = side_by_side(job, [threads_of] * 2, 2)
         assert side_by_side(job, [threads_of], 2) == answers[:1], "the last one has no more"
         assert torch.get_num_threads() == 5
-    assert answers == [(2, len(tiny_data.train), tiny_recipe.hash())] * 3
+    assert answers == [(2, len(tiny_data.train), tiny_recipe.hash())] * 2
     assert side_by_side(job, [threads_of] * 2, 1) == [(1, len(tiny_data.train), tiny_recipe.hash())] * 2
 
 
