@@ -1,8 +1,8 @@
 """Stages that need nothing of each other, side by side on a CPU, each in a process with a part of the threads.
 
-The steps of a small net keep few threads busy. Two trainings with one thread each take much less time than the same two
-one after the other with two threads (`benchmarks/beside.py`). The number of threads of a stage depends on the recipe
-and on the threads of the run alone, so that a run that was interrupted ends with the same bits.
+The steps of a small net keep few threads busy. Two trainings with one thread each take less time than the same two one
+after the other with two threads (`benchmarks/beside.py`). The number of threads of a stage depends on the recipe, the
+data and the threads of the run alone, so that a run that was interrupted ends with the same bits.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from .models import come_along
 from .progress import Progress, Silent
 from .run import Job
 from .stopping import finishing, stopped
+from .threads import computing_with
 
 LEAST_PIXELS, MOST_BYTES = 10**7, 2**30
 """The fewest pixels that a stage looks at if it is to have a process of its own, which takes seconds to start; and the
@@ -115,17 +116,6 @@ def side_by_side(job: Job, works: Sequence[Callable[[Job], Answer]], slots: int)
                     answers[child.number] = child.answer
                     children.remove(child)
     return [answers[number] for number in range(len(works))]
-
-
-@contextmanager
-def computing_with(threads: int) -> Iterator[None]:
-    """Let torch compute with this number of threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Task(NamedTuple):

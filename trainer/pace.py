@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from .arms import Arm, own_arm
-from .beside import at_once, computing_with, fillers
+from .beside import at_once, fillers
 from .counts import Counts
 from .data import Dataset, Preprocessing, to_device
 from .evaluate import EVALUATION_BATCH, logits_of
@@ -34,6 +34,7 @@ from .models import Teacher, create_student, create_teacher
 from .progress import Progress, Silent
 from .recipe import Recipe, Training
 from .run import Job, Run
+from .threads import computing_with
 from .train import train_student, train_teacher
 
 LEAST_STEPS = 3

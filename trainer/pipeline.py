@@ -122,12 +122,12 @@ def train_arms(job: Job, arms: Sequence[Arm]) -> None:
         StoreError: the store's folder holds a store that was made for something else.
         Diverged, OutOfMemory, ProcessLost, Stopped: a training failed or was stopped.
     """
-    missing = [arm for arm in arms if not job.run.has(arm.stage)]
-    for arm in missing:
-        if arm.stored_views:
-            fill_store(job, arm)
-    counts = Counts.of(job.data)
+    missing, counts = [arm for arm in arms if not job.run.has(arm.stage)], Counts.of(job.data)
     slots = at_once(job, [arm.images(counts) * arm.recipe.student.training.epochs for arm in arms])
+    if slots > 1:  # or `train_arm` fills the store when it needs it
+        for arm in missing:
+            if arm.stored_views:
+                fill_store(job, arm)
     side_by_side(job, [partial(_train, arm=arm) for arm in missing], slots)
 
 
@@ -172,7 +172,7 @@ def fill_store(job: Job, arm: Arm, part: Part = ALL) -> tuple[LogitStore, FillRe
         f"{units} of {len(part.of(list(store.units())))} units missing"
         f"{f' in part {part.number}/{part.count}' if part.count > 1 else ''}"
     )
-    if (slots := fillers(job, store.views * store.header.samples, sum(1 for _ in store.units()))) > 1:
+    if (slots := fillers(job, store.views * store.header.samples, store.views * len(store.shards()))) > 1:
         done = _filled_side_by_side(job, arm, [own for own in part.parts(slots) if store.missing(own)], slots)
     else:
         split = to_device(arm.split(job.data), job.device, job.progress)

@@ -32,11 +32,20 @@ def computing(threads: int | None, device: torch.device) -> Iterator[Threads]:
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}: at least 1, or None for the fastest number")
-    before, most = torch.get_num_threads(), min(MOST, max(1, usable_cores() // parallel.on_this_machine()))
-    try:
+    most = min(MOST, max(1, usable_cores() // parallel.on_this_machine()))
+    with computing_with(threads or most):
         chosen = Threads(threads or most) if threads or device.type != "cpu" else fastest(most, _seconds, MEASURED_S)
         torch.set_num_threads(chosen.number)
         yield chosen
+
+
+@contextmanager
+def computing_with(threads: int) -> Iterator[None]:
+    """Let torch compute with this number of threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
 

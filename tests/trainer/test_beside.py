@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from jobs import Interrupt, Terminate, job_of
 from trainer import beside
 from trainer.arms import own_arm, plain_arm
-from trainer.beside import _handed, _taken, at_once, computing_with, side_by_side
+from trainer.beside import _handed, _taken, at_once, side_by_side
 from trainer.counts import Counts
 from trainer.data import load
 from trainer.errors import Diverged, ProcessLost, Stopped
@@ -31,6 +31,7 @@ from trainer.pipeline import train_arms, train_teachers
 from trainer.progress import Silent
 from trainer.recipe import DataRecipe
 from trainer.run import STUDENT, Run, Source, start_run
+from trainer.threads import computing_with
 
 SOURCE = Source(("clothes",))
 TEACHERS = ("teachers/conv", "teachers/involution")
