@@ -136,7 +136,7 @@ def workspace(clothes, distilled, tmp_path_factory) -> Path:
     run = Path(shutil.copytree(distilled, folder / "run"))
     shutil.copytree(run / "bundles", folder / "libkd-demo" / "bundles")
     first = images / "test" / "Bag" / "0.png"
-    for copy in ("libkd-demo/images/Coat.png", "holiday/1.png", "holiday/2.png", "photo.jpg"):
+    for copy in ("libkd-demo/images/T-shirt.png", "holiday/1.png", "holiday/2.png", "photo.jpg"):
         (folder / copy).parent.mkdir(exist_ok=True)
         Image.open(first).convert("RGB").save(folder / copy)
     return folder
