@@ -95,6 +95,7 @@ def joined() -> Iterator[None]:
             "another process of this run ended or hangs; what was kept stays: look for its error, and start the same "
             "command again"
         ):
+            meet()  # or one that fails at once would seem never to have come, to those that still connect to it
             yield
             meet()  # or a process that hangs in its last work would be noticed by nobody
     except (Exception, KeyboardInterrupt) as fault:

@@ -140,6 +140,26 @@ def test_one_process_tells_why_the_work_ends(ranks, tmp_path):
     assert [code == "file-unwritable" for code, _ in answers] == [rank in ranks for rank in range(2)]
 
 
+def connected_slowly(mark: str) -> bool:
+    """Let one process take long to connect. Return whether it was connected when the work began."""
+    connect = parallel.dist.new_group
+
+    def slowly(**options: object) -> object:
+        group = connect(**options)
+        time.sleep(1)
+        Path(mark).touch()
+        return group
+
+    if os.environ["RANK"] == "1":
+        parallel.dist.new_group = slowly
+    with parallel.joined():
+        return Path(mark).exists()
+
+
+def test_the_work_begins_when_all_are_connected(tmp_path):
+    assert together(2, connected_slowly, str(tmp_path / "connected"), folder=tmp_path) == [True, True]
+
+
 def interrupted() -> bool:
     with suppress(KeyboardInterrupt), parallel.joined():
         raise KeyboardInterrupt
