@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from msgspec.structs import replace
+from torch import Tensor
 
 from sdk.errors import UsageError
 
@@ -18,7 +19,7 @@ from .balance import describe_balance
 from .budget import cut_to
 from .checkup import check_run, clear_run
 from .counts import Counts
-from .data import Dataset, Split, load, load_test
+from .data import Dataset, Split, load, load_test, load_training_sample, sample
 from .device import device_name, pick_device
 from .errors import RecipeError
 from .folder import alone, together
@@ -215,6 +216,22 @@ def test_images(folder: Path, progress: Progress) -> Split:
         if split is not None and split.hash() == about.test_hash:
             return split
     return prepare(RunRequest(out=folder), progress).data.test
+
+
+def training_sample(folder: Path, count: int, progress: Progress) -> Tensor:
+    """Return the pixels of at most `count` images that the run in `folder` trains on, uint8 [n, height, width, 3].
+
+    They are evenly spread. Other images are only read if it can't be known otherwise which ones are held back.
+
+    Raises:
+        DataError, RunError: the images are missing or can't be read, or the run is damaged.
+    """
+    run, source = open_run(folder), remembered_source(folder)
+    if source is not None and not run.data_record().skipped:
+        pixels = load_training_sample(source.data, run.recipe.data, count, progress=progress)
+        if pixels is not None:
+            return pixels
+    return sample(prepare(RunRequest(out=folder), progress).data.train, count)
 
 
 def choose(

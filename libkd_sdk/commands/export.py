@@ -140,8 +140,8 @@ def export(
     if teacher is not None and not is_run:
         raise UsageError("--teacher: only a run has teachers; leave it out")
     with training_extra():
-        from trainer.data import load_labelled, load_sample, sample
-        from trainer.start import RunRequest, prepare, test_images
+        from trainer.data import load_labelled, load_sample
+        from trainer.start import test_images, training_sample
 
     with Bars() as bars:
         net = _of_run(Path(source), teacher) if is_run else _of_timm(source, weights, labels)
@@ -153,10 +153,9 @@ def export(
             raise UsageError("int8 needs images to calibrate on; name some by --calibrate")
         proving = load_labelled(validation, net.labels, input, root=root, progress=bars) if validation else None
         if is_run and precision == "int8" and seen is None:
-            dataset = prepare(RunRequest(out=Path(source)), bars).data
-            seen, proving = sample(dataset.train, CALIBRATION_IMAGES).numpy(), proving or dataset.test
+            seen = training_sample(Path(source), CALIBRATION_IMAGES, bars).numpy()
             net.about["calibrated_on"] = f"training images, {_images_of(Path(source))}"
-        elif is_run and proving is None:
+        if is_run and proving is None:
             proving = test_images(Path(source), bars)
         bundle = lower_and_prove(
             net,

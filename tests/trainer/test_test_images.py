@@ -1,4 +1,4 @@
-"""The test images of a run are those that it was judged by, and are read without the others where that is possible."""
+"""Test images and a sample of training images of a run are those of its data, and are read without the others."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from clothes import CLASSES, unpack_clothes
-from trainer.data import load, load_test
+from trainer.data import load, load_test, sample
 from trainer.errors import DataError, RunError
 from trainer.progress import Silent
 from trainer.recipe import DataRecipe
 from trainer.run import ABOUT, Source, start_run
 from trainer.start import test_images as images_of_the_test  # under its own name, pytest would collect it
+from trainer.start import training_sample
 
 
 @pytest.fixture
@@ -83,3 +85,43 @@ def test_a_run_of_an_earlier_version_reads_all_images(photos, tiny_recipe):
     shutil.rmtree(photos / "train")
     with pytest.raises(DataError, match="images for training are missing"):
         images_of_the_test(run, Silent())
+
+
+@pytest.mark.parametrize("named", ["test", "val", "both", "neither", "few labels"])
+def test_a_sample_is_that_of_all_images_to_train_on(photos, tiny_recipe, named):
+    if named == "val":
+        (photos / "test").rename(photos / "val")
+    elif named == "both":
+        shutil.copytree(photos / "test", photos / "val")
+    elif named == "neither":
+        shutil.rmtree(photos / "test")
+    how = replace(tiny_recipe.data, labels=0.5) if named == "few labels" else tiny_recipe.data
+    run, _ = started(photos, replace(tiny_recipe, data=how))
+    expected = sample(load([photos], how).train, 20)
+    assert expected.unique(dim=0).shape == (20, 28, 28, 3)
+    assert training_sample(run, 20, Silent()).equal(expected)
+
+
+def test_a_sample_is_read_without_other_images(photos, tiny_recipe):
+    run, _ = started(photos, tiny_recipe)
+    expected = training_sample(run, 20, Silent())
+    shutil.rmtree(photos / "test")
+    (photos / "test/Bag").mkdir(parents=True)
+    shutil.copy(photos / "train/Bag/0.png", photos / "test/Bag/0.png")
+    assert training_sample(run, 20, Silent()).equal(expected)
+
+
+def test_a_sample_is_that_of_the_images_that_could_be_read(photos, tiny_recipe):
+    shutil.rmtree(photos / "test")
+    for number in range(3):
+        (photos / f"train/Bag/{number}.png").write_bytes(b"no image")
+    run, _ = started(photos, tiny_recipe, skip_bad=True)
+    data = load([photos], tiny_recipe.data, skip_bad=True)
+    assert training_sample(run, 50, Silent()).equal(sample(data.train, 50))
+
+
+def test_a_sample_of_named_images(photos, tiny_recipe):
+    named = Source(("fashion-mnist-mini",))
+    data = load(named.data, tiny_recipe.data)
+    start_run(photos.parent / "named", tiny_recipe, data, named)
+    assert training_sample(photos.parent / "named", 20, Silent()).equal(sample(data.train, 20))

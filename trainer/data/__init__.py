@@ -4,7 +4,7 @@ from .dataset import Dataset
 from .files import Input, Preprocessing, Resize, content_of, nearest_multiple
 from .images import FileImages, Images, MemoryImages
 from .inputs import to_input
-from .load import load, load_labelled, load_sample, load_test, originals, sample, wanted
+from .load import load, load_labelled, load_sample, load_test, load_training_sample, originals, sample, wanted
 from .samples import Rows, Samples, joined
 from .shards import Form, is_command, lasting, pack
 from .sources import ImageFile
@@ -32,6 +32,7 @@ __all__ = [
     "load_labelled",
     "load_sample",
     "load_test",
+    "load_training_sample",
     "nearest_multiple",
     "originals",
     "pack",

@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..progress import Progress, Silent
 from ..recipe import DataRecipe
 from .dataset import Dataset
-from .division import Readable, divide
+from .division import Readable, divide, division
 from .files import Input, check_memory
 from .layout import LabelledFile, check_names, labelled, loose
 from .named import FASHION_MNIST_MINI, NAMED, Named
@@ -19,7 +19,7 @@ from .reading import default_size, labels_of, preprocessing_of, read, told
 from .samples import Samples, spread
 from .shards import Wanted, are_shards, load_shards, shard_files, wanted_of, wanted_of_named
 from .sources import ImageFile
-from .split import Split
+from .split import Split, sample_ids
 
 
 def load(
@@ -127,6 +127,33 @@ def load_test(
     input = preprocessing_of(how.size, how).input
     check_memory(len(chosen), input)
     return read(chosen, labels, input, progress, skip_bad=True)[0] if chosen else None
+
+
+def load_training_sample(
+    sources: Sequence[str | Path], how: DataRecipe, count: int, *, progress: Progress | None = None
+) -> Tensor | None:
+    """Return what `sample` returns of the images to train on that `load` returns, but read no other images.
+
+    It is None for a named dataset and for shards, and wrong if an image can't be read: others may be held back then.
+
+    Args:
+        how: the data table of a run's recipe, which has the size.
+
+    Returns:
+        uint8 [n, height, width, 3].
+
+    Raises:
+        DataError: there are no such images, or too many of them can't be read.
+    """
+    assert how.size is not None
+    if _name(sources) is not None or are_shards(sources):
+        return None
+    found = labelled(_places(sources)).images
+    everything = wanted_of(found, ())
+    ids, places = sample_ids([file.name for file in everything.files]), everything.places
+    train = division(everything.classes, ids, places, everything.labels, how).train
+    chosen = [found[index] for index in train[spread(len(train), count)].tolist()]
+    return read(chosen, everything.labels, preprocessing_of(how.size, how).input, progress or Silent())[0].pixels()
 
 
 def _all_labelled(sources: Sequence[str | Path], progress: Progress) -> list[LabelledFile]:
