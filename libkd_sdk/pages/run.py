@@ -160,7 +160,7 @@ def _costs(run: Findings) -> list[Row]:
     if run.store_bytes is not None:
         filled = took(run.store_seconds) if run.store_seconds else "not measured"
         rows.append([f"stored logits of the teachers ({run.mode})", filled, stored(run.store_bytes)])
-    rows.append([Cell("together", strong=True), duration(seconds), size(disk)])
+    rows.append([Cell("sum", note="stages side by side take less", strong=True), duration(seconds), size(disk)])
     return rows
 
 

@@ -142,8 +142,13 @@ def test_a_run_that_stored_nothing_says_so():
 
 def test_time_and_storage_are_summed_over_all_stages():
     cells = Read(run_report(invented(("a", "b")))).texts
-    place = cells.index(("b", "together"))
-    assert [text for _, text in cells[place : place + 3]] == ["together", "4.5 min", "9.4 MB"]
+    place = cells.index(("b", "sum"))
+    assert [text for _, text in cells[place : place + 4]] == [
+        "sum",
+        "stages side by side take less",
+        "4.5 min",
+        "9.4 MB",
+    ]
 
 
 def test_the_same_findings_make_the_same_page():
