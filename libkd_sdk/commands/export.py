@@ -289,7 +289,11 @@ def _report(bundle: Bundle, json: bool) -> None:
     manifest = bundle.manifest
     proof, quantized = manifest.proof, manifest.quantized
     if json:
-        made = {"bundle": str(bundle.path), "size_bytes": bundle.size_bytes}
+        made = {
+            "bundle": str(bundle.path),
+            "size_bytes": bundle.size_bytes,
+            "unverified_on_device": bundle.elsewhere is not None,
+        }
         parts = {"quantized": quantized, "lowered": manifest.lowered, "proof": proof}
         show_json({**made, **{name: msgspec.to_builtins(part) for name, part in parts.items()}})
         return

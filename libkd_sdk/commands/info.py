@@ -25,7 +25,8 @@ def info(
     opened = Bundle.open(bundle_of(bundle), trusted=key or None)
     manifest, proof = opened.manifest, opened.manifest.proof
     if json:
-        show_json({**msgspec.to_builtins(manifest), "signed": msgspec.to_builtins(opened.signed)})
+        known = {"signed": msgspec.to_builtins(opened.signed), "unverified_on_device": opened.elsewhere is not None}
+        show_json({**msgspec.to_builtins(manifest), **known})
         return
     input = manifest.input
     shown = ", ".join(manifest.labels[:12]) + (", ..." if len(manifest.labels) > 12 else "")

@@ -87,7 +87,11 @@ def test_a_run_and_its_bundle_are_judged_alike(distilled, bundle, clothes, shell
 
 def test_info_verify_and_their_json_tell_what_the_manifest_says(bundle, shell):
     manifest = json.loads((bundle / "bundle.json").read_text())
-    assert json.loads(succeeded(libkd("info", bundle, "--json"))) == {**manifest, "signed": None}
+    assert json.loads(succeeded(libkd("info", bundle, "--json"))) == {
+        **manifest,
+        "signed": None,
+        "unverified_on_device": False,
+    }
     assert manifest["model"]["teachers"] == ["conv", "involution"]
     assert manifest["proof"]["images"] == 24
     assert manifest["proof"]["max_abs_difference"] <= 1e-4

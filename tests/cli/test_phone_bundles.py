@@ -56,3 +56,4 @@ def test_a_student_is_exported_and_marked_as_unverified_on_device(run, shell, op
         bundle.session()
     shown = json.loads(shell.succeeded("info", bundle.path, "--json"))
     assert (shown["backend"], shown["proof"]) == (options[2] if options[1] == "--backend" else None, None)
+    assert shown["unverified_on_device"]
