@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import msgspec
 import pytest
@@ -14,7 +15,9 @@ from runtimes.engines import RUNNABLE
 
 
 @pytest.mark.slow
-def test_the_demo_does_the_whole_job(clothes, tiny_recipe_file, tmp_path, capfd):
+def test_the_demo_does_the_whole_job(distilled, clothes, tiny_recipe_file, tmp_path, capfd):
+    """It goes on where an interrupted demo has trained the teachers and one of the students."""
+    shutil.copytree(distilled, tmp_path / "run", ignore=shutil.ignore_patterns("bundles"))
     found = run_demo(tmp_path, str(clothes), str(tiny_recipe_file))
     result = json.loads((tmp_path / "demo.json").read_text())
     assert result == msgspec.to_builtins(found, builtin_types=())

@@ -19,10 +19,9 @@ from trainer.tensors import TensorFile
 pytestmark = pytest.mark.slow
 
 
-def test_a_finished_run_is_not_trained_again(distilled):
+def test_a_finished_run_is_not_trained_again(distilled, shell):
     before = (distilled / "metrics.jsonl").read_bytes()
-    table = succeeded(libkd("distill", "--out", distilled))  # it remembers its data and its recipe
-    assert "student" in table
+    assert "student" in shell.succeeded("distill", "--out", distilled)  # it remembers its data and its recipe
     assert (distilled / "metrics.jsonl").read_bytes() == before
 
 
@@ -33,7 +32,7 @@ def test_the_store_is_checked_and_refilled(distilled, tmp_path, shell):
     unit = next((run / "logits").glob("view-*.safetensors"))
     content = unit.read_bytes()
     unit.unlink()
-    assert json.loads(succeeded(libkd("precompute", "--out", run, "--json")))["units_computed"] == 1
+    assert json.loads(shell.succeeded("precompute", "--out", run, "--json"))["units_computed"] == 1
     assert unit.read_bytes() == content
     assert "max. abs. error" in shell.succeeded("precompute", "--out", run, "--check")
     first, second = sorted((run / "logits").glob("view-*.safetensors"))
@@ -80,14 +79,14 @@ def with_other_answers(path):
 
 @pytest.mark.parametrize(
     ("within", "line"),
-    [("1ms", b"--within: '1ms' is not a time; write it as 90s, 30m or 1h30m"), ("0.5s", b"too little time: ")],
+    [("1ms", "--within: '1ms' is not a time; write it as 90s, 30m or 1h30m"), ("0.5s", "too little time: ")],
 )
-def test_a_time_that_makes_no_sense_leaves_nothing(clothes, tiny_recipe_file, tmp_path, within, line):
+def test_a_time_that_makes_no_sense_leaves_nothing(clothes, tiny_recipe_file, tmp_path, within, line, shell):
     arguments = ["distill", "--data", clothes, "--recipe", tiny_recipe_file, "--out", tmp_path / "run"]
-    process = libkd(*arguments, "--within", within)
-    assert process.returncode == 2
-    assert line in process.stderr
-    assert b"Traceback" not in process.stderr
+    done = shell.run(*arguments, "--within", within)
+    assert done.code == 2
+    assert line in done.err
+    assert "Traceback" not in done.err
     assert not (tmp_path / "run").exists()
 
 
@@ -140,7 +139,8 @@ def test_a_comparison_with_unlabelled_images_and_an_arm_of_ones_own(clothes, tin
 
 def test_a_plan_is_estimated_without_data_and_writes_nothing(tiny_recipe_file, tmp_path, shell, monkeypatch):
     arguments = ["plan", "--images", 50_000, "--classes", 3, "--size", 28, "--recipe", tiny_recipe_file]
-    found = json.loads(succeeded(libkd(*arguments, "--json", cwd=tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(shell.succeeded(*arguments, "--json"))
     assert found["store"]["bytes"] == 2 * 50_000 * 2 * 3 * 2  # views, images, teachers, classes, float16
     assert found["store"]["pays_from_student"] == 1
     assert 0 < found["store"]["fill_seconds"] < found["store"]["online_seconds"] < found["seconds"]
@@ -152,7 +152,7 @@ def test_a_plan_is_estimated_without_data_and_writes_nothing(tiny_recipe_file, t
         found[key] for key in ("teachers", "student", "seconds")
     ]
     assert alone["store"] == pytest.approx(found["store"]["fill_seconds"])
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("libkd_sdk.commands.plan.MEASURED_S", 0.0)
     done = shell.run(*arguments)
     assert "logit store" in done.out
     assert "at least" not in done.out
@@ -228,7 +228,7 @@ def test_the_first_lines_say_what_was_found_and_how_long_it_will_take(clothes, t
 
 def test_one_teacher_alone(clothes, tiny_recipe_file, tmp_path, shell):
     arguments = ["teach", "conv", "--data", clothes, "--out", tmp_path / "run", "--recipe", tiny_recipe_file]
-    assert "parameters" in succeeded(libkd(*arguments))
+    assert "parameters" in shell.succeeded(*arguments)
     assert sorted(path.name for path in (tmp_path / "run/teachers").iterdir()) == ["conv"]
     other = tmp_path / "other"
     line = shell.refused("teach", "transformer", "--data", clothes, "--out", other, "--recipe", tiny_recipe_file)
