@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -144,15 +145,14 @@ def connected_slowly(mark: str) -> bool:
     """Let one process take long to connect. Return whether it was connected when the work began."""
     connect = parallel.dist.new_group
 
-    def slowly(**options: object) -> object:
-        group = connect(**options)
+    def slowly(*, backend: str, timeout: timedelta) -> object:
+        group = connect(backend=backend, timeout=timeout)
         time.sleep(1)
         Path(mark).touch()
         return group
 
-    if os.environ["RANK"] == "1":
-        parallel.dist.new_group = slowly
-    with parallel.joined():
+    chosen = slowly if os.environ["RANK"] == "1" else connect
+    with patch.object(parallel.dist, "new_group", chosen), parallel.joined():
         return Path(mark).exists()
 
 
