@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -39,7 +40,11 @@ __all__ = [
 
 MAX_BAD_SHARE = 0.01
 MAX_MEMORY = 16 * 2**30
-_LOOK_AHEAD = 256
+_FIRST, _LOOK_AHEAD = 32, 256
+"""The number of images that one thread reads at a time, and several."""
+
+_QUICK_S = 0.001
+"""An image that takes less time than this is not worth a thread of its own: Python's threads wait for each other."""
 
 
 def native_size(files: list[ImageFile], sample: int = 64) -> int:
@@ -179,10 +184,14 @@ def _read_all(
     progress.begin("reading images", len(files))
     indices = iter(range(len(files)))
     with ThreadPoolExecutor(min(32, usable_cores() + 4)) as pool:  # some wait for the disk
-        while block := list(islice(indices, _LOOK_AHEAD)):
-            for _ in pool.map(read_one, block):
+        each: Callable[..., Iterator[None]] = map
+        while block := list(islice(indices, _FIRST if each is map else _LOOK_AHEAD)):
+            started = time.perf_counter()
+            for _ in each(read_one, block):
                 pass
             progress.step(len(block))
+            if time.perf_counter() - started > _QUICK_S * len(block):
+                each = pool.map
     progress.end()
     return bad
 
