@@ -57,14 +57,26 @@ def load_progress(file: TensorFile, models: Mapping[str, nn.Module], optimizer: 
             prefix = f"{key}."
             own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             model.load_state_dict(own)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, slot = name.split(".")
-                slots.setdefault(int(index), {})[slot] = value
+                slots.setdefault(int(index), {})[slot] = _laid_out(value, parameters[int(index)])
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
         if "step" not in facts:  # written by an earlier version, after whole epochs
             return Position(int(facts["epoch"]))
         return Position(int(facts["epoch"]), int(facts["step"]), float(facts["loss"]), float(facts["seconds"]))
-    except (KeyError, ValueError, RuntimeError) as fault:  # written with another version of timm or torch
+    except (IndexError, KeyError, ValueError, RuntimeError) as fault:  # written with another version of timm or torch
         raise file.refusal(str(fault)) from fault
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """Return a value of the optimiser's state with its parameter's layout in memory, which files do not keep.
+
+    torch's fused optimisers need it: with another layout, they refuse to work on a GPU, and on a CPU they take the
+    numbers of other places.
+    """
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
