@@ -29,10 +29,10 @@ TRAINING = Training(epochs=3, batch=16, lr=1e-2, warmup=1.0, ema=0.9, precision=
 
 
 def slow_fit(net, split, training, preprocessing, seed):
-    """Train in the obvious way: one batch at a time, torchvision's normalisation, plain AdamW, timm's average."""
+    """Train in the obvious way: one batch at a time, torchvision's normalisation, torch's AdamW, timm's average."""
     net = net.to(memory_format=torch.channels_last).train()
     average = ModelEmaV3(net, decay=training.ema, use_warmup=True)
-    optimizer = create_optimizer_v2(net, opt="adamw", lr=training.lr, weight_decay=training.weight_decay)
+    optimizer = create_optimizer_v2(net, opt="adamw", lr=training.lr, weight_decay=training.weight_decay, fused=True)
     steps = len(split) // training.batch
     schedule = CosineLRScheduler(
         optimizer,
