@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from timm.layers import DropPath
+from timm.layers import DropPath, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -104,7 +104,7 @@ def prepared(model: nn.Module, device: torch.device, lanes: Lanes) -> nn.Module:
     if world_size() == 1:
         return model
     if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)  # torch's own loses the activations of timm's norms
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, DropPath):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from company import together
@@ -17,6 +18,7 @@ from trainer.arms import Change, own_arm, plain_arm
 from trainer.comparison import compare
 from trainer.data import Form, load, pack, wanted
 from trainer.evaluate import logits_of
+from trainer.lanes import Lanes, prepared
 from trainer.lessons import LabelLessons
 from trainer.losses import distillation
 from trainer.pipeline import run_pipeline
@@ -224,6 +226,24 @@ def test_a_whole_run_of_two_processes(clothes, tiny_recipe_file, tmp_path):
     torch.testing.assert_close(logits_of(student, test, preprocessing).flatten(), torch.tensor(answers[0]))
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 10 + 10 + 1 + 4
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18_small", "rednet26_small_k3"])
+def test_norms_of_all_processes_compute_what_the_net_does(name, monkeypatch):
+    """Those of EfficientNet include its activations."""
+    monkeypatch.setattr("trainer.lanes.world_size", lambda: 2)
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=3)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        net.train()(images)  # statistics of which no two are alike
+        expected = net.eval()(images)
+        shared = prepared(net, torch.device("cuda"), Lanes(2))
+        kinds = {type(module) for module in shared.modules()}
+        assert any(issubclass(kind, torch.nn.SyncBatchNorm) for kind in kinds)
+        assert not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
+        torch.testing.assert_close(shared.eval()(images), expected)
+    assert shared.state_dict().keys() == net.state_dict().keys()
 
 
 def test_torchrun_tells_everything_once(clothes, tiny_recipe_file, tmp_path):
