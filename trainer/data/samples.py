@@ -23,7 +23,7 @@ class Rows:
     Attributes:
         indices: int64 [B], by which `Samples.feed` knows the images. They lie where the images do, or on the CPU, so
             that nothing waits for a GPU to tell them.
-        places: int64 [B], in the view's keyed order.
+        places: int64 [B], in the view's keyed order. They lie where the ids do, or on the CPU.
         ids: int64 [B].
         labels: int64 [B]; `UNLABELLED` where the class is not known.
     """

@@ -213,6 +213,8 @@ class LogitStore:
     def read_by_unit(self, view: int, device: torch.device, kept: int) -> Callable[[Tensor], Tensor]:
         """Return a function that returns the answers at some places, float32 [B, teachers, classes] on `device`.
 
+        Places on the CPU are not waited for.
+
         It reads a unit when it is first asked for one of its places, and keeps the last `kept` of them.
 
         Raises:
@@ -231,7 +233,7 @@ class LogitStore:
             for shard in shards.unique().tolist():
                 here = shards == shard
                 found[here] = unit(shard).at(places[here] - starts[shard])
-            return found.to(device)
+            return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found.to(device)
 
         return at
 

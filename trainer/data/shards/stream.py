@@ -201,11 +201,14 @@ class ShardSamples:
         return (self._on_device(joined(list(parts))) for parts in zip(*walks, strict=True))
 
     def _on_device(self, rows: Rows) -> Rows:
-        """Return samples with all but the indices, which stay on the CPU, on the device, without waiting for it."""
+        """Return samples with their ids and labels on the device, without waiting for it.
+
+        The CPU reads their images by the indices, and the teachers' answers by the places.
+        """
         if self.device.type == "cpu":
             return rows
-        pinned = (column.pin_memory().to(self.device, non_blocking=True) for column in rows.columns[1:])
-        return Rows(rows.indices, *pinned)
+        pinned = (column.pin_memory().to(self.device, non_blocking=True) for column in (rows.ids, rows.labels))
+        return Rows(rows.indices, rows.places, *pinned)
 
     @property
     def _pairs(self) -> int:
