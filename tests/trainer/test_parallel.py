@@ -230,7 +230,7 @@ def test_a_whole_run_of_two_processes(clothes, tiny_recipe_file, tmp_path):
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18_small", "rednet26_small_k3"])
 def test_norms_of_all_processes_compute_what_the_net_does(name, monkeypatch):
-    """Those of EfficientNet include its activations."""
+    """EfficientNet has norms that include its activations."""
     monkeypatch.setattr("trainer.lanes.world_size", lambda: 2)
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=3)
