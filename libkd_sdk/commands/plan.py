@@ -181,6 +181,7 @@ def _facts(plan: Plan, nodes: int) -> dict[str, Any]:
         **_seconds(plan.stages),
         "store": store,
         "seconds": plan.stages.seconds,
+        "teachers_at_once": plan.stages.teachers_at_once,
         "epoch_seconds": _seconds(plan.epochs),
         "nodes": {
             "count": nodes,

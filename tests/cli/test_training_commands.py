@@ -189,6 +189,7 @@ def test_a_plan_takes_what_the_data_says(clothes, tiny_recipe_file, tmp_path, sh
     arguments = ["plan", "--data", clothes, "--recipe", tiny_recipe_file]
     assert "66 images of 28x28, 3 classes" in shell.succeeded(*arguments)
     found = json.loads(shell.succeeded(*arguments, "--threads", 1, "--json"))
+    assert found["teachers_at_once"] == 1
     assert found["store"]["bytes"] == 2 * 66 * 2 * 3 * 2  # views, images, teachers, classes, float16
     assert list(tmp_path.iterdir()) == []
     assert "66 images of 20x20" in shell.succeeded(*arguments, "--size", 20, "--epochs", 1)
