@@ -213,9 +213,8 @@ class LogitStore:
     def read_by_unit(self, view: int, device: torch.device, kept: int) -> Callable[[Tensor], Tensor]:
         """Return a function that returns the answers at some places, float32 [B, teachers, classes] on `device`.
 
-        Places on the CPU are not waited for.
-
-        It reads a unit when it is first asked for one of its places, and keeps the last `kept` of them.
+        It reads a unit when it is first asked for one of its places, and keeps the last `kept` of them. Places on a GPU
+        have to be waited for, and those on the CPU not.
 
         Raises:
             StoreError: a unit is missing or damaged.
